@@ -1,0 +1,1 @@
+"""Distillation strategies as validated records: who teaches, what target, which loss."""

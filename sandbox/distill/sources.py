@@ -1,0 +1,292 @@
+"""Who teaches at sample t: labels, or a checkpoint of a teacher's trajectory.
+
+A source is a frozen record. For a lane (one strategy of one seed) it answers two
+questions, on the host, between chunks of training:
+
+    checkpoint_at(t, lane)   which checkpoint step teaches sample t
+    next_switch(t, lane)     the first t' > t where that answer changes
+
+Everything is counted in samples the student has seen, never in optimizer steps. Past a
+seed's final checkpoint every schedule means the final checkpoint.
+
+Source: Panigrahi et al. (arXiv 2410.05464), section 2 and released code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from typing import NamedTuple
+
+from sandbox.errors import require
+
+
+@dataclass(frozen=True)
+class PerSeed:
+    """A number that differs from seed to seed, in seed order.
+
+    Attributes:
+      values: one entry a seed; None marks a seed for which it does not exist, and whose
+        lane is then trained on nothing and reported as absent.
+    """
+
+    values: tuple[int | None, ...]
+
+    def __post_init__(self) -> None:
+        """Refuses negative entries."""
+        require(
+            all(v is None or v >= 0 for v in self.values),
+            f"per-seed values must be non-negative, got {self.values}.",
+        )
+
+
+def of_seed(value: "int | PerSeed", seed: int) -> int | None:
+    """The value that holds for the seed at position `seed` of its group."""
+    return value.values[seed] if isinstance(value, PerSeed) else value
+
+
+class Lane(NamedTuple):
+    """Where a schedule is asked: a seed's position and its final checkpoint step.
+
+    Attributes:
+      seed: position of the seed in its group.
+      final: the seed's final checkpoint.
+      switched_at: sample at which a saturation schedule last advanced.
+      position: how many times a saturation schedule has advanced.
+    """
+
+    seed: int
+    final: int
+    switched_at: int = 0
+    position: int = 0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The label teaches: plain cross-entropy training (CE)."""
+
+    needs_teacher = False
+
+    def checkpoint_at(self, t: int, lane: Lane) -> int | None:
+        """No checkpoint is used."""
+        del t, lane
+        return None
+
+    def next_switch(self, t: int, lane: Lane) -> int | None:
+        """Never."""
+        del t, lane
+        return None
+
+    def checkpoints(self, lane: Lane) -> tuple[int, ...]:
+        """No checkpoint is used."""
+        del lane
+        return ()
+
+
+@dataclass(frozen=True)
+class Final:
+    """The final checkpoint teaches throughout: one-shot distillation."""
+
+    needs_teacher = True
+
+    def checkpoint_at(self, t: int, lane: Lane) -> int | None:
+        """The seed's final checkpoint."""
+        del t
+        return lane.final
+
+    def next_switch(self, t: int, lane: Lane) -> int | None:
+        """Never."""
+        del t, lane
+        return None
+
+    def checkpoints(self, lane: Lane) -> tuple[int, ...]:
+        """The final checkpoint alone."""
+        return (lane.final,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progressive:
+    """Successive checkpoints, ahead of the student as in the released code.
+
+    Sample t is taught by the first multiple of `every` at or after `speed * (t + 1)`.
+
+    Attributes:
+      every: samples between the teacher checkpoints used.
+      speed: 1 keeps the teacher's own pace, 2 goes twice as fast.
+    """
+
+    every: int
+    speed: float = 1.0
+
+    needs_teacher = True
+
+    def __post_init__(self) -> None:
+        """Refuses a schedule that never moves or switches between samples."""
+        require(
+            self.every >= 1, f"source.every must be at least 1 sample, got {self.every}."
+        )
+        require(self.speed > 0, f"source.speed must be positive, got {self.speed}.")
+        require(
+            (self.every / self._speed).denominator == 1,
+            f"source.every / source.speed = {self.every}/{self.speed} must be a whole"
+            " number of samples.",
+        )
+
+    @property
+    def _speed(self) -> Fraction:
+        return Fraction(self.speed).limit_denominator(10**6)
+
+    def checkpoint_at(self, t: int, lane: Lane) -> int | None:
+        """The first multiple of `every` at or after speed (t + 1), at most the final."""
+        ahead = ceil(self._speed * (t + 1) / self.every) * self.every
+        return min(ahead, lane.final)
+
+    def next_switch(self, t: int, lane: Lane) -> int | None:
+        """The sample at which the teacher moves on."""
+        now = self.checkpoint_at(t, lane)
+        if now is None or now >= lane.final:
+            return None
+        return int(now / self._speed)
+
+    def checkpoints(self, lane: Lane) -> tuple[int, ...]:
+        """Every multiple of `every` up to the final checkpoint, and that one."""
+        return (*range(self.every, lane.final, self.every), lane.final)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NShot:
+    """(N, T)-progressive: chosen checkpoints for T samples each, then the final one.
+
+    Attributes:
+      steps: the N - 1 chosen checkpoint steps, in the order they teach.
+      hold: T, samples that each of them teaches.
+    """
+
+    steps: tuple[int | PerSeed, ...]
+    hold: int | PerSeed
+
+    needs_teacher = True
+
+    def __post_init__(self) -> None:
+        """Refuses an empty first stage."""
+        require(
+            len(self.steps) >= 1,
+            "source.steps must name at least one checkpoint; use Final() for none.",
+        )
+        holds = self.hold.values if isinstance(self.hold, PerSeed) else (self.hold,)
+        require(
+            all(h is None or h >= 1 for h in holds),
+            f"source.hold must be at least 1 sample, got {self.hold}.",
+        )
+        require(
+            all(isinstance(s, PerSeed) or s >= 0 for s in self.steps),
+            f"source.steps must be non-negative, got {self.steps}.",
+        )
+
+    def _resolved(self, lane: Lane) -> tuple[list[int], int] | None:
+        steps = [of_seed(s, lane.seed) for s in self.steps]
+        hold = of_seed(self.hold, lane.seed)
+        known = [s for s in steps if s is not None]
+        if hold is None or len(known) < len(steps):
+            return None
+        return known, hold
+
+    def checkpoint_at(self, t: int, lane: Lane) -> int | None:
+        """The checkpoint of the stage that sample t falls in; None if absent."""
+        resolved = self._resolved(lane)
+        if resolved is None:
+            return None
+        steps, hold = resolved
+        stage = t // hold
+        return steps[stage] if stage < len(steps) else lane.final
+
+    def next_switch(self, t: int, lane: Lane) -> int | None:
+        """The end of the stage that sample t falls in."""
+        resolved = self._resolved(lane)
+        if resolved is None:
+            return None
+        steps, hold = resolved
+        stage = t // hold
+        return (stage + 1) * hold if stage < len(steps) else None
+
+    def checkpoints(self, lane: Lane) -> tuple[int, ...]:
+        """The chosen steps and the final one; nothing for an absent lane."""
+        resolved = self._resolved(lane)
+        return () if resolved is None else (*resolved[0], lane.final)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntilSaturation:
+    """Moves to the next checkpoint when the student has stopped improving.
+
+    Asked at every evaluation, on the accuracies recorded since the last switch (the one
+    at the switch included). It advances when
+
+        the last `window` evaluations gained less than `min_gain`, and
+        accuracy has gained at least `min_gain` since the switch,
+
+    or when `limit` samples have passed since the switch.
+
+    Attributes:
+      every: samples between the teacher checkpoints used.
+      limit: samples after which it advances in any case.
+      window: evaluations over which improvement is judged.
+      min_gain: accuracy that counts as improvement.
+    """
+
+    every: int
+    limit: int
+    window: int = 5
+    min_gain: float = 0.01
+
+    needs_teacher = True
+
+    def __post_init__(self) -> None:
+        """Refuses a schedule that cannot be judged."""
+        require(
+            self.every >= 1, f"source.every must be at least 1 sample, got {self.every}."
+        )
+        require(
+            self.limit >= 1, f"source.limit must be at least 1 sample, got {self.limit}."
+        )
+        require(
+            self.window >= 1,
+            f"source.window must be at least 1 evaluation, got {self.window}.",
+        )
+        require(
+            self.min_gain > 0, f"source.min_gain must be positive, got {self.min_gain}."
+        )
+
+    def checkpoint_at(self, t: int, lane: Lane) -> int | None:
+        """Checkpoint number `position + 1`, at most the final."""
+        del t
+        return min((lane.position + 1) * self.every, lane.final)
+
+    def next_switch(self, t: int, lane: Lane) -> int | None:
+        """Unknown ahead of time: `advances` is asked at each evaluation instead."""
+        del t, lane
+        return None
+
+    def checkpoints(self, lane: Lane) -> tuple[int, ...]:
+        """Every multiple of `every` up to the final checkpoint, and that one."""
+        return (*range(self.every, lane.final, self.every), lane.final)
+
+    def advances(self, t: int, lane: Lane, history: Sequence[float]) -> bool:
+        """Whether the lane moves on at the evaluation at sample t.
+
+        Args:
+          t: samples seen.
+          lane: the lane's seed, final checkpoint and last switch.
+          history: accuracies since the last switch, oldest first.
+        """
+        if (lane.position + 1) * self.every >= lane.final:
+            return False
+        if t - lane.switched_at >= self.limit:
+            return True
+        if len(history) <= self.window:
+            return False
+        stalled = history[-1] - history[-1 - self.window] < self.min_gain
+        return stalled and max(history) - history[0] >= self.min_gain
+
+
+Source = Labels | Final | Progressive | NShot | UntilSaturation

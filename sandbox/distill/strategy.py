@@ -1,0 +1,161 @@
+r"""The `Strategy` record: one distillation method, stated by what it changes.
+
+Per example, with student logits z, teacher logits z_T and label y:
+
+    alpha * CE(y, softmax(z))
+      + (1 - alpha) * scale * D(softmax(z_T / tau), softmax(z / tau_student))
+
+D is the cross-entropy to the teacher (`forward`, the gradient of the forward KL) or
+KL(student || teacher) (`reverse`). tau = 0 is the exact argmax teacher. The paper's runs
+have alpha = 0, tau_student = scale = 1; the convention of Hinton et al. (2015) is
+tau = tau_student = T with scale = T^2.
+
+Example:
+    >>> Strategy(name="one-shot", source=Final(), target=Target(tau=0.0))
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sandbox.distill.sources import Labels, Source
+from sandbox.distill.updates import Joint
+from sandbox.distill.views import Identity
+from sandbox.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anneal:
+    """A number that moves linearly from `start` to `end` over the first `over` samples."""
+
+    start: float
+    end: float
+    over: int
+
+    def __post_init__(self) -> None:
+        """Refuses an empty ramp."""
+        require(self.over >= 1, f"anneal.over must be at least 1, got {self.over}.")
+
+
+def ends(value: "float | Anneal") -> tuple[float, float, int]:
+    """(start, end, over) of a constant or an annealed number."""
+    if isinstance(value, Anneal):
+        return value.start, value.end, value.over
+    return value, value, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What of the teacher is matched.
+
+    Attributes:
+      tau: teacher temperature; 0 is the exact argmax (ties go to the lowest class).
+    """
+
+    tau: float | Anneal = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses negative temperatures."""
+        require(
+            min(ends(self.tau)[:2]) >= 0,
+            f"target.tau must be at least 0 (0 is the argmax teacher), got {self.tau}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """How the student is scored against label and teacher.
+
+    Attributes:
+      alpha: weight of the label's cross-entropy.
+      direction: `forward` or `reverse` KL.
+      tau_student: temperature on the student's logits in the teacher term.
+      scale: factor on the teacher term.
+    """
+
+    alpha: float | Anneal = 0.0
+    direction: Literal["forward", "reverse"] = "forward"
+    tau_student: float = 1.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses weights outside [0, 1] and temperatures at or below 0."""
+        low, high = min(ends(self.alpha)[:2]), max(ends(self.alpha)[:2])
+        require(
+            low >= 0 and high <= 1, f"loss.alpha must lie in [0, 1], got {self.alpha}."
+        )
+        require(
+            self.direction in ("forward", "reverse"),
+            f"loss.direction must be forward or reverse, got {self.direction!r}.",
+        )
+        require(
+            self.tau_student > 0,
+            f"loss.tau_student must be positive, got {self.tau_student}.",
+        )
+        require(self.scale > 0, f"loss.scale must be positive, got {self.scale}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """One way to train a student.
+
+    Attributes:
+      name: how the lane is called in metrics, tables and legends.
+      source: who teaches.
+      target: what of the teacher is matched.
+      loss: how the student is scored.
+      view: how student and teacher parameters relate.
+      update: what one optimizer step moves.
+    """
+
+    name: str
+    source: Source = field(default_factory=Labels)
+    target: Target = field(default_factory=Target)
+    loss: Loss = field(default_factory=Loss)
+    view: Identity = field(default_factory=Identity)
+    update: Joint = field(default_factory=Joint)
+
+    def __post_init__(self) -> None:
+        """Refuses combinations that mean nothing."""
+        require(bool(self.name), "strategy.name must not be empty.")
+        if isinstance(self.source, Labels):
+            require(
+                self.target == Target() and self.loss == Loss(),
+                f"strategy {self.name!r} learns from labels alone, so target and loss"
+                " must keep their defaults; choose a teacher source to use them.",
+            )
+        if self.loss.direction == "reverse":
+            require(
+                min(ends(self.target.tau)[:2]) > 0,
+                f"strategy {self.name!r}: loss.direction = reverse needs target.tau > 0,"
+                " because the reverse KL to an argmax teacher is infinite.",
+            )
+
+    @property
+    def alpha(self) -> "float | Anneal":
+        """Weight of the label term: 1 where labels teach."""
+        return 1.0 if isinstance(self.source, Labels) else self.loss.alpha
+
+    @property
+    def structure(self) -> tuple[str, float, float, Identity, Joint]:
+        """What lanes of one group must share, because it is compiled in."""
+        loss = self.loss
+        return (loss.direction, loss.tau_student, loss.scale, self.view, self.update)
+
+
+def shared_structure(strategies: tuple[Strategy, ...]) -> Strategy:
+    """The strategy whose compiled structure serves every lane of a group.
+
+    Lanes that learn from labels fit any loss (their teacher term has weight 0).
+
+    Raises:
+      ConfigError: two lanes differ in what is compiled in.
+    """
+    taught = [s for s in strategies if not isinstance(s.source, Labels)]
+    for s in taught[1:]:
+        require(
+            s.structure == taught[0].structure,
+            f"strategies {taught[0].name!r} and {s.name!r} differ in loss.direction,"
+            " loss.tau_student, loss.scale, view or update; lanes of one group share"
+            " these, so train them in separate runs.",
+        )
+    return taught[0] if taught else strategies[0]

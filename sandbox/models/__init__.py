@@ -1,0 +1,1 @@
+"""Models: pure `init` / `apply` records; Flax modules stay inside their own file."""

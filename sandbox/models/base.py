@@ -1,0 +1,35 @@
+"""The `Model` protocol: pure functions on parameter pytrees."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from sandbox.types import Array, Outputs, Params
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A frozen, hashable record; parameters are plain nested dicts of arrays."""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of logits C."""
+        ...
+
+    def init(self, key: Any) -> Params:
+        """Fresh parameters."""
+        ...
+
+    def apply(
+        self,
+        params: Params,
+        x: Array,
+        *,
+        key: Any | None = None,
+        taps: Sequence[str] = (),
+    ) -> Outputs:
+        """Logits and the named activations asked for; `key` only for dropout."""
+        ...
+
+    def width_axes(self, params: Params) -> Params:
+        """A tree like `params` whose leaves name the role of every axis."""
+        ...

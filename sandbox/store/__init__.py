@@ -1,0 +1,1 @@
+"""Content-addressed run folders, trajectories, and configs as data."""

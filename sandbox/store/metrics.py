@@ -1,0 +1,78 @@
+"""The metrics table of a run: parquet on disk, `(R, S, L)` arrays in memory."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sandbox.errors import StoreError
+from sandbox.store.runs import RunFolder
+
+FILE = "metrics.parquet"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Everything recorded at the evaluations of one group.
+
+    Attributes:
+      steps: samples seen at each evaluation, `(R,)`.
+      seeds: the group's seeds.
+      strategies: the lanes' names.
+      columns: name -> `(R, S, L)`; NaN where a lane was absent or had failed.
+    """
+
+    steps: np.ndarray
+    seeds: tuple[int, ...]
+    strategies: tuple[str, ...]
+    columns: dict[str, np.ndarray]
+
+    def curves(self, strategy: str, name: str = "accuracy") -> np.ndarray:
+        """One metric of one strategy, `(S, R)`.
+
+        Raises:
+          StoreError: the run has no such strategy or metric.
+        """
+        if strategy not in self.strategies or name not in self.columns:
+            raise StoreError(
+                f"the run has strategies {', '.join(self.strategies)} and metrics"
+                f" {', '.join(self.columns)}; {strategy!r} / {name!r} was asked for."
+            )
+        return self.columns[name][:, :, self.strategies.index(strategy)].T
+
+    def to_parquet(self) -> bytes:
+        """The table as parquet with page checksums, rows ordered by step, seed, lane."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        shape = (len(self.steps), len(self.seeds), len(self.strategies))
+        index = np.indices(shape).reshape(3, -1)
+        table = {
+            "step": np.asarray(self.steps, np.int64)[index[0]],
+            "seed": np.asarray(self.seeds, np.int64)[index[1]],
+            "strategy": np.asarray(self.strategies)[index[2]],
+        }
+        for name, values in self.columns.items():
+            table[name] = np.broadcast_to(values, shape).reshape(-1)
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            pa.table(table), sink, compression="zstd", write_page_checksum=True
+        )
+        return sink.getvalue().to_pybytes()
+
+
+def read_metrics(run: RunFolder) -> Metrics:
+    """Reads a finished run's table, after checking it against the manifest."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    run.check(FILE)
+    table = pq.read_table(pa.BufferReader((run.path / FILE).read_bytes()))
+    raw = {n: table.column(n).to_numpy(zero_copy_only=False) for n in table.column_names}
+    steps = np.unique(raw.pop("step"))
+    seeds = tuple(int(s) for s in np.unique(raw.pop("seed")))
+    names = raw.pop("strategy")
+    n_lanes = len(names) // (len(steps) * len(seeds))
+    strategies = tuple(str(s) for s in names[:n_lanes])
+    shape = (len(steps), len(seeds), n_lanes)
+    columns = {n: v.reshape(shape) for n, v in raw.items()}
+    return Metrics(steps, seeds, strategies, columns)

@@ -1,0 +1,1 @@
+"""Tasks: one file each. A task samples labelled rows inside jit and scores logits."""

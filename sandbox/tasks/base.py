@@ -1,0 +1,188 @@
+"""The `Task` protocol and the base class of tasks on the Boolean cube.
+
+To add a Boolean target, subclass `BooleanTask` and write `supports` and `labels`;
+sampling, enumeration, scoring and the exact posterior come with it
+(`experiments/template.py` is a worked example).
+
+Randomness. A lane's task key fixes everything random about the task: its support and
+its sample streams. Row `t` of a stream is made from `fold_in(stream key, t)` alone, so
+no chunk, segment or batch size can move a sample. The streams are
+
+    train    what teachers (and models trained without a teacher study) see
+    distill  what students see, so that no student meets its teacher's own samples
+    quiz     held-out rows for methods that need a second training stream
+    eval     the fixed rows behind every recorded accuracy
+    probe    the fixed rows behind every Monte-Carlo probe
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+
+from sandbox.errors import ConfigError, require
+from sandbox.types import Array, Batch
+
+SPLITS = ("train", "distill", "quiz", "eval", "probe")
+_SUPPORT, _STREAM = 0, 1  # first fold of the task key
+MAX_ENUMERATED_BITS = 20
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What the loop and the probes need from a task."""
+
+    @property
+    def d(self) -> int:
+        """Number of input bits."""
+        ...
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes C."""
+        ...
+
+    def sample(self, key: Any, t0: Any, n: int, *, split: str) -> Batch:
+        """Rows t0 .. t0+n of the stream `split`."""
+        ...
+
+    def bayes(self, batch: Batch) -> Array | None:
+        """Exact posterior `(B, C)` of the label given the input, if known."""
+        ...
+
+    def enumerate(self, key: Any | None = None) -> Batch | None:
+        """All `2^d` inputs, or None where the cube is too large."""
+        ...
+
+    def supports(self, key: Any) -> Array:
+        """Coordinates that the labels depend on, one monomial a row."""
+        ...
+
+    def metrics(self, logits: Array, batch: Batch) -> Mapping[str, tuple[Array, Array]]:
+        """Weighted sums and weights of every recorded metric."""
+        ...
+
+
+def cube_rows(row_keys: Any, d: int) -> Float[Array, "n d"]:
+    """Uniform rows of {-1,+1}^d, one per key: 32 coordinates from each random word.
+
+    Bit value 0 becomes +1 and 1 becomes -1; the dtype is jax's default float.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    n_words = -(-d // 32)
+    words = jax.vmap(lambda k: jax.random.bits(k, (n_words,), jnp.uint32))(row_keys)
+    shifts = jnp.arange(32, dtype=jnp.uint32)
+    bits = (words[:, :, None] >> shifts[None, None, :]) & jnp.uint32(1)
+    bits = bits.reshape(words.shape[0], n_words * 32)[:, :d]
+    return 1.0 - 2.0 * bits.astype(jnp.result_type(float))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BooleanTask:
+    """A classification target on inputs uniform on {-1,+1}^d.
+
+    Subclasses define `supports(key)`, `labels(x, supports)` and, where C is not 2,
+    `n_classes`. They may override `observe` to corrupt the clean label.
+    """
+
+    d: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuses impossible sizes."""
+        require(self.d >= 1, f"task.d must be at least 1, got {self.d}.")
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes; two unless overridden."""
+        return 2
+
+    def supports(self, key: Any) -> Int[Array, "n k"]:
+        """Coordinates behind the label, one monomial a row, drawn from `key` if random."""
+        raise NotImplementedError(f"{type(self).__name__} must define supports(key).")
+
+    def labels(
+        self, x: Float[Array, "B d"], supports: Int[Array, "n k"]
+    ) -> Int[Array, " B"]:
+        """Clean labels of the rows of `x`."""
+        raise NotImplementedError(f"{type(self).__name__} must define labels(x, ...).")
+
+    def support_key(self, key: Any) -> Any:
+        """The key a random support is drawn from."""
+        import jax
+
+        return jax.random.fold_in(key, _SUPPORT)
+
+    def observe(self, clean: Int[Array, " B"], row_keys: Any) -> Int[Array, " B"]:
+        """The label the learner sees; the clean one unless overridden."""
+        del row_keys
+        return clean
+
+    def sample(self, key: Any, t0: Any, n: int, *, split: str) -> Batch:
+        """Rows t0 .. t0+n of the stream `split`; jittable, `n` static.
+
+        Args:
+          key: the lane's task key.
+          t0: index of the first row, a traced unsigned integer below 2^32.
+          n: number of rows.
+          split: one of `SPLITS`.
+        """
+        import jax
+        import jax.numpy as jnp
+
+        if split not in SPLITS:
+            raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
+        stream = jax.random.fold_in(
+            jax.random.fold_in(key, _STREAM), SPLITS.index(split)
+        )
+        t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
+        row_keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(t)
+        x = cube_rows(row_keys, self.d)
+        clean = self.labels(x, self.supports(key))
+        y = self.observe(clean, row_keys)
+        return Batch(x=x, y=y, weight=jnp.ones(n, x.dtype), aux={"clean": clean})
+
+    def enumerate(self, key: Any | None = None) -> Batch | None:
+        """The whole cube with clean labels, or None for d > 20.
+
+        Row `r` has coordinate i equal to -1 exactly where bit i of r is set.
+
+        Args:
+          key: the lane's task key; needed only where the support is random.
+        """
+        import jax.numpy as jnp
+
+        if self.d > MAX_ENUMERATED_BITS:
+            return None
+        r = jnp.arange(2**self.d, dtype=jnp.uint32)
+        bits = (r[:, None] >> jnp.arange(self.d, dtype=jnp.uint32)[None, :]) & 1
+        x = 1.0 - 2.0 * bits.astype(jnp.result_type(float))
+        clean = self.labels(x, self.supports(key))
+        weight = jnp.ones(x.shape[0], x.dtype)
+        return Batch(x=x, y=clean, weight=weight, aux={"clean": clean})
+
+    def bayes(self, batch: Batch) -> Float[Array, "B C"] | None:
+        """One-hot posterior at the clean label (there is no label noise)."""
+        import jax
+
+        return jax.nn.one_hot(batch.aux["clean"], self.n_classes, dtype=batch.x.dtype)
+
+    def metrics(self, logits: Array, batch: Batch) -> Mapping[str, tuple[Array, Array]]:
+        """(weighted sum, weight) of accuracy and cross-entropy in nats.
+
+        Both are against the clean label, so label noise does not cap the accuracy.
+        """
+        import jax
+        import jax.numpy as jnp
+
+        clean, w = batch.aux["clean"], batch.weight
+        hit = (jnp.argmax(logits, -1) == clean).astype(w.dtype)
+        log_q = jax.nn.log_softmax(logits, -1)
+        nll = -jnp.take_along_axis(log_q, clean[:, None], -1)[:, 0]
+        total = jnp.sum(w)
+        return {
+            "accuracy": (jnp.sum(w * hit), total),
+            "loss": (jnp.sum(w * nll), total),
+        }

@@ -1,0 +1,1 @@
+"""Training: the run record, two engines with one meaning, and the host loop."""

@@ -1,0 +1,128 @@
+"""One face for both engines: initial state, chunks, parameters, evaluation."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sandbox.models.base import Model
+from sandbox.tasks.base import Task
+from sandbox.train import generic, online_sgd
+from sandbox.train.spec import RunSpec
+from sandbox.train.teaching import LaneArrays, Plan, init_key, task_key
+from sandbox.types import Array, Params
+
+
+class Engine:
+    """Runs the group of one record.
+
+    Attributes:
+      spec: the record.
+      plan: its compiled-in part.
+      keys: task keys `(S,)`.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        """Derives plan and keys; compiles nothing yet."""
+        self.spec = spec
+        self.plan = Plan.of(spec)
+        self.blocked = spec.engine_used == "online_sgd"
+        self.keys = jnp.stack([task_key(s) for s in spec.seeds])
+        self.lanes = LaneArrays.of(spec.strategies)
+
+    def init(self) -> Any:
+        """Fresh state: one initialisation a seed, shared by all its lanes."""
+        keys = jnp.stack([init_key(s, self.spec.kind) for s in self.spec.seeds])
+        return _init(self.plan, self.blocked, keys)
+
+    def run(
+        self, state: Any, t0: int, n_segments: int, teacher: Params | None, index: Any
+    ) -> Any:
+        """Trains `n_segments` segments from sample t0; `state` is donated."""
+        chunk = online_sgd.run_chunk if self.blocked else generic.run_chunk
+        return chunk(
+            self.plan,
+            state,
+            self.keys,
+            np.uint32(t0),
+            np.int32(n_segments),
+            teacher,
+            jnp.asarray(index, jnp.int32),
+            self.lanes,
+        )
+
+    def params(self, state: Any) -> Params:
+        """Deployed parameters `(S, L, ...)`."""
+        return _params(self.plan, self.blocked, state)
+
+    def first_bad(self, state: Any) -> np.ndarray:
+        """First non-finite sample `(S, L)`; -1 for lanes that are alive."""
+        bad = np.asarray(state.bad).astype(np.int64)
+        return np.where(bad == int(online_sgd.ALIVE), -1, bad)
+
+    def read_loss(self, state: Any) -> tuple[np.ndarray, Any]:
+        """Mean training loss since the last reading, `(S, L)`, and the state reset."""
+        weight = np.asarray(state.weight)
+        mean = np.asarray(state.loss) / np.maximum(weight, 1)
+        mean = np.where(weight > 0, mean, np.nan)
+        zero = jnp.zeros_like(state.loss)
+        return mean, state._replace(loss=zero, weight=jnp.zeros_like(zero))
+
+    def evaluate(self, state: Any) -> dict[str, np.ndarray]:
+        """The task's metrics on its fixed evaluation stream, each `(S, L)`."""
+        return evaluate(
+            self.plan.task,
+            self.plan.model,
+            self.params(state),
+            self.keys,
+            points=self.spec.eval_points,
+        )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _init(plan: Plan, blocked: bool, keys: Array) -> Any:
+    def one(key: Array) -> Any:
+        phi = plan.structure.view.init(key, plan.model)
+        phi = jax.tree.map(lambda p: jnp.repeat(p[None], plan.n_lanes, 0), phi)
+        return online_sgd.from_params(phi) if blocked else generic.from_phi(plan, phi)
+
+    return jax.lax.map(one, keys)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _params(plan: Plan, blocked: bool, state: Any) -> Params:
+    if blocked:
+        return jax.vmap(online_sgd.to_params)(state)
+    deploy = jax.vmap(jax.vmap(plan.structure.view.deploy))
+    return deploy(state.phi)
+
+
+@partial(jax.jit, static_argnums=(0, 1), static_argnames="points")
+def _evaluate(
+    task: Task, model: Model, params: Params, keys: Array, *, points: int
+) -> dict[str, Array]:
+    def one_seed(args: tuple[Params, Array]) -> dict[str, Array]:
+        params_L, key = args
+        batch = task.sample(key, jnp.uint32(0), points, split="eval")
+
+        def one_lane(p: Params) -> dict[str, Array]:
+            sums = task.metrics(model.apply(p, batch.x).logits, batch)
+            return {name: total / weight for name, (total, weight) in sums.items()}
+
+        return jax.lax.map(one_lane, params_L)
+
+    return jax.lax.map(one_seed, (params, keys))
+
+
+def evaluate(
+    task: Task, model: Model, params: Params, keys: Array, *, points: int
+) -> dict[str, np.ndarray]:
+    """Metrics of parameters `(S, L, ...)` on rows 0 .. points of each seed's eval stream.
+
+    Seeds and lanes run one after the other, so memory holds one forward pass and a
+    lane's numbers do not depend on its companions.
+    """
+    out = _evaluate(task, model, params, keys, points=points)
+    return {name: np.asarray(v) for name, v in out.items()}

@@ -1,0 +1,296 @@
+"""The host loop: between chunks it switches teachers, evaluates, stores and reports.
+
+    run = fit(spec)          # trains, resumes, or just opens what is already there
+    run.metrics.curves("ce") # accuracies (S, R)
+
+The jit boundary is a chunk of whole segments (`sandbox.train.engine`). Everything the
+host does falls on absolute sample counts fixed by the record, so chunk length, progress
+and interruptions cannot change a bit of the result.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sandbox.errors import SandboxError
+from sandbox.store.files import exclusive, write_atomic, write_json
+from sandbox.store.metrics import FILE, Metrics
+from sandbox.store.provenance import provenance
+from sandbox.store.runs import RunFolder, default_root
+from sandbox.store.trajectories import Trajectory, save_checkpoint
+from sandbox.train.engine import Engine
+from sandbox.train.lanes import LABELS, LanePlan
+from sandbox.train.progress import Progress, default_progress
+from sandbox.train.run import Run, folder_of, identity
+from sandbox.train.spec import RunSpec
+
+SAVE_SECONDS = 10.0
+CHUNK_SECONDS = 0.5
+
+
+class Interrupted(SandboxError):
+    """A signal asked the run to stop; its state was saved and it can be resumed."""
+
+
+@dataclass
+class LoopState:
+    """All a run needs to go on.
+
+    Attributes:
+      engine: the engine's native state (trained tensors, optimizer, bookkeeping).
+      t: samples every lane has seen.
+      wall: seconds spent so far, over all sittings.
+      steps: evaluations so far.
+      columns: what was recorded there, name -> list of `(S, L)`.
+    """
+
+    engine: Any
+    t: int = 0
+    wall: float = 0.0
+    steps: list[int] = field(default_factory=list)
+    columns: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+
+def fit(
+    spec: RunSpec,
+    *,
+    root: Path | None = None,
+    progress: Progress | None = None,
+    chunk_samples: int | None = None,
+) -> Run:
+    """Trains the group of a record, or opens its run if that is already complete.
+
+    Args:
+      spec: the record.
+      root: where runs are stored; `$SANDBOX_RUNS` or `runs` by default.
+      progress: who is told; a bar or plain lines by default.
+      chunk_samples: upper bound on samples between host visits; by default about half a
+        second's worth. It never changes the result.
+
+    Returns:
+      The finished run.
+
+    Raises:
+      Interrupted: SIGINT, SIGTERM or SIGUSR1 arrived; call again to go on.
+      DivergenceError: every lane became non-finite.
+      StoreError: the folder is held by another process, or a file cannot be written.
+    """
+    root = default_root() if root is None else root
+    with jax.enable_x64(spec.dtype == "float64"):
+        folder = folder_of(spec, root)
+        run = Run(folder, spec)
+        if not folder.complete:
+            with exclusive(folder.path):
+                if not folder.complete:
+                    teller = default_progress() if progress is None else progress
+                    _Loop(spec, folder, root, teller, chunk_samples).run()
+    return run.raise_if_diverged()
+
+
+class _Loop:
+    def __init__(
+        self,
+        spec: RunSpec,
+        folder: RunFolder,
+        root: Path,
+        progress: Progress,
+        chunk_samples: int | None,
+    ) -> None:
+        self.spec, self.folder, self.progress = spec, folder, progress
+        self.chunk_samples = chunk_samples
+        self.engine = Engine(spec)
+        trajectory = None
+        if spec.teacher is not None:
+            teacher = folder_of(spec.teacher.spec, root)
+            trajectory = Trajectory(teacher)
+            teacher.manifest()
+        self.plan = LanePlan(spec, trajectory)
+        self.absent = self.plan.absent
+        self.taught = np.asarray([s.source.needs_teacher for s in spec.strategies])
+
+    def run(self) -> None:
+        folder, spec = self.folder, self.spec
+        folder.prepare()
+        write_json(folder.path / "config.json", identity(spec))
+        state = self._restore()
+        title = f"{spec.kind} {folder.path.name}"
+        self.progress.start(title, spec.stop.largest, state.t)
+        clock = time.monotonic() - state.wall
+        saved = time.monotonic()
+        if state.t == 0:
+            self._visit(state)
+        with _signals() as stop:
+            rate = 0.0
+            while not self._done(state):
+                begin, t = time.monotonic(), state.t
+                self._advance(state, rate)
+                rate = (state.t - t) / max(time.monotonic() - begin, 1e-9)
+                state.wall = time.monotonic() - clock
+                self._visit(state)
+                if stop or time.monotonic() - saved > SAVE_SECONDS:
+                    self._save(state)
+                    saved = time.monotonic()
+                if stop:
+                    self.progress.close(f"interrupted at {state.t:,}")
+                    raise Interrupted(
+                        f"stopped at sample {state.t:,} by signal {stop[0]}; its state is"
+                        f" saved in {folder.path}, run the same command to go on."
+                    )
+        self._finish(state)
+
+    def _advance(self, state: LoopState, rate: float) -> None:
+        """Trains up to the next border, or a chunk towards it."""
+        spec, t = self.spec, state.t
+        borders = [(t // spec.eval_every + 1) * spec.eval_every]
+        switch = self.plan.next_switch(t)
+        if switch is not None:
+            borders.append(switch)
+        limit = self.chunk_samples or max(rate * CHUNK_SECONDS, spec.segment)
+        pieces = max(int(limit) // spec.segment, 1)
+        n = min((min(borders) - t) // spec.segment, pieces)
+        teacher, index = self.plan.teachers_at(t)
+        state.engine = self.engine.run(state.engine, t, n, teacher, index)
+        jax.block_until_ready(state.engine)
+        state.t = t + n * spec.segment
+
+    def _visit(self, state: LoopState) -> None:
+        """What falls on this sample: evaluation, checkpoint, saturation, progress."""
+        spec = self.spec
+        due = state.t % spec.eval_every == 0 and state.t not in state.steps[-1:]
+        if due:
+            self._record(state)
+            if spec.checkpoint_every and state.t % spec.checkpoint_every == 0:
+                params = self.engine.params(state.engine)
+                save_checkpoint(self.folder.path, state.t, params)
+            if spec.saturating:
+                accuracy = np.asarray(state.columns["accuracy"])
+                self.plan.advance(state.t, np.asarray(state.steps), accuracy)
+        self.progress.update(state.t, self._note(state))
+
+    def _record(self, state: LoopState) -> None:
+        train_loss, state.engine = self.engine.read_loss(state.engine)
+        row = {**self.engine.evaluate(state.engine), "train_loss": train_loss}
+        dead = (self.engine.first_bad(state.engine) >= 0) | self.absent
+        row = {k: np.where(dead, np.nan, v) for k, v in row.items()}
+        seen = np.full(dead.shape, state.t, np.int64)
+        row["student_forward"] = row["student_backward"] = seen
+        row["teacher_forward"] = np.where(self.taught[None, :] & ~self.absent, seen, 0)
+        row["teacher_step"] = self.plan.steps_at(max(state.t - 1, 0))
+        state.steps.append(state.t)
+        for name, value in row.items():
+            state.columns.setdefault(name, []).append(np.asarray(value))
+
+    def _done(self, state: LoopState) -> bool:
+        """Whether every seed has reached its cap, or its level and a factor more."""
+        stop = self.spec.stop
+        if state.t >= stop.largest:
+            return True
+        if stop.accuracy is None or state.t % self.spec.eval_every:
+            return False
+        steps, acc = np.asarray(state.steps), np.asarray(state.columns["accuracy"])
+        reached = acc >= stop.accuracy
+        first = np.where(reached.any(0), steps[reached.argmax(0)], np.inf)
+        out = self.absent | (self.engine.first_bad(state.engine) >= 0)
+        first = np.where(out, 0, first).max(1)  # (S,) last lane to get there
+        caps = stop.max_samples
+        cap = np.asarray(caps if isinstance(caps, int) else caps.values, float)
+        return bool((state.t >= np.minimum(cap, stop.factor * first)).all())
+
+    def _note(self, state: LoopState) -> str:
+        if not state.steps:
+            return ""
+        acc = np.asarray(state.columns["accuracy"][-1])
+        parts = []
+        teachers = self.plan.steps_at(state.t)
+        for i, s in enumerate(self.spec.strategies):
+            lane = acc[:, i][~np.isnan(acc[:, i])]
+            mean = f"{lane.mean():.2f}" if lane.size else "-"
+            step = teachers[0, i]
+            at = f"@{step:,}" if step > LABELS else ""
+            parts.append(f"{s.name}{at} {mean}")
+        return "  ".join(parts)
+
+    def _save(self, state: LoopState) -> None:
+        """Stores the state and the metrics so far in one file."""
+        leaves = jax.tree.leaves(state.engine)
+        tensors = {f"state/{i}": np.asarray(v) for i, v in enumerate(leaves)}
+        tensors["steps"] = np.asarray(state.steps, np.int64)
+        for name, rows in state.columns.items():
+            tensors[f"column/{name}"] = np.asarray(rows)
+        tensors["lanes/position"] = self.plan.position
+        tensors["lanes/switched_at"] = self.plan.switched_at
+        meta = {"t": state.t, "wall": state.wall, "columns": list(state.columns)}
+        self.folder.save_resume(state.t, tensors, meta)
+
+    def _restore(self) -> LoopState:
+        """The newest intact saved state, or a fresh one."""
+        fresh = self.engine.init()
+        found = self.folder.load_resume()
+        if found is None:
+            return LoopState(fresh)
+        tensors, meta = found
+        leaves, treedef = jax.tree.flatten(fresh)
+        saved = [tensors[f"state/{i}"] for i in range(len(leaves))]
+        self.plan.position = tensors["lanes/position"]
+        self.plan.switched_at = tensors["lanes/switched_at"]
+        return LoopState(
+            engine=jax.tree.unflatten(treedef, [jax.numpy.asarray(v) for v in saved]),
+            t=meta["t"],
+            wall=meta["wall"],
+            steps=[int(s) for s in tensors["steps"]],
+            columns={n: list(tensors[f"column/{n}"]) for n in meta["columns"]},
+        )
+
+    def _finish(self, state: LoopState) -> None:
+        spec, path = self.spec, self.folder.path
+        bad = self.engine.first_bad(state.engine)
+        names = [s.name for s in spec.strategies]
+
+        def lanes(mask: np.ndarray) -> list[dict[str, Any]]:
+            return [
+                {"seed": spec.seeds[s], "strategy": names[i], "sample": int(bad[s, i])}
+                for s, i in np.argwhere(mask)
+            ]
+
+        columns = {n: np.asarray(rows) for n, rows in state.columns.items()}
+        metrics = Metrics(np.asarray(state.steps), spec.seeds, tuple(names), columns)
+        write_atomic(path / FILE, metrics.to_parquet())
+        outcome = {
+            "samples": state.t,
+            "lanes": int(bad.size),
+            "failed": lanes((bad >= 0) & ~self.absent),
+            "absent": lanes(self.absent),
+        }
+        write_json(path / "outcome.json", outcome)
+        write_json(path / "provenance.json", provenance(wall_seconds=state.wall))
+        self.folder.commit({"kind": spec.kind})
+        self.progress.close(self._note(state))
+
+
+@contextmanager
+def _signals() -> Iterator[list[str]]:
+    """Collects SIGINT, SIGTERM and SIGUSR1 until the loop looks; main thread only."""
+    caught: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def note(number: int, frame: Any) -> None:
+        del frame
+        caught.append(signal.Signals(number).name)
+
+    before = {s: signal.signal(s, note) for s in watched}
+    try:
+        yield caught
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

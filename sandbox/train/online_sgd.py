@@ -1,0 +1,246 @@
+r"""Exact online SGD for two-layer ReLU networks at batch size 1, in blocks of T samples.
+
+Inputs do not depend on the weights, so with first-layer weights W (bias as last row) at
+the start of a block, X the block's inputs with a 1 appended, and g_s the gradient at the
+hidden preactivations of sample s,
+
+    h_t = (X W)_t - sum_{s<t} eta_s (x_s . x_t + 1) g_s .
+
+One product X W, one Gram matrix X X^T, a recurrence in which the second layer is updated
+exactly at every sample, and one rank-T update W <- W - X^T (eta G) at the end. This is
+plain SGD rearranged, not an approximation; only rounding differs from the generic engine.
+
+With two classes the loss depends on the margin M = z_1 - z_0 alone. Writing
+u = a_1 - a_0 for the output weights, dL/dz_1 = -dL/dz_0 = delta, the sum a_0 + a_1 never
+moves and (u, c_1 - c_0) follows the same recurrence at twice the rate.
+
+Lanes of one seed share its inputs: their hidden units are concatenated, so X W, the Gram
+matrix and the update are one product each for all lanes. A lane whose margins become
+non-finite is frozen at the start of that block; the others do not notice.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Float, UInt
+
+from sandbox.distill.losses import Supervision, delta, is_plain, value
+from sandbox.train.teaching import LaneArrays, Plan, make_segment, over_seeds
+from sandbox.types import Array, Params
+
+INNER = 8
+"""Samples of the inner recurrence; corrections from earlier ones are one product."""
+ALIVE = np.uint32(2**32 - 1)
+"""`bad` of a lane that is still finite."""
+_HIGH = lax.Precision.HIGHEST
+
+
+class OnlineState(NamedTuple):
+    """Engine-native state, each leaf with a leading seed axis S.
+
+    Attributes:
+      w: `(d+1, L m)` first layer, bias as the last row, lanes side by side.
+      u: `(J, L, m)` output weights: J = 1 holds a_1 - a_0 for two classes, else J = C.
+      c: `(J, L)` output biases likewise.
+      u_sum: `(L, m)` the conserved a_0 + a_1 (empty unless J = 1).
+      c_sum: `(L,)` the conserved c_0 + c_1.
+      bad: `(L,)` first sample with a non-finite margin, or `ALIVE`.
+      loss: `(L,)` sum of training losses since it was last read.
+      weight: `(L,)` sum of their weights.
+    """
+
+    w: Array
+    u: Array
+    c: Array
+    u_sum: Array
+    c_sum: Array
+    bad: Array
+    loss: Array
+    weight: Array
+
+
+def from_params(params: Params) -> OnlineState:
+    """State of one seed from parameters stacked over lanes `(L, ...)`."""
+    k0, b0 = params["layer_0"]["kernel"], params["layer_0"]["bias"]
+    k1, b1 = params["layer_1"]["kernel"], params["layer_1"]["bias"]
+    n_lanes, d, m = k0.shape
+    w = jnp.concatenate([k0, b0[:, None, :]], 1)  # (L, d+1, m)
+    w = jnp.swapaxes(w, 0, 1).reshape(d + 1, n_lanes * m)
+    a = jnp.moveaxis(k1, -1, 0)  # (C, L, m)
+    c = jnp.moveaxis(b1, -1, 0)  # (C, L)
+    zero = jnp.zeros(n_lanes, w.dtype)
+    if a.shape[0] == 2:
+        u, cc, u_sum, c_sum = a[1:] - a[:1], c[1:] - c[:1], a[0] + a[1], c[0] + c[1]
+    else:
+        u, cc, u_sum, c_sum = a, c, jnp.zeros((n_lanes, 0), w.dtype), zero
+    bad = jnp.full(n_lanes, ALIVE, jnp.uint32)
+    return OnlineState(w, u, cc, u_sum, c_sum, bad, zero, zero)
+
+
+def to_params(state: OnlineState) -> Params:
+    """Parameters of one seed, stacked over lanes."""
+    n_lanes, m = state.u.shape[1:]
+    w = jnp.swapaxes(state.w.reshape(-1, n_lanes, m), 0, 1)
+    if state.u.shape[0] == 1:
+        a = jnp.stack([(state.u_sum - state.u[0]) / 2, (state.u_sum + state.u[0]) / 2])
+        c = jnp.stack([(state.c_sum - state.c[0]) / 2, (state.c_sum + state.c[0]) / 2])
+    else:
+        a, c = state.u, state.c
+    return {
+        "layer_0": {"kernel": w[:, :-1], "bias": w[:, -1]},
+        "layer_1": {"kernel": jnp.moveaxis(a, 0, -1), "bias": jnp.moveaxis(c, 0, -1)},
+    }
+
+
+def _logits(margins: Array) -> Array:
+    """Class-last logits `(..., L, C)` from `(..., J, L)`; J = 1 means (0, margin)."""
+    z = jnp.moveaxis(margins, -2, -1)
+    return jnp.concatenate([jnp.zeros_like(z), z], -1) if z.shape[-1] == 1 else z
+
+
+def _delta(plan: Plan, margin: Float[Array, "J L"], sup: Supervision) -> Array:
+    """dL/d(logit or margin), `(J, L)`."""
+    loss = plan.structure.loss
+    if margin.shape[0] == 1:
+        if is_plain(loss):
+            return jax.nn.sigmoid(margin) - sup.mixed[None, :, 1]
+        return delta(loss, _logits(margin), sup)[:, 1][None]
+    return delta(loss, _logits(margin), sup).T
+
+
+def _margin(u: Float[Array, "J L m"], a: Float[Array, "L m"], c: Array) -> Array:
+    if u.shape[:2] == (1, 1):
+        return jnp.dot(u[0, 0], a[0], precision=_HIGH)[None, None] + c
+    return jnp.sum(u * a[None], -1) + c
+
+
+def _block(
+    plan: Plan,
+    state: OnlineState,
+    x: Float[Array, "T D"],
+    eta: Float[Array, " T"],
+    weight: Float[Array, " T"],
+    sup: Supervision,
+    t0: UInt[Array, ""],
+) -> OnlineState:
+    """Trains on one block; `sup` has leading axes (T, L)."""
+    size, n_lanes, m = x.shape[0], state.u.shape[1], state.u.shape[2]
+    rate = 2.0 if state.u.shape[0] == 1 else 1.0
+    p = jnp.dot(x, state.w, precision=_HIGH)
+    gram = jnp.dot(x, x.T, precision=_HIGH)
+    u, c = state.u, state.c
+    margins = jnp.zeros((size, *c.shape), c.dtype)
+    done: list[Array] = []
+    for lo in range(0, size, INNER):
+        hi = min(lo + INNER, size)
+        p_in = p[lo:hi]
+        if done:
+            earlier = jnp.concatenate(done, 0)
+            p_in = p_in - jnp.dot(gram[lo:hi, :lo], earlier, precision=_HIGH)
+        gram_in = gram[lo:hi, lo:hi]
+
+        def step(
+            i: Array,
+            carry: tuple[Array, Array, Array, Array],
+            lo: int = lo,
+            p_in: Array = p_in,
+            gram_in: Array = gram_in,
+        ) -> tuple[Array, Array, Array, Array]:
+            u, c, g_in, margins = carry
+            t = lo + i
+            h = p_in[i] - jnp.dot(gram_in[i], g_in, precision=_HIGH)
+            h = h.reshape(n_lanes, m)
+            a = jnp.maximum(h, 0)
+            margin = _margin(u, a, c)
+            dz = _delta(plan, margin, jax.tree.map(lambda s: s[t], sup)) * eta[t]
+            back = jnp.sum(dz[:, :, None] * u, 0)
+            g = jnp.where(h > 0, back, jnp.zeros_like(back)).reshape(-1)
+            u = u - (rate * dz)[:, :, None] * a[None]
+            c = c - rate * dz
+            return u, c, g_in.at[i].set(g), margins.at[t].set(margin)
+
+        empty = jnp.zeros((hi - lo, n_lanes * m), p.dtype)
+        u, c, g_in, margins = lax.fori_loop(0, hi - lo, step, (u, c, empty, margins))
+        done.append(g_in)
+    return _close(plan, state, x, jnp.concatenate(done, 0), u, c, margins, sup, weight, t0)
+
+
+def _close(
+    plan: Plan,
+    state: OnlineState,
+    x: Array,
+    g: Array,
+    u: Array,
+    c: Array,
+    margins: Float[Array, "T J L"],
+    sup: Supervision,
+    weight: Array,
+    t0: Array,
+) -> OnlineState:
+    """Applies a block to the lanes that stayed finite and freezes the others."""
+    n_lanes, m = u.shape[1:]
+    finite_TL = jnp.all(jnp.isfinite(margins), 1)
+    finite = jnp.all(finite_TL, 0)
+    first = jnp.argmin(finite_TL, 0).astype(jnp.uint32) + t0
+    fresh = (~finite) & (state.bad == ALIVE)
+    ok = finite & (state.bad == ALIVE)
+    keep = jnp.repeat(ok, m)[None, :] if n_lanes > 1 else ok[:, None]
+    g = jnp.where(keep, g, jnp.zeros_like(g))
+    loss_TL = value(plan.structure.loss, _logits(margins), sup)
+    loss = jnp.sum(loss_TL * weight[:, None], 0)
+    return state._replace(
+        w=state.w - jnp.dot(x.T, g, precision=_HIGH),
+        u=jnp.where(ok[None, :, None], u, state.u),
+        c=jnp.where(ok[None, :], c, state.c),
+        bad=jnp.where(fresh, first, state.bad),
+        loss=state.loss + jnp.where(ok, loss, 0),
+        weight=state.weight + jnp.where(ok, jnp.sum(weight), 0),
+    )
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def run_chunk(
+    plan: Plan,
+    state: OnlineState,
+    keys: Array,
+    t0: Array,
+    n_segments: Array,
+    teacher: Params | None,
+    index: Array,
+    lanes: LaneArrays,
+) -> OnlineState:
+    """Trains every seed on `n_segments` segments from sample t0.
+
+    The trip count is an argument, so chunks of any length run the same program and the
+    chunk length cannot change a bit.
+    """
+    size, n_blocks = plan.block, plan.segment // plan.block
+
+    def one(state, key, t_start, teacher, index):  # noqa: ANN001, ANN202
+        seg = make_segment(plan, key, t_start, teacher, index, lanes)
+        ones = jnp.ones((plan.segment, 1), seg.x.dtype)
+        xs = (
+            jnp.concatenate([seg.x, ones], 1),
+            seg.rate * seg.weight,
+            seg.weight,
+            seg.supervision,
+        )
+        xs = jax.tree.map(lambda a: a.reshape(n_blocks, size, *a.shape[1:]), xs)
+        t_block = t_start + size * jnp.arange(n_blocks, dtype=jnp.uint32)
+
+        def body(s, inp):  # noqa: ANN001, ANN202
+            (x, eta, weight, sup), t_b = inp
+            return _block(plan, s, x, eta, weight, sup, t_b), None
+
+        return lax.scan(body, state, (xs, t_block))[0]
+
+    def segment(i, state):  # noqa: ANN001, ANN202
+        t = jnp.uint32(t0) + jnp.uint32(plan.segment) * i.astype(jnp.uint32)
+        t_S = jnp.broadcast_to(t, (plan.n_seeds,))
+        return over_seeds(one, plan.n_seeds, state, keys, t_S, teacher, index)
+
+    return lax.fori_loop(0, n_segments, segment, state)

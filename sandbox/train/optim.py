@@ -1,0 +1,115 @@
+r"""Optimizers and learning-rate schedules as records; the rules themselves are optax's.
+
+The learning rate is a function of the samples seen before the step, t:
+
+    eta(t) = peak * min(1, (t + 1) / warmup) * decay(t)
+    decay(t) = 1, or (1 + cos(pi * clip((t - warmup) / (total - warmup), 0, 1))) / 2
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from sandbox.errors import require
+from sandbox.types import Array
+
+if TYPE_CHECKING:
+    import optax
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """A learning-rate schedule in samples.
+
+    Attributes:
+      peak: the largest rate.
+      warmup: samples of linear warm-up; 0 for none.
+      decay: `constant` after the warm-up, or `cosine` to zero at `total`.
+      total: sample at which the cosine reaches zero; unused when constant.
+    """
+
+    peak: float = 0.01
+    warmup: int = 0
+    decay: Literal["constant", "cosine"] = "constant"
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses rates and horizons that cannot train."""
+        require(self.peak > 0, f"lr.peak must be positive, got {self.peak}.")
+        require(self.warmup >= 0, f"lr.warmup must be at least 0, got {self.warmup}.")
+        require(
+            self.decay in ("constant", "cosine"),
+            f"lr.decay must be constant or cosine, got {self.decay!r}.",
+        )
+        if self.decay == "cosine":
+            require(
+                self.total > self.warmup,
+                f"lr.total must exceed lr.warmup = {self.warmup} for a cosine decay,"
+                f" got {self.total}.",
+            )
+
+    def at(self, t: Array) -> Array:
+        """The rate for steps that start after `t` samples."""
+        import jax.numpy as jnp
+
+        t = t.astype(jnp.result_type(float))
+        rate = jnp.full_like(t, self.peak)
+        if self.warmup:
+            rate = rate * jnp.minimum(1.0, (t + 1) / self.warmup)
+        if self.decay == "cosine":
+            done = jnp.clip((t - self.warmup) / (self.total - self.warmup), 0.0, 1.0)
+            rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        return rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Stochastic gradient descent, with heavy-ball momentum if asked."""
+
+    lr: LearningRate = field(default_factory=LearningRate)
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses a momentum outside [0, 1)."""
+        require(
+            0 <= self.momentum < 1,
+            f"optimizer.momentum must lie in [0, 1), got {self.momentum}.",
+        )
+
+    @property
+    def plain(self) -> bool:
+        """Whether a step is exactly minus the rate times the gradient."""
+        return self.momentum == 0
+
+    def transform(self) -> "optax.GradientTransformation":
+        """The optax rule without its learning rate."""
+        import optax
+
+        return optax.trace(self.momentum) if self.momentum else optax.identity()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Adam (Kingma and Ba, 2015), without weight decay."""
+
+    lr: LearningRate = field(default_factory=lambda: LearningRate(peak=1e-3))
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    plain = False
+
+    def __post_init__(self) -> None:
+        """Refuses decay rates outside [0, 1)."""
+        for name in ("b1", "b2"):
+            v = getattr(self, name)
+            require(0 <= v < 1, f"optimizer.{name} must lie in [0, 1), got {v}.")
+        require(self.eps > 0, f"optimizer.eps must be positive, got {self.eps}.")
+
+    def transform(self) -> "optax.GradientTransformation":
+        """The optax rule without its learning rate."""
+        import optax
+
+        return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
+
+
+Optimizer = SGD | Adam

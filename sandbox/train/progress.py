@@ -1,0 +1,130 @@
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere.
+
+Progress is driven from the host between chunks and cannot change a bit of a result.
+"""
+
+import sys
+import time
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What the loop tells about a run."""
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """A run begins, or resumes after `done` of `total` samples."""
+        ...
+
+    def update(self, done: int, note: str) -> None:
+        """`done` samples are trained."""
+        ...
+
+    def close(self, note: str) -> None:
+        """The run is over."""
+        ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Nothing."""
+
+    def update(self, done: int, note: str) -> None:
+        """Nothing."""
+
+    def close(self, note: str) -> None:
+        """Nothing."""
+
+
+class Lines:
+    """A plain line at the start, the end, and every few seconds between."""
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        """Prints at most one line per `every_seconds` while a run goes on."""
+        self._every = every_seconds
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Prints what is trained."""
+        self._title, self._total, self._from = title, total, done
+        self._begin = self._last = time.monotonic()
+        resumed = f", resumed at {done:,}" if done else ""
+        print(f"{title}: at most {total:,} samples a lane{resumed}", flush=True)
+
+    def update(self, done: int, note: str) -> None:
+        """Prints rate and time left, if the last line is old enough."""
+        now = time.monotonic()
+        if now - self._last < self._every:
+            return
+        self._last = now
+        rate = (done - self._from) / max(now - self._begin, 1e-9)
+        left = (self._total - done) / max(rate, 1e-9)
+        print(
+            f"{self._title}: {done:,}/{self._total:,}  {rate:,.0f} samples/s a lane"
+            f"  at most {clock(left)} left  {note}",
+            flush=True,
+        )
+
+    def close(self, note: str) -> None:
+        """Prints how long it took."""
+        took = clock(time.monotonic() - self._begin)
+        print(f"{self._title}: done in {took}  {note}", flush=True)
+
+
+class Bar:
+    """A rich progress bar."""
+
+    def __init__(self) -> None:
+        """Prepares the columns."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("at most"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Shows a bar."""
+        self._from, self._begin = done, time.monotonic()
+        self._bar.start()
+        self._task = self._bar.add_task(
+            title, total=total, completed=done, rate="", note=""
+        )
+
+    def update(self, done: int, note: str) -> None:
+        """Moves the bar."""
+        rate = (done - self._from) / max(time.monotonic() - self._begin, 1e-9)
+        self._bar.update(
+            self._task, completed=done, rate=f"{rate:,.0f} samples/s", note=note
+        )
+
+    def close(self, note: str) -> None:
+        """Leaves the finished bar on the screen."""
+        self._bar.update(self._task, note=note)
+        self._bar.stop()
+
+
+def default_progress() -> Progress:
+    """A bar on a terminal, lines elsewhere."""
+    return Bar() if sys.stdout.isatty() else Lines()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `2h05m`, `3m20s` or `12s`."""
+    s = round(seconds)
+    if s >= 3600:
+        return f"{s // 3600}h{s % 3600 // 60:02d}m"
+    return f"{s // 60}m{s % 60:02d}s" if s >= 60 else f"{s}s"

@@ -1,0 +1,116 @@
+"""A run's identity, its folder, and what can be read from it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sandbox.errors import ConfigError, DivergenceError, StoreError
+from sandbox.models.mlp import MLP
+from sandbox.store.config import digest, foreign_sources, from_json, to_json
+from sandbox.store.files import read_json
+from sandbox.store.metrics import Metrics, read_metrics
+from sandbox.store.runs import SCHEMA, RunFolder
+from sandbox.store.trajectories import Trajectory
+from sandbox.tasks.hierarchy import Hierarchy
+from sandbox.tasks.parity import NoisyParity, Parity
+from sandbox.train.spec import RunSpec
+
+BUILT_IN: tuple[type, ...] = (Parity, NoisyParity, Hierarchy, MLP)
+"""Parts a saved record may hold where its field is typed by a protocol."""
+
+
+def identity(spec: RunSpec) -> dict[str, Any]:
+    """Everything a run's hash is made of."""
+    import jax
+
+    return {
+        "schema": SCHEMA,
+        "spec": to_json(spec),
+        "engine": spec.engine_used,
+        "segment": spec.segment,
+        "platform": jax.default_backend(),
+        "foreign": foreign_sources(spec),
+    }
+
+
+def folder_of(spec: RunSpec, root: Path) -> RunFolder:
+    """Where the run of a record lives."""
+    return RunFolder(root / spec.kind / digest(identity(spec)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      folder: its files.
+      spec: its record.
+    """
+
+    folder: RunFolder
+    spec: RunSpec
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """The recorded curves."""
+        return read_metrics(self.folder)
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """The stored checkpoints."""
+        return Trajectory(self.folder)
+
+    @cached_property
+    def outcome(self) -> dict[str, Any]:
+        """Samples trained, failed and absent lanes."""
+        self.folder.check("outcome.json")
+        return read_json(self.folder.path / "outcome.json")
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Versions, hardware and wall time."""
+        self.folder.check("provenance.json")
+        return read_json(self.folder.path / "provenance.json")
+
+    def raise_if_diverged(self) -> "Run":
+        """Returns the run, unless no lane survived.
+
+        Raises:
+          DivergenceError: every lane that had a teacher became non-finite.
+        """
+        failed, lanes = self.outcome["failed"], self.outcome["lanes"]
+        if failed and len(failed) == lanes - len(self.outcome["absent"]):
+            first = min(failed, key=lambda f: f["sample"])
+            raise DivergenceError(
+                f"every lane of {self.folder.path} became non-finite, first seed"
+                f" {first['seed']} / {first['strategy']} at sample {first['sample']};"
+                " the last finite parameters were kept. A smaller learning rate"
+                " (optimizer.lr.peak) is the usual fix."
+            )
+        return self
+
+
+def open_run(path: Path, *, extra: Iterable[type] = ()) -> Run:
+    """Opens a finished run folder.
+
+    Args:
+      path: the folder.
+      extra: classes of tasks or models defined outside `sandbox`.
+
+    Raises:
+      StoreError: no finished run is there, or its config was altered.
+      ConfigError: the saved record does not fit the declared classes.
+    """
+    folder = RunFolder(path)
+    if not path.is_dir():
+        raise StoreError(f"{path} does not exist; `sandbox runs` lists what there is.")
+    folder.check("config.json")
+    data = read_json(path / "config.json")
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ConfigError(
+            f"{path / 'config.json'}: this version reads schema {SCHEMA} only."
+        )
+    classes = (*BUILT_IN, *extra)
+    return Run(folder, from_json(RunSpec, data.get("spec"), extra=classes, path="$.spec"))

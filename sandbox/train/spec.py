@@ -1,0 +1,296 @@
+"""The record of one run: everything that decides what is trained, and nothing else.
+
+A run is a *group*: `n_seeds` consecutive seeds times the strategies that share each
+seed's sample stream, trained together. A seed fixes its own support (if random), its
+streams and its initialisations. How a run is executed (chunk length, progress, folders)
+is not part of the record, because it cannot change a bit of the result.
+"""
+
+from dataclasses import dataclass, field
+from math import gcd, lcm
+from typing import Literal
+
+from sandbox.distill.sources import (
+    Labels,
+    Lane,
+    NShot,
+    PerSeed,
+    Progressive,
+    UntilSaturation,
+    of_seed,
+)
+from sandbox.distill.strategy import Strategy, shared_structure
+from sandbox.errors import require
+from sandbox.models.base import Model
+from sandbox.tasks.base import Task
+from sandbox.train.optim import SGD, Optimizer
+
+MAX_SEGMENT = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """When a seed is done; a group runs until all its seeds are.
+
+    A seed is done at `max_samples`, or earlier at `factor` times the first evaluation
+    where all its lanes had reached `accuracy`.
+
+    Attributes:
+      max_samples: the cap.
+      accuracy: None runs to the cap.
+      factor: how much longer to train after the level was reached.
+    """
+
+    max_samples: int | PerSeed
+    accuracy: float | None = None
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses a cap that trains nothing."""
+        caps = self.max_samples
+        values = caps.values if isinstance(caps, PerSeed) else (caps,)
+        require(
+            all(v is not None and 0 < v < 2**32 for v in values),
+            f"stop.max_samples must lie in 1..2^32-1, got {self.max_samples}.",
+        )
+        require(
+            self.accuracy is None or 0 < self.accuracy <= 1,
+            f"stop.accuracy must lie in (0, 1], got {self.accuracy}.",
+        )
+        require(self.factor >= 1, f"stop.factor must be at least 1, got {self.factor}.")
+
+    @property
+    def largest(self) -> int:
+        """The cap of the group."""
+        caps = self.max_samples
+        values = caps.values if isinstance(caps, PerSeed) else (caps,)
+        return max(v for v in values if v is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What one group trains.
+
+    Attributes:
+      kind: `teacher` draws from the train stream, `student` from the distill stream.
+      task: the task.
+      model: the network that is trained.
+      strategies: one lane each, sharing every seed's stream and initialisation.
+      stop: when to stop.
+      eval_every: samples between evaluations.
+      n_seeds: seeds of the group.
+      first_seed: the group covers first_seed .. first_seed + n_seeds - 1.
+      optimizer: the update rule.
+      batch_size: samples of one optimizer step.
+      teacher: whose checkpoints teach, and which is final.
+      eval_points: rows of the fixed evaluation stream.
+      checkpoint_every: samples between stored checkpoints; 0 stores none.
+      engine: `auto` takes the blocked engine where it applies.
+      block: samples T of one block; every switch, evaluation and checkpoint falls on a
+        multiple of it.
+      dtype: arithmetic of the whole run.
+    """
+
+    kind: Literal["teacher", "student"]
+    task: Task
+    model: Model
+    strategies: tuple[Strategy, ...]
+    stop: Stop
+    eval_every: int
+    n_seeds: int = 1
+    first_seed: int = 0
+    optimizer: Optimizer = field(default_factory=SGD)
+    batch_size: int = 1
+    teacher: "TeacherRef | None" = None
+    eval_points: int = 4096
+    checkpoint_every: int = 0
+    engine: Literal["auto", "online_sgd", "generic"] = "auto"
+    block: int = 32
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses whatever could only fail later."""
+        self._check_sizes()
+        self._check_lanes()
+        self._check_borders()
+        self._check_engine()
+
+    def _check_sizes(self) -> None:
+        for name in ("n_seeds", "batch_size", "eval_points", "block", "eval_every"):
+            v = getattr(self, name)
+            require(v >= 1, f"{name} must be at least 1, got {v}.")
+        for name in ("first_seed", "checkpoint_every"):
+            v = getattr(self, name)
+            require(v >= 0, f"{name} must be at least 0, got {v}.")
+        d = getattr(self.model, "d", self.task.d)
+        require(
+            d == self.task.d, f"model.d = {d} must equal task.d = {self.task.d}."
+        )
+        require(
+            self.model.n_classes == self.task.n_classes,
+            f"model.n_classes = {self.model.n_classes} must equal the task's"
+            f" {self.task.n_classes} classes.",
+        )
+
+    def _check_lanes(self) -> None:
+        require(len(self.strategies) >= 1, "strategies must hold at least one strategy.")
+        names = [s.name for s in self.strategies]
+        require(
+            len(set(names)) == len(names), f"strategy names must differ, got {names}."
+        )
+        shared_structure(self.strategies)
+        per_seed = [self.stop.max_samples]
+        for s in self.strategies:
+            if isinstance(s.source, NShot):
+                per_seed += [*s.source.steps, s.source.hold]
+            require(
+                isinstance(s.source, Labels) or self.teacher is not None,
+                f"strategy {s.name!r} needs a teacher; set teacher=.",
+            )
+        if self.teacher is not None:
+            require(
+                self.teacher.spec.n_seeds == self.n_seeds
+                and self.teacher.spec.first_seed == self.first_seed,
+                "teacher.spec must cover the same seeds as its students.",
+            )
+            require(
+                self.teacher.spec.task == self.task,
+                "teacher.spec.task must equal the students' task.",
+            )
+            per_seed.append(self.teacher.final)
+        for v in per_seed:
+            require(
+                not isinstance(v, PerSeed) or len(v.values) == self.n_seeds,
+                f"per-seed values must have one entry for each of n_seeds ="
+                f" {self.n_seeds} seeds, got {v}.",
+            )
+        if self.teacher is not None:
+            self._check_trajectory(self.teacher)
+
+    def _check_trajectory(self, teacher: "TeacherRef") -> None:
+        every = teacher.spec.checkpoint_every
+        last = teacher.spec.stop.largest
+        for i in range(self.n_seeds):
+            lane = teacher.lane(i)
+            if lane is None:
+                continue
+            for s in self.strategies:
+                for step in s.source.checkpoints(lane):
+                    require(
+                        step % every == 0 and 0 <= step <= last,
+                        f"strategy {s.name!r} asks for teacher checkpoint {step}, which"
+                        f" is not in the trajectory (multiples of {every} up to {last}).",
+                    )
+
+    def _check_borders(self) -> None:
+        for name, v in self._borders():
+            require(
+                v % self.unit == 0,
+                f"{name} = {v} must be a multiple of {self.unit} samples (the block of"
+                f" {self.block} and the batch of {self.batch_size} must both divide it).",
+            )
+        require(
+            self.checkpoint_every % self.eval_every == 0,
+            f"checkpoint_every = {self.checkpoint_every} must be a multiple of"
+            f" eval_every = {self.eval_every}, so that each checkpoint is evaluated.",
+        )
+
+    def _check_engine(self) -> None:
+        if self.engine == "online_sgd":
+            require(not self.why_not_blocked(), f"engine: {self.why_not_blocked()}.")
+
+    def _borders(self) -> list[tuple[str, int]]:
+        out = [("eval_every", self.eval_every)]
+        if self.checkpoint_every:
+            out.append(("checkpoint_every", self.checkpoint_every))
+        for s in self.strategies:
+            if isinstance(s.source, Progressive):
+                width = s.source.next_switch(0, Lane(0, 2**62))
+                out.append((f"source.every / speed of {s.name!r}", int(width or 0)))
+            if isinstance(s.source, NShot):
+                for i in range(self.n_seeds):
+                    hold = of_seed(s.source.hold, i)
+                    if hold is not None:
+                        out.append((f"source.hold of {s.name!r}", hold))
+        return out
+
+    @property
+    def unit(self) -> int:
+        """Smallest piece between two borders: whole blocks and whole batches."""
+        return lcm(self.block, self.batch_size)
+
+    @property
+    def segment(self) -> int:
+        """Rows R sampled and taught at once: the largest divisor of all borders.
+
+        A function of the record alone, so that it is never a knob.
+        """
+        every = gcd(*[v for _, v in self._borders()])
+        pieces = every // self.unit
+        best = max(
+            (p for p in range(1, pieces + 1) if pieces % p == 0 and p * self.unit <= 1024),
+            default=1,
+        )
+        return best * self.unit
+
+    def why_not_blocked(self) -> str:
+        """Why the blocked engine does not apply; empty if it does."""
+        if not getattr(self.model, "two_layer_relu", False):
+            return "online_sgd needs a two-layer ReLU network"
+        if self.batch_size != 1:
+            return f"online_sgd needs batch_size = 1, got {self.batch_size}"
+        if not self.optimizer.plain:
+            return "online_sgd needs plain SGD (no momentum, no Adam)"
+        return ""
+
+    @property
+    def engine_used(self) -> Literal["online_sgd", "generic"]:
+        """The engine that `auto` resolves to."""
+        if self.engine != "auto":
+            return self.engine
+        return "generic" if self.why_not_blocked() else "online_sgd"
+
+    @property
+    def split(self) -> str:
+        """The stream that is trained on."""
+        return "train" if self.kind == "teacher" else "distill"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the group."""
+        return tuple(range(self.first_seed, self.first_seed + self.n_seeds))
+
+    @property
+    def saturating(self) -> bool:
+        """Whether any lane advances by its own evaluations."""
+        return any(isinstance(s.source, UntilSaturation) for s in self.strategies)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRef:
+    """Whose trajectory teaches.
+
+    Attributes:
+      spec: the teacher's own record, which finds its run folder.
+      final: step of the final checkpoint; None for a seed without a usable teacher,
+        whose taught lanes are then absent.
+    """
+
+    spec: RunSpec
+    final: int | PerSeed
+
+    def __post_init__(self) -> None:
+        """Refuses a teacher without checkpoints."""
+        require(
+            self.spec.checkpoint_every > 0,
+            "teacher.spec.checkpoint_every must be positive: a teacher needs checkpoints.",
+        )
+        require(
+            len(self.spec.strategies) == 1,
+            "teacher.spec must train one strategy, so that a seed has one teacher.",
+        )
+
+    def lane(self, seed: int) -> Lane | None:
+        """The schedule's view of the seed at position `seed`; None if absent."""
+        final = of_seed(self.final, seed)
+        return None if final is None else Lane(seed, final)

@@ -1,0 +1,158 @@
+"""What every engine shares: the static plan of a group, and one segment of rows.
+
+A segment is R rows of every seed's stream with, for every lane, what its loss needs. The
+teacher's logits are computed once per seed and checkpoint and serve all lanes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from sandbox.distill.losses import Supervision, supervise
+from sandbox.distill.sources import Final, Labels
+from sandbox.distill.strategy import Loss, Strategy, ends, shared_structure
+from sandbox.distill.targets import annealed
+from sandbox.models.base import Model
+from sandbox.tasks.base import Task
+from sandbox.train.optim import Optimizer
+from sandbox.train.spec import RunSpec
+from sandbox.types import Array, Params
+
+_TASK, _TEACHER_INIT, _STUDENT_INIT = 0, 1, 2  # folds of a seed's key
+
+
+def task_key(seed: int) -> Array:
+    """The key behind a seed's support and streams."""
+    return jax.random.fold_in(jax.random.key(seed), _TASK)
+
+
+def init_key(seed: int, kind: str) -> Array:
+    """The key behind a seed's initial parameters, one for teachers, one for students."""
+    role = _TEACHER_INIT if kind == "teacher" else _STUDENT_INIT
+    return jax.random.fold_in(jax.random.key(seed), role)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The part of a run record that is compiled in."""
+
+    task: Task
+    model: Model
+    teacher_model: Model | None
+    structure: Strategy
+    optimizer: Optimizer
+    n_seeds: int
+    n_lanes: int
+    batch_size: int
+    block: int
+    segment: int
+    split: str
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> "Plan":
+        """Strips a record of everything that changes no compiled program."""
+        shared = shared_structure(spec.strategies)
+        structure = Strategy(
+            name="shared",
+            source=Final() if shared.source.needs_teacher else Labels(),
+            loss=Loss(
+                direction=shared.loss.direction,
+                tau_student=shared.loss.tau_student,
+                scale=shared.loss.scale,
+            ),
+            view=shared.view,
+            update=shared.update,
+        )
+        return cls(
+            task=spec.task,
+            model=spec.model,
+            teacher_model=spec.teacher.spec.model if spec.teacher else None,
+            structure=structure,
+            optimizer=spec.optimizer,
+            n_seeds=spec.n_seeds,
+            n_lanes=len(spec.strategies),
+            batch_size=spec.batch_size,
+            block=spec.block,
+            segment=spec.segment,
+            split=spec.split,
+        )
+
+
+class LaneArrays(NamedTuple):
+    """Numbers that differ between lanes of one compiled program, each `(L,)`."""
+
+    tau_start: Array
+    tau_end: Array
+    tau_over: Array
+    alpha_start: Array
+    alpha_end: Array
+    alpha_over: Array
+
+    @classmethod
+    def of(cls, strategies: tuple[Strategy, ...]) -> "LaneArrays":
+        """Reads temperatures and label weights off the strategies."""
+        tau = [ends(s.target.tau) for s in strategies]
+        alpha = [ends(s.alpha) for s in strategies]
+        columns = [[row[i] for row in rows] for rows in (tau, alpha) for i in range(3)]
+        return cls(*(jnp.asarray(c, jnp.result_type(float)) for c in columns))
+
+
+class Segment(NamedTuple):
+    """R rows of one seed: inputs, weights, rates, and each lane's supervision (R, L)."""
+
+    x: Float[Array, "R d"]
+    weight: Float[Array, " R"]
+    rate: Float[Array, " R"]
+    supervision: Supervision
+
+
+def make_segment(
+    plan: Plan,
+    key: Array,
+    t0: Int[Array, ""],
+    teacher: Params | None,
+    index: Int[Array, " L"],
+    lanes: LaneArrays,
+) -> Segment:
+    """Samples rows t0 .. t0+R of one seed and prepares every lane's supervision.
+
+    Args:
+      plan: static plan.
+      key: the seed's task key.
+      t0: first row.
+      teacher: active checkpoints stacked on a leading axis K, or None.
+      index: which of them teaches each lane.
+      lanes: temperatures and label weights.
+    """
+    n = plan.segment
+    batch = plan.task.sample(key, t0, n, split=plan.split)
+    t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
+    label = jax.nn.one_hot(batch.y, plan.task.n_classes, dtype=batch.weight.dtype)
+    label_RLC = jnp.broadcast_to(label[:, None], (n, plan.n_lanes, label.shape[-1]))
+    logits_RLC = None
+    if teacher is not None and plan.teacher_model is not None:
+        model = plan.teacher_model
+
+        def forward(params: Params) -> Array:
+            return model.apply(params, batch.x).logits
+
+        frozen = jax.lax.stop_gradient(teacher)
+        logits_KRC = jax.lax.map(forward, frozen)
+        logits_RLC = jnp.swapaxes(logits_KRC[index], 0, 1)
+    tau = annealed(lanes.tau_start, lanes.tau_end, lanes.tau_over, t)
+    alpha = annealed(lanes.alpha_start, lanes.alpha_end, lanes.alpha_over, t)
+    sup = supervise(plan.structure.loss, label_RLC, logits_RLC, tau, alpha)
+    rate = plan.optimizer.lr.at(t)
+    return Segment(batch.x, batch.weight, rate, sup)
+
+
+def over_seeds(fn: Callable[..., Any], n_seeds: int, *args: Any) -> Any:
+    """Applies `fn` to each seed's slice of `args`: vmap, or directly for one seed."""
+    if n_seeds == 1:
+        out = fn(*jax.tree.map(lambda a: a[0], args))
+        return jax.tree.map(lambda a: a[None], out)
+    return jax.vmap(fn)(*args)

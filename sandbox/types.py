@@ -1,0 +1,59 @@
+"""Dimension glossary and the containers that cross module borders.
+
+Shapes are written with these letters, in annotations and as suffixes of locals:
+
+    B  batch            d  input bits        m  hidden width      C  classes
+    S  seeds            L  lanes (strategies that share one seed's sample stream)
+    M  monomials        K  teacher checkpoints active at once
+    R  rows of one segment (one call of the sampler)
+    T  samples of one block of the blocked engine
+
+Importing this module does not import jax, so the records of a study (and therefore
+`--help` and config errors) answer at once. `Array` is `jax.Array` for the type
+checker and unconstrained at run time; jaxtyping still checks shapes and dtypes.
+
+Example:
+    >>> from sandbox.types import Batch
+    >>> Batch._fields
+    ('x', 'y', 'weight', 'aux')
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from jax import Array
+else:
+    Array = Any
+
+__all__ = ["Array", "Batch", "Outputs", "Params"]
+
+Params = Any
+"""A pytree of arrays (nested dicts, as Flax makes them)."""
+
+
+class Batch(NamedTuple):
+    """Rows of a task's stream.
+
+    Attributes:
+      x: inputs, an array `(B, ...)` or a pytree of such arrays.
+      y: integer labels `(B,)` (or one per scored position).
+      weight: weight of each scored position; 1 everywhere for Boolean tasks.
+      aux: what a probe or a metric may need besides, e.g. `{"clean": labels}`.
+    """
+
+    x: Any
+    y: Array
+    weight: Array
+    aux: dict[str, Array]
+
+
+class Outputs(NamedTuple):
+    """What a model returns.
+
+    Attributes:
+      logits: `(B, C)`.
+      acts: the named activations that were asked for by `taps`.
+    """
+
+    logits: Array
+    acts: dict[str, Array]
