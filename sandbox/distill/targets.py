@@ -11,7 +11,8 @@ def soften(logits: Float[Array, "*n C"], tau: Float[Array, "*n"]) -> Float[Array
     """softmax(logits / tau), with tau = 0 the one-hot argmax (lowest class on ties)."""
     hard = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
     safe = jnp.where(tau == 0, 1.0, tau)[..., None]
-    return jnp.where((tau == 0)[..., None], hard, jax.nn.softmax(logits / safe, -1))
+    below = logits - jnp.max(logits, -1, keepdims=True)  # no overflow for tiny tau
+    return jnp.where((tau == 0)[..., None], hard, jax.nn.softmax(below / safe, -1))
 
 
 def log_soften(

@@ -40,10 +40,11 @@ class Joint:
           The new phi, the new optimizer state, the mean loss before the step.
         """
         import jax
+        import jax.numpy as jnp
 
         def mean_loss(tensors: Params) -> Array:
             total, weight = loss_fn(view.student(tensors))
-            return total / weight
+            return total / jnp.where(weight > 0, weight, 1)  # no weight, no step
 
         loss, grad = jax.value_and_grad(mean_loss)(phi)
         direction, opt_state = transform.update(grad, opt_state, phi)

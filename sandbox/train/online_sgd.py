@@ -225,7 +225,7 @@ def run_chunk(
         ones = jnp.ones((plan.segment, 1), seg.x.dtype)
         xs = (
             jnp.concatenate([seg.x, ones], 1),
-            seg.rate * seg.weight,
+            jnp.where(seg.weight > 0, seg.rate, 0),  # a mean over one row
             seg.weight,
             seg.supervision,
         )

@@ -195,6 +195,13 @@ class RunSpec:
             f" eval_every = {self.eval_every}, so that each checkpoint is evaluated.",
         )
 
+        last = self.stop.largest
+        require(
+            last % self.eval_every == 0,
+            f"stop.max_samples = {last} must be a multiple of eval_every ="
+            f" {self.eval_every}, so that the run ends on an evaluation.",
+        )
+
     def _check_engine(self) -> None:
         if self.engine == "online_sgd":
             require(not self.why_not_blocked(), f"engine: {self.why_not_blocked()}.")

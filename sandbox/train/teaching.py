@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 from sandbox.distill.losses import Supervision, supervise
 from sandbox.distill.sources import Final, Labels
@@ -113,7 +113,7 @@ class Segment(NamedTuple):
 def make_segment(
     plan: Plan,
     key: Array,
-    t0: Int[Array, ""],
+    t0: Integer[Array, ""],
     teacher: Params | None,
     index: Int[Array, " L"],
     lanes: LaneArrays,

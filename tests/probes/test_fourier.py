@@ -93,10 +93,10 @@ def test_spectrum_of_majority_and_of_and():
 
 
 def test_fwht_agrees_with_sums_and_parseval(x64, key):
-    cube = Parity(d=6, k=2).enumerate()
-    p = jax.nn.softmax(jax.random.normal(key, (64, 3)), -1)
+    x = Parity(d=6, k=2).enumerate().x
+    p = jax.random.uniform(key, (64, 3))
     c = np.asarray(jax.jit(fwht)(p))
-    for subset, expected in brute_force(p, cube.x).items():
+    for subset, expected in brute_force(p, x).items():
         np.testing.assert_allclose(c[mask(subset)], expected, atol=1e-14)
     np.testing.assert_allclose((c**2).sum(0), (np.asarray(p) ** 2).mean(0), rtol=1e-13)
     np.testing.assert_allclose(fwht(fwht(p)) * 64, p, rtol=1e-13)
@@ -117,7 +117,7 @@ def test_exact_spectrum_of_a_network(monkeypatch, key):
         exact_spectrum(task, model, params, key), whole, atol=1e-7
     )
     x = task.enumerate(key).x
-    p = jax.nn.softmax(model.apply(params, x).logits, -1)
+    p = jax.nn.softmax(model.apply(params, x).logits)
     for subset, expected in brute_force(p, x).items():
         np.testing.assert_allclose(whole[mask(subset)], expected, atol=1e-6)
 
@@ -129,7 +129,7 @@ def test_exact_spectrum_names_the_size_it_refuses():
 
 def test_correlation_is_the_centred_mean_with_its_standard_error(x64, key):
     x = Parity(d=6, k=2).sample(key, 0, 50, split="probe").x
-    p = jax.nn.softmax(jax.random.normal(key, (50, 3)) + x[:, :1], -1)
+    p = jax.random.uniform(key, (50, 3)) + x[:, :1]
     subsets = jnp.array([[0, 1], [2, 5]])
     c, se = jax.jit(monomial_correlation)(p, x, subsets)
     p, x = np.asarray(p), np.asarray(x)
@@ -141,10 +141,9 @@ def test_correlation_is_the_centred_mean_with_its_standard_error(x64, key):
 
 def test_float32_errors_do_not_lose_a_small_variance():
     """A nearly constant output: its spread, 1e-4, survives the sums."""
-    task, oracle = Parity(d=8, k=3), Oracle()
-    params = oracle_params([0, 1, 2], parity=1e-4, linear=0.0)
+    task, params = Parity(d=8, k=3), oracle_params([0, 1, 2], parity=1e-4, linear=0.0)
     probe = FourierProbe(
-        task, oracle, degrees=(3,), off_count=2, points=5000, batch=1000
+        task, Oracle(), degrees=(3,), off_count=2, points=5000, batch=1000
     )
     out = jax.jit(probe.measure)(params, jax.random.key(3))
     np.testing.assert_allclose(out["in_support/3"][0, 0], [-1e-4, 1e-4], rtol=1e-2)
@@ -264,7 +263,7 @@ def test_off_support_subsets(d, k, degree, count, expected):
     np.testing.assert_array_equal(rows, again)
 
 
-def test_off_support_draws_depend_on_the_seed_and_spread_evenly():
+def test_off_support_draws_depend_on_the_seed_and_mix():
     rows = off_support_subsets(20, range(4), 2, count=150, seed=0)
     assert not np.array_equal(
         rows, off_support_subsets(20, range(4), 2, count=150, seed=1)

@@ -1,0 +1,76 @@
+"""The command line of a study: a preset, then typed overrides of any field.
+
+`--help` and errors in a config are answered without importing jax.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sandbox.errors import ConfigError, SandboxError
+
+EXIT_INTERRUPTED = 75
+"""Exit code after a signal: the state was saved, the same command goes on."""
+
+
+def parse(
+    name: str, presets: dict[str, Callable[[], Any]], description: str | None
+) -> tuple[str, Any]:
+    """Reads the preset and the overrides from `sys.argv`."""
+    import tyro
+
+    options = {
+        key: ((make.__doc__ or "").strip().splitlines()[0], make())
+        for key, make in presets.items()
+    }
+    try:
+        config = tyro.extras.overridable_config_cli(
+            options,
+            prog=f"python -m experiments.{name}",
+            description=description,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    except ConfigError as e:
+        raise SystemExit(_report(e)) from e
+    preset = next((a for a in sys.argv[1:] if a in presets), "custom")
+    return preset, config
+
+
+def _report(error: SandboxError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def guarded(action: Callable[[], None]) -> None:
+    """Runs an action; every error meant for the user becomes one line and a code."""
+    try:
+        action()
+    except SandboxError as e:
+        interrupted = type(e).__name__ == "Interrupted"
+        code = _report(e)
+        raise SystemExit(EXIT_INTERRUPTED if interrupted else code) from e
+
+
+def study_main(
+    name: str,
+    presets: dict[str, Callable[[], Any]],
+    run: Callable[..., Any],
+    draw: Callable[[Any], Any],
+    description: str | None,
+) -> None:
+    """Trains what is missing, draws the figure into the runs folder, says where."""
+    preset, config = parse(name, presets, description)
+
+    def action() -> None:
+        from sandbox.plotting.style import save
+        from sandbox.store.config import digest, to_json
+        from sandbox.store.runs import default_root
+
+        root = default_root()
+        result = run(config, root=root)
+        stem = Path(root) / "figures" / f"{name}.{preset}.{digest(to_json(config))}"
+        png, _ = save(draw(result), stem)
+        print(f"figure: {png}")
+
+    guarded(action)

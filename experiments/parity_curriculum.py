@@ -1,0 +1,342 @@
+"""The curriculum hidden in a teacher's checkpoints, and which of them teaches best.
+
+    python -m experiments.parity_curriculum smoke
+    python -m experiments.parity_curriculum cpu --tau 0
+    python -m experiments.parity_curriculum --help
+
+Reproduces the "spike" figure of arXiv 2410.05464. Left: the teacher's accuracy with the
+candidate checkpoints, found by rule. Middle: mean |correlation| of its output with
+low-degree monomials in and off the support; around the transition the in-support ones
+spike. Right: students of the 2-shot strategy, one for each candidate.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import parity_setting
+from experiments.parity_mlp import reached
+from experiments.parity_setting import Setting, Teachers
+from sandbox.distill.sources import NShot
+from sandbox.distill.strategy import Strategy, Target
+from sandbox.errors import require
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from sandbox.train.progress import Progress
+    from sandbox.train.run import Run
+
+CANDIDATES = ("before", "middle", "after", "blind")
+PAPER_CANDIDATES = ("before", "before_last", "middle", "after", "blind")
+LABELS = {
+    "before": "before (half of n53)",
+    "before_last": "before (last below .53)",
+    "middle": "middle (largest gap)",
+    "after": "after (first > .999)",
+    "blind": "blind (no labels)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The study's knobs.
+
+    Attributes:
+      setting: task, teachers and students.
+      tau: teacher temperature.
+      candidates: which checkpoints teach the first stage.
+      student_samples: cap of the students in samples; 0 takes the setting's.
+    """
+
+    setting: Setting = field(default_factory=parity_setting.smoke)
+    tau: float = 1.0
+    candidates: tuple[str, ...] = CANDIDATES
+    student_samples: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses unknown candidates and temperatures."""
+        Target(tau=self.tau)
+        unknown = [c for c in self.candidates if c not in LABELS]
+        require(
+            bool(self.candidates) and not unknown,
+            f"candidates must be among {', '.join(LABELS)}, got {self.candidates}.",
+        )
+        require(
+            self.student_samples >= 0,
+            f"student_samples must be at least 0, got {self.student_samples}.",
+        )
+
+
+def smoke() -> Config:
+    """d=24, k=6, five teachers of width 500."""
+    return Config(setting=parity_setting.smoke())
+
+
+def cpu() -> Config:
+    """d=32, k=6, twenty teachers of width 1000."""
+    return Config(setting=parity_setting.cpu())
+
+
+def paper() -> Config:
+    """d=100, k=6, one teacher of width 50,000, students for 2M samples."""
+    return Config(
+        setting=parity_setting.paper(),
+        candidates=PAPER_CANDIDATES,
+        student_samples=2_000_000,
+    )
+
+
+PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Teachers, fresh measurements of their candidates, and their students.
+
+    Attributes:
+      config: what was run.
+      teachers: one entry a group.
+      students: the finished run of each group's students.
+      inside: candidate name -> mean in-support |degree-1 correlation| of every seed on
+        fresh inputs, NaN where a seed has no such checkpoint.
+      outside: the same off the support.
+    """
+
+    config: Config
+    teachers: list[Teachers]
+    students: "list[Run]"
+    inside: "dict[str, np.ndarray]"
+    outside: "dict[str, np.ndarray]"
+
+    @property
+    def n90_teacher(self) -> "np.ndarray":
+        """Samples to .90 of every teacher."""
+        import numpy as np
+
+        return np.concatenate([t.n90 for t in self.teachers])
+
+    def n_students(self, candidate: str, level: float = 0.9) -> "np.ndarray":
+        """Samples to `level` of every student; inf past its cap, NaN if absent."""
+        import numpy as np
+
+        caps = [student_caps(self.config, t) for t in self.teachers]
+        return np.concatenate(
+            [
+                reached(t, r, candidate, level, cap=c)
+                for t, r, c in zip(self.teachers, self.students, caps, strict=True)
+            ]
+        )
+
+
+def student_caps(config: Config, teachers: Teachers) -> "np.ndarray":
+    """Samples a student of each seed may see."""
+    import numpy as np
+
+    caps = teachers.caps()
+    if config.student_samples:
+        return np.where(teachers.usable, config.student_samples, caps)
+    return caps
+
+
+def run(
+    config: Config, *, root: Path, progress: "Progress | None" = None
+) -> Result:
+    """Trains and measures what is missing and opens the rest."""
+    from sandbox.train.loop import fit
+
+    teachers = parity_setting.train_teachers(config.setting, root, progress)
+    students = []
+    for t in teachers:
+        strategies = tuple(
+            Strategy(
+                name=c,
+                source=NShot(steps=(t.per_seed(c),), hold=t.holds()),
+                target=Target(tau=config.tau),
+            )
+            for c in config.candidates
+        )
+        spec = t.student_spec(strategies, cap=student_caps(config, t))
+        students.append(fit(spec, root=root, progress=progress))
+    inside, outside = _measure_candidates(teachers, root, progress)
+    return Result(config, teachers, students, inside, outside)
+
+
+def _measure_candidates(
+    teachers: list[Teachers], root: Path, progress: "Progress | None"
+) -> "tuple[dict[str, np.ndarray], dict[str, np.ndarray]]":
+    """Degree-1 correlations of every candidate on inputs that did not choose it."""
+    import numpy as np
+
+    from sandbox.probes.fourier import FourierProbe
+    from sandbox.probes.offline import measure_trajectory
+
+    names = (*PAPER_CANDIDATES, "final")
+    inside: dict[str, list[float]] = {n: [] for n in names}
+    outside: dict[str, list[float]] = {n: [] for n in names}
+    for t in teachers:
+        probe = FourierProbe(
+            t.run.spec.task,
+            t.run.spec.model,
+            degrees=(1,),
+            points=t.setting.claim_points,
+            first_row=t.setting.choice_points,
+        )
+        wanted = {getattr(c, n) for c in t.chosen for n in names} - {None}
+        if not wanted:
+            continue
+        out = measure_trajectory(
+            t.run, probe, root=root, steps=sorted(wanted), progress=progress
+        )
+        a, b = parity_setting.gaps(t.run, out)
+        at = {int(step): i for i, step in enumerate(out["steps"])}
+        for s, c in enumerate(t.chosen):
+            for n in names:
+                i = at.get(getattr(c, n)) if t.usable[s] else None
+                inside[n].append(np.nan if i is None else float(a[s, i]))
+                outside[n].append(np.nan if i is None else float(b[s, i]))
+    return (
+        {n: np.asarray(v) for n, v in inside.items()},
+        {n: np.asarray(v) for n, v in outside.items()},
+    )
+
+
+def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figure":
+    """Three panels: teacher and candidates, correlations, students of each candidate.
+
+    With several teachers every abscissa is divided by the teacher's n90, so that seeds
+    with early and late transitions can be compared; with one it is in million samples.
+
+    Args:
+      result: of `run`.
+      published: name -> [(million samples, value), ...] drawn as open circles.
+    """
+    from matplotlib.figure import Figure
+
+    from sandbox.plotting.style import WIDE, styled
+
+    with styled():
+        fig = Figure(figsize=(WIDE, 2.7), layout="constrained")
+        a, b, c = fig.subplots(1, 3)
+        _draw_teacher(a, result)
+        _draw_correlations(b, result)
+        _draw_students(c, result)
+        for ax, names in ((a, ("teacher",)), (b, ("inside", "outside")), (c, LABELS)):
+            for name in names:
+                for px, py in (published or {}).get(name, []):
+                    ax.plot(px, py, "o", mfc="none", mec="0.2", ms=3.5, zorder=5)
+        unit = _axis_name(result)
+        for ax in (a, b, c):
+            ax.set_xlabel(unit)
+    return fig
+
+
+def _axis_name(result: Result) -> str:
+    one = result.config.setting.n_teachers == 1
+    return "million samples" if one else "samples / n90 of the teacher"
+
+
+def _scales(result: Result) -> "np.ndarray":
+    """What each seed's samples are divided by; NaN for a teacher that did not learn."""
+    import numpy as np
+
+    if result.config.setting.n_teachers == 1:
+        return np.asarray([1e6])
+    usable = np.concatenate([t.usable for t in result.teachers])
+    return np.where(usable, result.n90_teacher, np.nan)
+
+
+def _seeds(
+    result: Result, curves: "list[tuple[np.ndarray, np.ndarray]]"
+) -> "tuple[np.ndarray, np.ndarray]":
+    """(steps, (S, R)) of every group as scaled (x, y) rows of the usable seeds."""
+    import numpy as np
+
+    from sandbox.plotting.curves import stack_ragged
+
+    rows = [(steps, y) for steps, ys in curves for y in ys]
+    scale = _scales(result)
+    keep = np.flatnonzero(np.isfinite(scale))
+    x = stack_ragged([rows[i][0] / scale[i] for i in keep])
+    return x, stack_ragged([rows[i][1] for i in keep])
+
+
+def _draw_teacher(ax: "Axes", result: Result) -> None:
+    import numpy as np
+
+    from sandbox.plotting.curves import band
+    from sandbox.plotting.style import COLORS
+
+    x, y = _seeds(result, [(t.steps, t.accuracy) for t in result.teachers])
+    band(ax, x, y, label="teacher", color=COLORS["teacher"])
+    scale = _scales(result)
+    for name in result.config.candidates:
+        steps = [v for t in result.teachers for v in t.per_seed(name).values]
+        at = np.asarray([np.nan if s is None else s for s in steps], float) / scale
+        at = at[~np.isnan(at)]
+        if not len(at):
+            continue
+        ax.axvline(float(np.median(at)), color=COLORS[name], lw=1.2, label=name)
+        if len(at) > 1:
+            ax.plot(at, np.full(len(at), 0.47), "|", color=COLORS[name], ms=5)
+    n = len(x)
+    ax.set_xlim(0, None if len(scale) == 1 else 2.2)
+    ax.set_ylim(0.45, 1.02)
+    ax.set_ylabel("teacher accuracy")
+    ax.set_title(f"teacher and candidates ({n} seed{'s' if n > 1 else ''})")
+    ax.legend(loc="center right")
+
+
+def _draw_correlations(ax: "Axes", result: Result) -> None:
+    import numpy as np
+
+    from sandbox.plotting.curves import band
+
+    colors = {1: "#7a21dd", 2: "#5790fc", 3: "#2a9d4e", 4: "#f89c20", 5: "#e42536"}
+    for degree in result.config.setting.degrees:
+        for group, style in (("in_support", "-"), ("off_support", ":")):
+            curves = []
+            for t in result.teachers:
+                if f"{group}/{degree}" not in t.probe:
+                    continue
+                c = np.abs(t.probe[f"{group}/{degree}"][..., 1])  # (S, R, n, M)
+                curves.append((t.steps, c.mean((-1, -2))))
+            if curves:
+                x, y = _seeds(result, curves)
+                label = f"degree {degree}" if style == "-" else None
+                band(ax, x, y, label=label or "_", color=colors[degree], linestyle=style)
+    many = result.config.setting.n_teachers > 1
+    ax.set_xlim(0, 2.2 if many else None)
+    ax.set_ylim(0, None)
+    ax.set_ylabel("mean |E p(1|x) χ_A(x)|")
+    ax.set_title("in support (—), off support (···)")
+    ax.legend(loc="upper right")
+
+
+def _draw_students(ax: "Axes", result: Result) -> None:
+    from sandbox.plotting.curves import band
+    from sandbox.plotting.style import COLORS
+
+    for name in result.config.candidates:
+        curves = [(r.metrics.steps, r.metrics.curves(name)) for r in result.students]
+        x, y = _seeds(result, curves)
+        band(ax, x, y, label=LABELS[name], color=COLORS[name])
+    if result.config.setting.n_teachers > 1:
+        ax.set_xlim(0, result.config.setting.student_cap)
+    ax.set_ylim(0.45, 1.02)
+    ax.set_ylabel("student accuracy")
+    ax.set_title("2-shot students, by first checkpoint")
+    ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.8))
+
+
+def main() -> None:
+    """Runs the study from the command line and draws its figure."""
+    from experiments.command import study_main
+
+    study_main("parity_curriculum", PRESETS, run, draw, __doc__)
+
+
+if __name__ == "__main__":
+    main()

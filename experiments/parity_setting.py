@@ -1,0 +1,333 @@
+"""What the parity studies share: one setting, its teachers, their probes and checkpoints.
+
+    teachers = train_teachers(cpu(), root)   # one entry a group of seeds
+    teachers[0].chosen[2].middle             # a checkpoint found by rule
+
+A seed has its own support, teacher, student initialisation and streams. All rules are
+those of `sandbox.probes.transitions.choose_checkpoints`, fixed before any run.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sandbox.distill.sources import PerSeed
+from sandbox.distill.strategy import Strategy
+from sandbox.errors import require
+from sandbox.models.mlp import MLP
+from sandbox.tasks.base import BooleanTask
+from sandbox.tasks.parity import FirstSupport, Parity, RandomSupport
+from sandbox.train.optim import SGD, LearningRate
+from sandbox.train.spec import RunSpec, Stop, TeacherRef
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sandbox.probes.transitions import Candidates
+    from sandbox.train.progress import Progress
+    from sandbox.train.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A task, a wide teacher, a narrow student, and how long each may train.
+
+    Attributes:
+      task: the Boolean target.
+      teacher_width: hidden units of the teacher.
+      student_width: hidden units of the student.
+      teacher_optimizer: batch-1 SGD of the teacher.
+      student_optimizer: batch-1 SGD of the students.
+      n_teachers: seeds.
+      group: seeds trained together; must divide n_teachers.
+      spacing: samples between teacher checkpoints (and its evaluations).
+      student_eval_every: samples between student evaluations.
+      teacher_cap: samples after which a teacher counts as never having learned.
+      teacher_factor: a teacher trains to this multiple of its n90.
+      student_cap: samples of a student, as a multiple of its teacher's n90.
+      hold_fraction: first stage of a 2-shot student, as a fraction of its teacher's n90.
+      hold_samples: the same in samples; 0 uses the fraction.
+      rule: which of the two fixed rules finds the final checkpoint.
+      choice_points: probe inputs behind the checkpoint choice.
+      claim_points: fresh probe inputs behind claims about correlations.
+      degrees: monomial degrees that are probed along the trajectory.
+    """
+
+    task: BooleanTask = field(default_factory=lambda: Parity(d=24, k=6))
+    teacher_width: int = 500
+    student_width: int = 20
+    teacher_optimizer: SGD = field(default_factory=SGD)
+    student_optimizer: SGD = field(default_factory=SGD)
+    n_teachers: int = 5
+    group: int = 5
+    spacing: int = 1536
+    student_eval_every: int = 1536
+    teacher_cap: int = 307_200
+    teacher_factor: float = 3.0
+    student_cap: float = 6.0
+    hold_fraction: float = 0.3
+    hold_samples: int = 0
+    rule: Literal["cpu", "paper"] = "cpu"
+    choice_points: int = 16_384
+    claim_points: int = 100_000
+    degrees: tuple[int, ...] = (1, 2, 3)
+
+    def __post_init__(self) -> None:
+        """Refuses what would fail after the teachers were trained."""
+        require(
+            self.n_teachers >= 1 and self.group >= 1,
+            f"setting.n_teachers and setting.group must be at least 1, got"
+            f" {self.n_teachers} and {self.group}.",
+        )
+        require(
+            self.n_teachers % self.group == 0,
+            f"setting.group = {self.group} must divide setting.n_teachers ="
+            f" {self.n_teachers}.",
+        )
+        require(
+            self.spacing % self.student_eval_every == 0,
+            f"setting.spacing = {self.spacing} must be a multiple of"
+            f" setting.student_eval_every = {self.student_eval_every}.",
+        )
+        require(
+            self.hold_fraction > 0 or self.hold_samples > 0,
+            "setting.hold_fraction must be positive where hold_samples is 0.",
+        )
+        require(
+            self.student_cap > 0,
+            f"setting.student_cap must be positive, got {self.student_cap}.",
+        )
+        for spec in self.teacher_specs():
+            require(spec.segment > 0, "setting.spacing must hold whole blocks.")
+        MLP(d=self.task.d, hidden=(self.student_width,), n_classes=self.task.n_classes)
+
+    def teacher_specs(self) -> list[RunSpec]:
+        """One record a group of seeds."""
+        model = MLP(
+            d=self.task.d,
+            hidden=(self.teacher_width,),
+            n_classes=self.task.n_classes,
+        )
+        return [
+            RunSpec(
+                kind="teacher",
+                task=self.task,
+                model=model,
+                strategies=(Strategy(name="teacher"),),
+                optimizer=self.teacher_optimizer,
+                stop=Stop(
+                    max_samples=self.teacher_cap,
+                    accuracy=0.9,
+                    factor=self.teacher_factor,
+                ),
+                eval_every=self.spacing,
+                checkpoint_every=self.spacing,
+                first_seed=first,
+                n_seeds=self.group,
+            )
+            for first in range(0, self.n_teachers, self.group)
+        ]
+
+
+def smoke() -> Setting:
+    """The whole pipeline in well under a minute: d=24, k=6, five teachers."""
+    return Setting(task=Parity(d=24, k=6, support=RandomSupport()))
+
+
+def cpu() -> Setting:
+    """The phenomenon on a laptop: d=32, k=6, width 1000 to 20, twenty teachers."""
+    return Setting(
+        task=Parity(d=32, k=6, support=RandomSupport()),
+        teacher_width=1000,
+        student_width=20,
+        n_teachers=20,
+        group=5,
+        spacing=3072,
+        student_eval_every=3072,
+        teacher_cap=1_228_800,
+    )
+
+
+def paper() -> Setting:
+    """The published setting (section 2 and Figure 1): (100, 6), width 50,000 to 100.
+
+    Learning rate 0.01 constant, batch 1, checkpoints every 100k samples, first stage 1M.
+    """
+    rate = LearningRate(peak=0.01)
+    return Setting(
+        task=Parity(d=100, k=6, support=FirstSupport()),
+        teacher_width=50_000,
+        student_width=100,
+        teacher_optimizer=SGD(lr=rate),
+        student_optimizer=SGD(lr=rate),
+        n_teachers=1,
+        group=1,
+        spacing=100_000,
+        student_eval_every=20_000,
+        teacher_cap=20_000_000,
+        teacher_factor=1.5,
+        student_cap=1.5,
+        hold_samples=1_000_000,
+        rule="paper",
+        degrees=(1, 2, 3, 4, 5),
+    )
+
+
+PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """One trained group, probed, with its checkpoints chosen.
+
+    Attributes:
+      run: the finished run.
+      setting: what it was trained for.
+      probe: correlations along the trajectory, `(S, R, ...)` by name.
+      inside: mean |degree-1 correlation| in the support, `(S, R)`.
+      outside: the same off the support.
+      chosen: the candidate checkpoints of every seed.
+      n90: samples to accuracy .90 of every seed, `(S,)`.
+    """
+
+    run: "Run"
+    setting: Setting
+    probe: "dict[str, np.ndarray]"
+    inside: "np.ndarray"
+    outside: "np.ndarray"
+    chosen: "tuple[Candidates, ...]"
+    n90: "np.ndarray"
+
+    @property
+    def steps(self) -> "np.ndarray":
+        """Samples seen at each checkpoint, `(R,)`."""
+        return self.run.metrics.steps
+
+    @property
+    def accuracy(self) -> "np.ndarray":
+        """Teacher accuracy `(S, R)`."""
+        return self.run.metrics.curves("teacher")
+
+    def per_seed(self, name: str) -> PerSeed:
+        """A candidate checkpoint of every seed; None where a seed has none or no final."""
+        return PerSeed(
+            tuple(None if c.final is None else getattr(c, name) for c in self.chosen)
+        )
+
+    def holds(self) -> PerSeed:
+        """First stage of a 2-shot student, a whole number of student evaluations."""
+        import numpy as np
+
+        s = self.setting
+        if s.hold_samples:
+            return PerSeed((s.hold_samples,) * len(self.n90))
+        unit = s.student_eval_every
+        return PerSeed(
+            tuple(
+                max(round(s.hold_fraction * n / unit), 1) * unit
+                if np.isfinite(n)
+                else None
+                for n in self.n90
+            )
+        )
+
+    def caps(self) -> "np.ndarray":
+        """Samples a student of each seed may see; one evaluation without a teacher."""
+        import numpy as np
+
+        s = self.setting
+        unit = s.student_eval_every
+        n90 = np.where(self.usable, self.n90, 0)
+        whole = np.ceil(s.student_cap * n90 / unit) * unit
+        return np.maximum(whole, unit).astype(int)
+
+    @property
+    def usable(self) -> "np.ndarray":
+        """Seeds whose teacher learned and has a final checkpoint, `(S,)` bool."""
+        import numpy as np
+
+        return np.asarray([c.final is not None for c in self.chosen])
+
+    def student_spec(
+        self, strategies: tuple[Strategy, ...], *, cap: "np.ndarray | None" = None
+    ) -> RunSpec:
+        """The record of students of these teachers."""
+        s, task = self.setting, self.setting.task
+        caps = self.caps() if cap is None else cap
+        return RunSpec(
+            kind="student",
+            task=task,
+            model=MLP(d=task.d, hidden=(s.student_width,), n_classes=task.n_classes),
+            strategies=strategies,
+            optimizer=s.student_optimizer,
+            stop=Stop(max_samples=PerSeed(tuple(int(c) for c in caps)), accuracy=0.9),
+            eval_every=s.student_eval_every,
+            teacher=TeacherRef(spec=self.run.spec, final=self.per_seed("final")),
+            n_seeds=self.run.spec.n_seeds,
+            first_seed=self.run.spec.first_seed,
+        )
+
+
+def train_teachers(
+    setting: Setting, root: Path, progress: "Progress | None" = None
+) -> list[Teachers]:
+    """Trains, probes and reads every group of teachers; what exists is only opened."""
+    from sandbox.train.loop import fit
+
+    runs = [fit(spec, root=root, progress=progress) for spec in setting.teacher_specs()]
+    return [_study(run, setting, root, progress) for run in runs]
+
+
+def _study(
+    run: "Run", setting: Setting, root: Path, progress: "Progress | None"
+) -> Teachers:
+    import numpy as np
+
+    from sandbox.probes.fourier import FourierProbe
+    from sandbox.probes.offline import measure_trajectory
+    from sandbox.probes.transitions import blind_score, choose_checkpoints
+    from sandbox.theory.sample_complexity import samples_to
+
+    probe = FourierProbe(
+        run.spec.task,
+        run.spec.model,
+        degrees=setting.degrees,
+        points=setting.choice_points,
+    )
+    out = measure_trajectory(run, probe, root=root, progress=progress)
+    inside, outside = gaps(run, out)
+    score_axis = 1 if run.spec.task.n_classes == 2 else slice(None)
+    steps, accuracy = run.metrics.steps, run.metrics.curves("teacher")
+    chosen = []
+    for s in range(run.spec.n_seeds):
+        c = out["degree1"][s][..., score_axis].reshape(len(steps), -1)
+        se = out["degree1_se"][s][..., score_axis].reshape(len(steps), -1)
+        chosen.append(
+            choose_checkpoints(
+                steps,
+                accuracy[s],
+                inside[s] - outside[s],
+                blind_score(c, se),
+                n_classes=run.spec.task.n_classes,
+                scale_rule=setting.rule,
+            )
+        )
+    n90 = samples_to(np.asarray(steps), accuracy, 0.9)
+    return Teachers(run, setting, out, inside, outside, tuple(chosen), n90)
+
+
+def gaps(run: "Run", measured: "dict[str, Any]") -> "tuple[np.ndarray, np.ndarray]":
+    """Mean |degree-1 correlation| in and off the support, `(S, R)` each."""
+    import jax
+    import numpy as np
+
+    from sandbox.probes.fourier import degree1_gap
+    from sandbox.train.teaching import task_key
+
+    inside, outside = [], []
+    for i, seed in enumerate(run.spec.seeds):
+        supports = run.spec.task.supports(task_key(seed))
+        gap = jax.vmap(lambda c, s=supports: degree1_gap(c, s))(measured["degree1"][i])
+        inside.append(np.asarray(gap.inside).mean(-1))
+        outside.append(np.asarray(gap.outside))
+    return np.asarray(inside), np.asarray(outside)

@@ -1,0 +1,287 @@
+"""`sandbox probe`: the arguments, checked against the stored run before jax starts.
+
+The measuring itself is in `sandbox.cli.measure`. Run folders never change once they are
+complete, so results go to `<root>/probes/<kind>-<hash>-<probe>.npz`.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox.cli.listing import add_root, resolve, root_of
+from sandbox.errors import ConfigError, SandboxError, StoreError, require
+from sandbox.store.config import foreign_sources
+from sandbox.store.files import read_json
+from sandbox.store.runs import RunFolder
+from sandbox.store.trajectories import Trajectory
+
+PROBES = ("fourier", "alignment")
+
+_EPILOG = """\
+examples:
+  sandbox probe 3f9a --probes fourier
+      correlations of every checkpoint of every seed, in and off the support
+  sandbox probe 3f9a --probes fourier alignment --seed 2 --steps every 50000
+  sandbox probe 3f9a --probes fourier --steps 0,20000,40000 --points 20000
+  sandbox probe 77b0 --probes fourier --study experiments.staircase
+      a run whose task or model is defined in experiments/staircase.py
+
+fourier prints mean |c_A| over all monomials of each degree, in the support and off it,
+averaged over seeds, +- its Monte-Carlo standard error. Where there is nothing to find,
+mean |c_A| is about 0.8 standard errors of one coefficient, not 0.
+alignment prints the share of a neuron's squared weights on the support: chance is k/d.
+
+The .npz holds steps (R,), seeds (S,) and every array of the probe as (R, S, ...):
+in_support/{degree}, off_support/{degree}, degree1, each with its _se; and about, a
+JSON text with the run, strategy and probe.
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked command.
+
+    Attributes:
+      run: the `sandbox.train.run.Run`.
+      lane: position of the strategy.
+      strategy: its name.
+      seeds: (position, seed) of each one to probe.
+      steps: checkpoints to probe.
+      probes: names from `PROBES`.
+      points: Monte-Carlo inputs.
+      out: file of each probe.
+    """
+
+    run: Any
+    lane: int
+    strategy: str
+    seeds: tuple[tuple[int, int], ...]
+    steps: tuple[int, ...]
+    probes: tuple[str, ...]
+    points: int
+    out: dict[str, Path]
+
+
+def add(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "probe",
+        help="probe the checkpoints of a stored trajectory",
+        description=(
+            "Measures probes on the checkpoints of a finished run, prints a table and"
+            " stores the arrays."
+        ),
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arg = parser.add_argument
+    arg("name", metavar="RUN", help="a run folder, or the beginning of its hash")
+    arg(
+        *("--probes", "-p"),
+        nargs="+",
+        required=True,
+        metavar="PROBE",
+        help=f"one or more of: {', '.join(PROBES)}",
+    )
+    arg(
+        "--steps",
+        nargs="+",
+        default=["all"],
+        metavar="STEPS",
+        help="all (default), a list such as 0,20000,40000, or every N (samples)",
+    )
+    arg("--seed", type=int, metavar="N", help="one seed of the run (default: all)")
+    arg("--strategy", metavar="NAME", help="which strategy, where a run trains several")
+    arg(
+        "--points",
+        type=int,
+        default=100_000,
+        metavar="N",
+        help="Monte-Carlo inputs of fourier (default 100000)",
+    )
+    arg("--study", metavar="MODULE", help="module that defines the run's own classes")
+    arg("--out", type=Path, metavar="FILE", help="where to write (with one probe)")
+    add_root(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks the request, measures, prints and stores."""
+    request = check(args)
+    from sandbox.cli.measure import measure  # imports jax
+
+    measure(request)
+    return 0
+
+
+def check(args: argparse.Namespace) -> Request:
+    """Turns arguments into a request, or says in one sentence what is wrong."""
+    probes = _probes(args.probes)
+    require(args.points >= 2, f"--points must be at least 2, got {args.points}.")
+    require(
+        args.out is None or len(probes) == 1,
+        "--out names one file; give one probe with it.",
+    )
+    folder = resolve(args.name, root_of(args))
+    steps = _steps(args.steps, folder)
+    classes = study_classes(args.study) if args.study else ()
+    from sandbox.train.run import open_run
+
+    opened = open_run(folder.path, extra=classes)
+    _warn_changed(folder, opened.spec)
+    lane, strategy = _strategy(args.strategy, [s.name for s in opened.spec.strategies])
+    return Request(
+        run=opened,
+        lane=lane,
+        strategy=strategy,
+        seeds=_seeds(args.seed, strategy, opened),
+        steps=steps,
+        probes=probes,
+        points=args.points,
+        out={p: _target(folder, p, args.out) for p in probes},
+    )
+
+
+def _probes(names: list[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in PROBES:
+            close = difflib.get_close_matches(name, PROBES, n=1)
+            hint = (
+                f"did you mean {close[0]}?" if close else f"one of {', '.join(PROBES)}."
+            )
+            raise ConfigError(f"--probes: there is no probe {name!r}; {hint}")
+    return tuple(dict.fromkeys(names))
+
+
+def _steps(words: list[str], folder: RunFolder) -> tuple[int, ...]:
+    """The checkpoints that `--steps` asks for, all of them stored."""
+    every = 0
+    wanted: list[int] = []
+    try:
+        if words[0] == "every":
+            (every,) = (int(w) for w in words[1:])
+            require(every >= 1, f"--steps every N needs N >= 1, got {every}.")
+        elif words != ["all"]:
+            wanted = [int(p) for w in words for p in w.replace("_", "").split(",") if p]
+    except ConfigError:
+        raise
+    except ValueError as e:
+        raise ConfigError(
+            "--steps must be all, a list such as 0,20000,40000, or every N, got"
+            f" {' '.join(words)!r}."
+        ) from e
+    stored = Trajectory(folder).steps
+    if not stored:
+        raise StoreError(
+            f"{folder.path} stored no checkpoints, so it cannot be probed."
+        )
+    for step in wanted:
+        if step not in stored:
+            near = min(stored, key=lambda s: abs(s - step))
+            raise StoreError(
+                f"--steps: {step} is not one of the {len(stored)} checkpoints of"
+                f" {folder.path}; the nearest is {near}, the last {stored[-1]}."
+            )
+    if every:
+        chosen = tuple(s for s in stored if s % every == 0)
+        require(
+            bool(chosen) and chosen != (0,),
+            f"--steps: no checkpoint of {folder.path} after 0 is a multiple of {every};"
+            f" they are {stored[min(1, len(stored) - 1)]} apart.",
+        )
+        return chosen
+    return tuple(sorted(set(wanted))) or stored
+
+
+def study_classes(name: str) -> tuple[type, ...]:
+    """The dataclasses that a module defines.
+
+    Only the module named on the command line is imported, never a name from a file.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(name)
+    except SandboxError:
+        raise
+    except Exception as e:  # the module is the user's, and so is its failure
+        raise ConfigError(f"--study: {name} cannot be imported ({e}).") from e
+    return tuple(
+        c
+        for c in vars(module).values()
+        if isinstance(c, type) and is_dataclass(c) and c.__module__ == module.__name__
+    )
+
+
+def _warn_changed(folder: RunFolder, spec: Any) -> None:
+    """Says so if a class of the user's own is no longer what the run was made with."""
+    then = read_json(folder.path / "config.json").get("foreign") or {}
+    for name, source in foreign_sources(spec).items():
+        if then.get(name) != source:
+            print(
+                f"warning: {name} was edited since {folder.path} was trained; the probe"
+                " uses it as it is now.",
+                file=sys.stderr,
+            )
+
+
+def _strategy(name: str | None, names: list[str]) -> tuple[int, str]:
+    if name is None:
+        require(
+            len(names) == 1,
+            f"--strategy: the run trains {', '.join(names)}; choose one of them.",
+        )
+        return 0, names[0]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = (
+            f"did you mean {close[0]}?" if close else f"it trains {', '.join(names)}."
+        )
+        raise ConfigError(f"--strategy: the run has no strategy {name!r}; {hint}")
+    return names.index(name), name
+
+
+def _seeds(seed: int | None, strategy: str, opened: Any) -> tuple[tuple[int, int], ...]:
+    """Positions and seeds to probe, without those that had no teacher."""
+    seeds = opened.spec.seeds
+    if seed is not None and seed not in seeds:
+        raise ConfigError(
+            f"--seed: the run has seeds {seeds[0]} to {seeds[-1]}, got {seed}."
+        )
+    absent = {o["seed"] for o in opened.outcome["absent"] if o["strategy"] == strategy}
+    wanted = seeds if seed is None else (seed,)
+    kept = tuple((seeds.index(s), s) for s in wanted if s not in absent)
+    require(
+        bool(kept),
+        f"--seed: strategy {strategy!r} was not trained for {wanted}: no teacher.",
+    )
+    for o in opened.outcome["failed"]:
+        if o["strategy"] == strategy and o["seed"] in dict((s, p) for p, s in kept):
+            print(
+                f"warning: seed {o['seed']} became non-finite at sample {o['sample']};"
+                " its later checkpoints repeat its last finite parameters.",
+                file=sys.stderr,
+            )
+    return kept
+
+
+def _target(folder: RunFolder, probe: str, out: Path | None) -> Path:
+    """Where a probe's arrays go; never into a run folder."""
+    path = folder.path.resolve()
+    if out is None:
+        return (
+            path.parent.parent
+            / "probes"
+            / f"{path.parent.name}-{path.name}-{probe}.npz"
+        )
+    require(
+        not out.resolve().is_relative_to(path),
+        f"--out: {out} is inside the run's folder, which must not change.",
+    )
+    require(not out.is_dir(), f"--out: {out} is a folder; name a file.")
+    return out

@@ -1,0 +1,92 @@
+"""Curves over training with bands over seeds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Real
+from matplotlib.axes import Axes
+
+
+def band(
+    ax: Axes,
+    x: Real[np.ndarray, "S R"],
+    y: Float[np.ndarray, "S R"],
+    *,
+    label: str,
+    color: str,
+    points: int = 300,
+    **line: object,
+) -> None:
+    """Draws the median over seeds and the band between their quartiles.
+
+    Each seed's curve is interpolated onto a common grid that ends where its curve does;
+    the median is drawn while at least half of the seeds are still recorded.
+
+    Args:
+      ax: where.
+      x: abscissa of every seed.
+      y: curve of every seed; NaN records are skipped.
+      label: legend entry.
+      color: of line and band.
+      points: of the grid.
+      **line: passed to `Axes.plot`.
+    """
+    kept = [(a[~np.isnan(b)], b[~np.isnan(b)]) for a, b in zip(x, y, strict=True)]
+    kept = [(a, b) for a, b in kept if len(a) > 1]
+    if not kept:
+        return
+    grid = np.linspace(0, max(a[-1] for a, _ in kept), points)
+    rows = np.asarray([np.interp(grid, a, b, right=np.nan) for a, b in kept])
+    alive = (~np.isnan(rows)).mean(0) >= 0.5
+    low, mid, high = np.nanquantile(rows[:, alive], [0.25, 0.5, 0.75], axis=0)
+    ax.plot(grid[alive], mid, color=color, label=label, **line)  # pyright: ignore
+    if len(rows) > 1:
+        ax.fill_between(grid[alive], low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def strips(
+    ax: Axes,
+    values: Sequence[Real[np.ndarray, " S"]],
+    *,
+    labels: Sequence[str],
+    colors: Sequence[str],
+    cap: float,
+) -> None:
+    """One row of dots a strategy, a dot a seed; what never happened sits at the cap.
+
+    Args:
+      ax: where; its x axis becomes logarithmic.
+      values: one array a row, infinite where the level was not reached.
+      labels: row names.
+      colors: row colours.
+      cap: abscissa at which unreached seeds are drawn, as triangles, with their count.
+    """
+    for row, (v, color) in enumerate(zip(values, colors, strict=True)):
+        v = np.asarray(v, float)
+        v = v[~np.isnan(v)]
+        done, never = v[np.isfinite(v)], np.sum(np.isinf(v))
+        jitter = 0.22 * np.sin(7.0 * np.arange(len(done)))
+        ax.plot(done, row + jitter, "o", color=color, ms=3, alpha=0.7, mew=0)
+        if never:
+            ax.plot(cap, row, ">", color=color, ms=5, mew=0)
+            ax.annotate(
+                f"{never}", (cap, row), (5, 0), textcoords="offset points", va="center",
+                fontsize=6.5,
+            )
+        if len(v):
+            s = np.sort(v)
+            median = (s[(len(s) - 1) // 2] + s[len(s) // 2]) / 2
+            if np.isfinite(median):
+                ax.plot([median] * 2, [row - 0.32, row + 0.32], color=color, lw=2)
+    ax.set_xscale("log")
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+
+
+def stack_ragged(rows: Sequence[Real[np.ndarray, " _"]]) -> Float[np.ndarray, "S R"]:
+    """Rows of different length as one array, padded with NaN."""
+    out = np.full((len(rows), max(len(r) for r in rows)), np.nan)
+    for i, r in enumerate(rows):
+        out[i, : len(r)] = r
+    return out

@@ -1,0 +1,58 @@
+"""Figure sizes, the colour of each strategy, and byte-stable saving."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from sandbox.store.files import write_atomic
+
+STYLE = Path(__file__).with_name("sandbox.mplstyle")
+WIDE = 6.75
+"""Text width in inches."""
+
+COLORS = {
+    "teacher": "#000000",
+    "ce": "#9c9ca1",
+    "one_shot": "#e42536",
+    "one_shot_hard": "#f2a1a8",
+    "progressive": "#5790fc",
+    "two_shot": "#7a21dd",
+    "middle": "#7a21dd",
+    "before": "#f89c20",
+    "before_last": "#b9730a",
+    "after": "#2a9d4e",
+    "blind": "#d6409f",
+}
+"""One colour a strategy or candidate checkpoint, the same in every figure."""
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draws with the project's style and no display."""
+    with mpl.rc_context():
+        mpl.style.use(STYLE)
+        yield
+
+
+def save(fig: Figure, stem: Path) -> tuple[Path, Path]:
+    """Writes `stem.png` and `stem.svg` atomically; same data, same bytes.
+
+    Args:
+      fig: the figure.
+      stem: path without suffix.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    with styled():
+        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            fig.savefig(buffer, format=suffix, metadata=metadata)
+            path = stem.with_name(f"{stem.name}.{suffix}")
+            write_atomic(path, buffer.getvalue())
+            written.append(path)
+    return written[0], written[1]

@@ -1,0 +1,1 @@
+"""Statistics of sample complexity, and the theory's predictions beside them."""

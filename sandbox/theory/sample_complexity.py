@@ -1,0 +1,88 @@
+r"""Samples to accuracy, paired ratios, and bootstrap intervals over teachers.
+
+n90 is the number of samples a student had seen at the first evaluation with accuracy at
+least .90, infinite if none within its cap. Ratios are medians of per-teacher ratios, so
+an infinite numerator is a lower bound and not a missing value. The interval is the
+percentile bootstrap over teachers.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Real
+
+DRAWS = 10_000
+
+
+class Estimate(NamedTuple):
+    """A statistic over teachers and its 95% interval.
+
+    Attributes:
+      value: the statistic; may be infinite, NaN if there is nothing to compute it from.
+      lower: 2.5% bootstrap quantile; NaN with fewer than two teachers.
+      upper: 97.5% bootstrap quantile.
+      n: teachers that entered.
+    """
+
+    value: float
+    lower: float
+    upper: float
+    n: int
+
+
+def samples_to(
+    steps: Real[np.ndarray, " R"],
+    accuracy: Float[np.ndarray, "S R"],
+    level: float,
+    *,
+    cap: Real[np.ndarray, " S"] | None = None,
+) -> Float[np.ndarray, " S"]:
+    """First recorded step of each seed with accuracy >= level, inf beyond its cap.
+
+    Args:
+      steps: samples seen at each evaluation.
+      accuracy: one curve a seed; NaN never reaches.
+      level: accuracy to reach.
+      cap: largest number of samples that counts, per seed.
+    """
+    hit = np.asarray(accuracy) >= level
+    first = np.where(hit.any(1), np.asarray(steps, float)[hit.argmax(1)], np.inf)
+    return first if cap is None else np.where(first > cap, np.inf, first)
+
+
+def median_estimate(values: Real[np.ndarray, " n"], *, seed: int = 0) -> Estimate:
+    """Median over teachers with a percentile bootstrap interval.
+
+    Infinite values are kept (they sort last); NaN values are dropped and not counted.
+
+    Args:
+      values: one number a teacher.
+      seed: of the resampling.
+    """
+    v = np.asarray(values, float)
+    v = v[~np.isnan(v)]
+    n = len(v)
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    if n == 1:
+        return Estimate(float(v[0]), np.nan, np.nan, 1)
+    rng = np.random.default_rng(seed)
+    medians = np.sort(_median(v[rng.integers(0, n, (DRAWS, n))]))
+    low, high = medians[int(0.025 * DRAWS)], medians[int(np.ceil(0.975 * DRAWS)) - 1]
+    return Estimate(float(_median(v[None])[0]), float(low), float(high), n)
+
+
+def _median(v: np.ndarray) -> np.ndarray:
+    """Row medians; the mean of a finite and an infinite number is infinite."""
+    s = np.sort(v, 1)
+    n = s.shape[1]
+    return (s[:, (n - 1) // 2] + s[:, n // 2]) / 2
+
+
+def ratio(
+    numerator: Real[np.ndarray, " S"], denominator: Real[np.ndarray, " S"]
+) -> Float[np.ndarray, " S"]:
+    """Paired ratio; NaN (no information) where the denominator is not finite."""
+    top, bottom = np.asarray(numerator, float), np.asarray(denominator, float)
+    known = np.isfinite(bottom) & ~np.isnan(top)
+    return np.where(known, top / np.where(known, bottom, 1), np.nan)

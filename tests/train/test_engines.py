@@ -1,0 +1,547 @@
+"""The two engines against each other, against PyTorch, and the identities of training.
+
+Float64 tolerances: one step rounds at about 1e-16 of O(1) quantities and SGD at these
+rates does not amplify it by more than 1e4 in a few thousand steps, hence 1e-11.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from sandbox.distill.losses import value
+from sandbox.distill.sources import Final, Labels
+from sandbox.distill.strategy import Anneal, Loss, Strategy, Target
+from sandbox.models.mlp import MLP
+from sandbox.tasks.base import BooleanTask
+from sandbox.tasks.hierarchy import Hierarchy
+from sandbox.tasks.parity import NoisyParity, Parity, RandomSupport
+from sandbox.train.engine import Engine
+from sandbox.train.optim import SGD, Adam, LearningRate
+from sandbox.train.spec import RunSpec, Stop, TeacherRef
+from sandbox.train.teaching import LaneArrays, Plan, make_segment, task_key
+from sandbox.types import Batch, Outputs
+
+FIXTURE = Path(__file__).parents[1] / "reference" / "torch_mlp.safetensors"
+ENGINES = ("generic", "online_sgd")
+CE = Strategy(name="ce")
+
+
+def make_spec(**changes: Any) -> RunSpec:
+    """(10, 2)-parity with blocks of 12: not a multiple of the inner recurrence."""
+    base: dict[str, Any] = dict(
+        kind="student",
+        task=Parity(d=10, k=2, support=RandomSupport()),
+        model=MLP(d=10, hidden=(16,)),
+        strategies=(CE,),
+        stop=Stop(max_samples=9600),
+        eval_every=960,
+        block=12,
+        optimizer=SGD(lr=LearningRate(peak=0.05)),
+        dtype="float64",
+    )
+    base |= changes
+    if any(s.source.needs_teacher for s in base["strategies"]) and "teacher" not in base:
+        teacher = dict(kind="teacher", strategies=(CE,), checkpoint_every=960)
+        net = MLP(d=10, hidden=(24,), n_classes=base["model"].n_classes)
+        keep = {k: v for k, v in base.items() if k != "optimizer"}
+        spec = RunSpec(**(keep | teacher | {"model": net}))
+        base["teacher"] = TeacherRef(spec=spec, final=9600)
+    return RunSpec(**base)
+
+
+def make_teachers(spec: RunSpec, n: int) -> Any:
+    """`(S, n, ...)` untrained teachers with logits spread over a few units."""
+    if spec.teacher is None:
+        return None
+    keys = jax.random.split(jax.random.key(99), (spec.n_seeds, n))
+    init = jax.vmap(jax.vmap(spec.teacher.spec.model.init))
+    return jax.tree.map(lambda p: 4 * p, init(keys))
+
+
+def train(
+    spec: RunSpec,
+    chunks: Sequence[int],
+    *,
+    teacher: Any = None,
+    index: Any = None,
+    poison: tuple[int, int, float] | None = None,
+) -> tuple[Any, Any, Engine]:
+    """Parameters and state after chunks of segments."""
+    engine = Engine(spec)
+    state = engine.init()
+    if poison is not None:
+        state = poisoned(engine, state, *poison)
+    if index is None:
+        index = np.zeros((spec.n_seeds, len(spec.strategies)), np.int32)
+    t = 0
+    for n in chunks:
+        state = engine.run(state, t, n, teacher, index)
+        t += n * spec.segment
+    return jax.tree.map(np.asarray, engine.params(state)), state, engine
+
+
+def poisoned(engine: Engine, state: Any, seed: int, lane: int, bad: float) -> Any:
+    """Puts a bad number among the first-layer weights of one lane."""
+    if not engine.blocked:
+        kernel = state.phi["layer_0"]["kernel"].at[seed, lane, 3, 5].set(bad)
+        phi = state.phi | {"layer_0": state.phi["layer_0"] | {"kernel": kernel}}
+        return state._replace(phi=phi)
+    m = state.u.shape[-1]
+    return state._replace(w=state.w.at[seed, 3, lane * m + 5].set(bad))
+
+
+def assert_close(a: Any, b: Any, tolerance: float) -> None:
+    jax.tree.map(
+        lambda u, v: np.testing.assert_allclose(u, v, rtol=0, atol=tolerance), a, b
+    )
+
+
+def assert_same_bits(a: Any, b: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+# ------------------------------------------------------------- blocked == generic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted(NoisyParity):
+    """Noisy parity whose rows carry weights 1, 1/2, 2, 0 in turn."""
+
+    def sample(self, key: Any, t0: Any, n: int, *, split: str) -> Batch:
+        batch = super().sample(key, t0, n, split=split)
+        turn = (jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)) % 4
+        weight = jnp.asarray([1, 0.5, 2, 0], batch.weight.dtype)[turn]
+        return batch._replace(weight=weight)
+
+
+def taught(name: str, tau: Any = 1.0, **loss: Any) -> Strategy:
+    return Strategy(
+        name=name, source=Final(), target=Target(tau=tau), loss=Loss(**loss)
+    )
+
+
+TREE = Hierarchy(d=10, depth=2, feature_complexity=2, layout="random")
+COSINE = SGD(lr=LearningRate(peak=0.05, warmup=500, decay="cosine", total=4000))
+EQUAL = {
+    "two classes, one mixed target": make_spec(
+        n_seeds=2,
+        strategies=(
+            CE,
+            taught("soft"),
+            taught("hard", 0.0),
+            taught("mix", 2.0, alpha=0.3),
+            taught(
+                "annealed",
+                Anneal(start=2.0, end=0.1, over=1500),
+                alpha=Anneal(start=0.9, end=0.0, over=700),
+            ),
+        ),
+    ),
+    "two classes, reverse": make_spec(
+        n_seeds=2,
+        strategies=(
+            CE,
+            taught("a", 1.0, direction="reverse", tau_student=1.5),
+            taught("b", 3.0, direction="reverse", tau_student=1.5, alpha=0.4),
+        ),
+    ),
+    "four classes, scaled": make_spec(
+        task=TREE,
+        model=MLP(d=10, hidden=(16,), n_classes=4),
+        n_seeds=2,
+        strategies=(
+            CE,
+            taught("a", 2.0, tau_student=2.0, scale=4.0),
+            taught("b", 0.0, tau_student=2.0, scale=4.0, alpha=0.5),
+        ),
+    ),
+    "four classes, reverse, warm-up and cosine": make_spec(
+        task=TREE,
+        model=MLP(d=10, hidden=(16,), n_classes=4),
+        strategies=(CE, taught("a", direction="reverse", alpha=0.1)),
+        optimizer=COSINE,
+    ),
+    "four classes, one lane": make_spec(
+        task=TREE, model=MLP(d=10, hidden=(16,), n_classes=4), n_seeds=3
+    ),
+    "two classes, one lane, weighted noisy rows": make_spec(
+        task=Weighted(d=10, k=2, eps=0.2), optimizer=COSINE
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_blocked_equals_generic(x64: None, name: str) -> None:
+    spec = EQUAL[name]
+    assert spec.block % 8 and spec.segment == 960
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, 2, (spec.n_seeds, len(spec.strategies)))
+    out = {}
+    for engine in ENGINES:
+        s = replace(spec, engine=engine)
+        teacher = make_teachers(s, 2)
+        params, state, e = train(s, (3,), teacher=teacher, index=index)
+        assert (e.first_bad(state) == -1).all()
+        out[engine] = params, e.read_loss(state)[0]
+    start, *_ = train(replace(spec, engine="generic"), ())
+    moved = np.abs(start["layer_0"]["kernel"] - out["generic"][0]["layer_0"]["kernel"])
+    assert moved.max(axis=(-1, -2)).min() > 0.05  # every lane has learnt something
+    assert_close(*out.values(), 1e-11)
+
+
+# ---------------------------------------------------------------------- PyTorch
+
+
+@cache
+def fixture() -> dict[str, np.ndarray]:
+    return load_file(FIXTURE)
+
+
+def weights_of(name: str) -> Any:
+    """The fixture's weights in our layout."""
+    f = fixture()
+    return {
+        f"layer_{i}": {
+            "kernel": f[f"{name}/{j}.weight"].T.astype(float),
+            "bias": f[f"{name}/{j}.bias"].astype(float),
+        }
+        for i, j in enumerate((0, 2))
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(BooleanTask):
+    """Rows of the fixture in their order."""
+
+    d: int = 20
+    prefix: str = ""
+
+    def supports(self, key: Any) -> Any:
+        return jnp.arange(3)[None]
+
+    def labels(self, x: Any, supports: Any) -> Any:
+        return (x[:, supports[0]].prod(-1) < 0).astype(int)
+
+    def sample(self, key: Any, t0: Any, n: int, *, split: str) -> Batch:
+        x = fixture()[f"{self.prefix}x"].reshape(-1, self.d)
+        t = jnp.asarray(t0, jnp.int64) + jnp.arange(n)
+        x = jnp.asarray(x, float)[t]
+        y = self.labels(x, self.supports(key))
+        if not self.prefix.startswith("distill"):
+            y = jnp.asarray(fixture()[f"{self.prefix}y"].reshape(-1), int)[t]
+        return Batch(x=x, y=y, weight=jnp.ones(n), aux={"clean": y})
+
+
+@dataclass(frozen=True)
+class From:
+    """An MLP that starts from the fixture's weights."""
+
+    start: str
+    net: MLP = field(default_factory=lambda: MLP(d=20, hidden=(32,)))
+    n_classes = 2
+    d = 20
+    two_layer_relu = True
+
+    def init(self, key: Any) -> Any:
+        return jax.tree.map(jnp.asarray, weights_of(self.start))
+
+    def apply(
+        self, params: Any, x: Any, *, key: Any = None, taps: Sequence[str] = ()
+    ) -> Outputs:
+        return self.net.apply(params, x, taps=taps)
+
+    def width_axes(self, params: Any) -> Any:
+        return self.net.width_axes(params)
+
+
+@dataclass(frozen=True)
+class LookUp:
+    """A teacher whose parameters are a table of rows and log-probabilities."""
+
+    n_classes = 2
+
+    def init(self, key: Any) -> Any:
+        f = fixture()
+        x = jnp.asarray(f["distill/x"], float)
+        return {"x": x, "log_q": jnp.log(jnp.asarray(f["distill/q"]))}
+
+    def apply(
+        self, params: Any, x: Any, *, key: Any = None, taps: Sequence[str] = ()
+    ) -> Outputs:
+        row = jnp.argmax(x @ params["x"].T, -1)
+        return Outputs(params["log_q"][row], {})
+
+    def width_axes(self, params: Any) -> Any:
+        return params
+
+
+def follow(spec: RunSpec, prefix: str, marks: Sequence[int], teacher: Any) -> None:
+    """Trains to each mark and compares weights and the sum of losses, 1e-9."""
+    engine = Engine(spec)
+    state, t = engine.init(), 0
+    index = np.zeros((1, 1), np.int32)
+    losses = fixture()[f"{prefix}losses"]
+    if teacher is not None:  # the fixture reports KL(q, p); ours is the cross-entropy
+        q = fixture()["distill/q"]
+        losses = losses - (q * np.log(q)).sum(-1)
+    for mark in marks:
+        n = (mark * spec.batch_size - t) // spec.segment
+        state = engine.run(state, t, n, teacher, index)
+        t += n * spec.segment
+        assert t == mark * spec.batch_size
+        ours = jax.tree.map(lambda p: np.asarray(p)[0, 0], engine.params(state))
+        assert_close(ours, weights_of(f"{prefix}step_{mark}"), 1e-9)
+        total = np.asarray(state.loss)[0, 0] / spec.batch_size
+        np.testing.assert_allclose(total, losses[:mark].sum(), rtol=1e-9)
+
+
+def replay_spec(prefix: str, **changes: Any) -> RunSpec:
+    base: dict[str, Any] = dict(
+        kind="teacher",
+        task=Replay(prefix=prefix),
+        model=From(f"{prefix}init"),
+        strategies=(CE,),
+        stop=Stop(max_samples=1000),
+        eval_every=10,
+        block=10,
+        dtype="float64",
+    )
+    return RunSpec(**(base | changes))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sgd_follows_pytorch(x64: None, engine: str) -> None:
+    follow(replay_spec("", engine=engine), "", (10, 100, 1000), None)
+
+
+def test_adam_follows_pytorch(x64: None) -> None:
+    spec = replay_spec(
+        "adam/",
+        optimizer=Adam(lr=LearningRate(peak=1e-3)),
+        batch_size=4,
+        block=1,
+        eval_every=40,
+        stop=Stop(max_samples=800),
+    )
+    assert spec.engine_used == "generic"
+    follow(spec, "adam/", (10, 100, 200), None)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_distillation_follows_pytorch(x64: None, engine: str) -> None:
+    source = replay_spec("distill/", model=LookUp(), checkpoint_every=10)
+    spec = replay_spec(
+        "distill/",
+        engine=engine,
+        strategies=(Strategy(name="soft", source=Final()),),
+        teacher=TeacherRef(spec=source, final=1000),
+    )
+    teacher = jax.tree.map(lambda p: p[None, None], LookUp().init(None))
+    follow(spec, "distill/", (10, 100, 1000), teacher)
+
+
+# ------------------------------------------------------------------- identities
+
+PAIR = dict(n_seeds=2, dtype="float32", eval_every=96)  # segments of 96
+
+
+def perfect_teacher(spec: RunSpec) -> Any:
+    """Solves x_0 x_1 exactly: logit of class 0 minus class 1 is 2 |x_0 + x_1| - 2."""
+    params = jax.tree.map(np.zeros_like, make_teachers(spec, 1))
+    params = jax.tree.map(lambda p: np.array(p), params)
+    params["layer_0"]["kernel"][:, :, :2, 0] = 1
+    params["layer_0"]["kernel"][:, :, :2, 1] = -1
+    params["layer_1"]["kernel"][:, :, :2, 0] = 1
+    params["layer_1"]["kernel"][:, :, :2, 1] = -1
+    params["layer_1"]["bias"][:, :, 0] = -1
+    params["layer_1"]["bias"][:, :, 1] = 1
+    return params
+
+
+def two_lanes(engine: str, *strategies: Strategy) -> RunSpec:
+    spec = make_spec(
+        **PAIR, task=Parity(d=10, k=2), engine=engine, strategies=strategies
+    )
+    assert spec.segment == 96
+    return spec
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_options_off_is_cross_entropy_bit_for_bit(engine: str) -> None:
+    """Alpha = 1 never looks at the teacher; a hard, perfect teacher is the label."""
+    plain = two_lanes(engine, CE, Strategy(name="ce2"))
+    expected, *_ = train(plain, (20,))
+    off = two_lanes(engine, taught("off", 0.7, alpha=1.0), taught("hard", 0.0))
+    teacher = perfect_teacher(off)
+    got, state, _ = train(off, (20,), teacher=teacher)
+    assert_same_bits(got, expected)
+    assert (np.asarray(state.loss) > 0).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_chunks_do_not_move_a_bit(engine: str) -> None:
+    spec = two_lanes(engine, taught("a", 0.7), taught("b", 0.0, alpha=0.5))
+    teacher = make_teachers(spec, 2)
+    index = np.array([[0, 1], [1, 1]])
+    one, s_one, _ = train(spec, (20,), teacher=teacher, index=index)
+    for chunks in ((1,) * 20, (3, 7, 10)):
+        many, s_many, _ = train(spec, chunks, teacher=teacher, index=index)
+        assert_same_bits(many, one)
+        np.testing.assert_array_equal(s_many.loss, s_one.loss)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_switch_of_teachers_between_chunks_is_seen(engine: str) -> None:
+    """The index selects the checkpoint: lane by lane, seed by seed."""
+    spec = two_lanes(engine, taught("a", 0.7), taught("b", 0.0, alpha=0.5))
+    teacher = make_teachers(spec, 2)
+    swapped = jax.tree.map(lambda p: p[:, ::-1], teacher)
+    index = np.array([[0, 1], [1, 1]])
+    a, *_ = train(spec, (20,), teacher=teacher, index=index)
+    b, *_ = train(spec, (20,), teacher=swapped, index=1 - index)
+    assert_same_bits(a, b)
+    c, *_ = train(spec, (20,), teacher=teacher, index=1 - index)
+    gap = np.abs(c["layer_0"]["bias"] - a["layer_0"]["bias"]).max(-1)
+    assert (gap > 1e-4).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_seeds_together_equal_seeds_alone(engine: str) -> None:
+    """Float32 rounding over 1,920 steps: 1e-5 of weights of order one."""
+    strategies = (taught("a", 0.7), taught("b", 0.0, alpha=0.5))
+    spec = two_lanes(engine, *strategies)
+    teacher = make_teachers(spec, 2)
+    index = np.array([[0, 1], [1, 1]])
+    together, *_ = train(spec, (20,), teacher=teacher, index=index)
+    for i in range(2):
+        alone = make_spec(
+            **(PAIR | dict(n_seeds=1, first_seed=i)),
+            task=spec.task,
+            engine=engine,
+            strategies=strategies,
+        )
+        mine = jax.tree.map(lambda p, i=i: p[i : i + 1], teacher)
+        params, *_ = train(alone, (20,), teacher=mine, index=index[i : i + 1])
+        both = jax.tree.map(lambda p, i=i: p[i : i + 1], together)
+        assert_close(params, both, 1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_dead_lane_stops_alone(engine: str, bad: float) -> None:
+    spec = two_lanes(engine, taught("a", 0.7), taught("b", 0.0, alpha=0.5))
+    teacher = make_teachers(spec, 2)
+    index = np.array([[0, 1], [1, 1]])
+    run = dict(teacher=teacher, index=index)
+    sound, *_ = train(spec, (20,), **run)
+    hurt, state, e = train(spec, (20,), **run, poison=(1, 0, bad))
+    np.testing.assert_array_equal(e.first_bad(state), [[-1, -1], [0, -1]])
+    for s, lane in ((0, 0), (0, 1), (1, 1)):
+        pick = jax.tree.map(lambda p, at=(s, lane): p[at], (sound, hurt))
+        assert_same_bits(*pick)
+    assert np.isnan(e.read_loss(state)[0][1, 0])
+    start, *_ = train(spec, (), poison=(1, 0, bad))
+    dead = jax.tree.map(lambda p: p[1, 0], (start, hurt))
+    assert_same_bits(*dead)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("block", [1, 12])
+def test_divergence_keeps_finite_parameters(engine: str, block: int) -> None:
+    """A rate near the largest float overflows in the update itself."""
+    spec = make_spec(
+        dtype="float32",
+        engine=engine,
+        block=block,
+        eval_every=12,
+        stop=Stop(max_samples=960),
+        optimizer=SGD(lr=LearningRate(peak=3e38)),
+    )
+    start, *_ = train(spec, ())
+    params, state, e = train(spec, (5,))
+    assert 0 <= e.first_bad(state)[0, 0] < 12
+    jax.tree.map(lambda p: np.testing.assert_array_equal(np.isfinite(p), True), params)
+    assert_same_bits(params, start)
+
+
+# ------------------------------------------------------------- segments and rates
+
+
+def test_no_gradient_reaches_the_teacher(x64: None) -> None:
+    spec = EQUAL["two classes, one mixed target"]
+    spec = replace(spec, n_seeds=1, teacher=replace_seeds(spec, 1))
+    plan, lanes = Plan.of(spec), LaneArrays.of(spec.strategies)
+    teacher = jax.tree.map(lambda p: p[0], make_teachers(spec, 2))
+    index = jnp.array([0, 1, 0, 1, 0])
+
+    def loss(params: Any) -> Any:
+        seg = make_segment(plan, task_key(0), jnp.uint32(0), params, index, lanes)
+        logits = jnp.ones((plan.segment, 5, 2)) * jnp.array([0.3, -0.2])
+        return jnp.sum(value(plan.structure.loss, logits, seg.supervision))
+
+    grad = jax.grad(loss)(teacher)
+    jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0), grad)
+    moved = jax.tree.map(lambda p: p + 0.1, teacher)
+    assert abs(loss(moved) - loss(teacher)) > 1e-3  # it does depend on the teacher
+
+
+def replace_seeds(spec: RunSpec, n: int) -> TeacherRef:
+    assert spec.teacher is not None
+    return replace(spec.teacher, spec=replace(spec.teacher.spec, n_seeds=n))
+
+
+def test_supervision_of_each_lane(x64: None) -> None:
+    """Mixed targets of the segment, recomputed in numpy from the stream."""
+    spec = EQUAL["two classes, one mixed target"]
+    spec = replace(spec, n_seeds=1, teacher=replace_seeds(spec, 1))
+    plan, lanes = Plan.of(spec), LaneArrays.of(spec.strategies)
+    teacher = jax.tree.map(lambda p: p[0], make_teachers(spec, 2))
+    index = np.array([0, 1, 0, 1, 0])
+    t0 = 960
+    seg = make_segment(plan, task_key(0), jnp.uint32(t0), teacher, index, lanes)
+    batch = spec.task.sample(task_key(0), t0, 960, split="distill")
+    np.testing.assert_array_equal(seg.x, batch.x)
+    onehot = np.eye(2)[np.asarray(batch.y)]
+    ramp = np.minimum((t0 + np.arange(960)) / 1500, 1)
+    alpha_ramp = 0.9 * (1 - np.minimum((t0 + np.arange(960)) / 700, 1))
+    tau = [1.0, 1.0, None, 2.0, 2.0 - 1.9 * ramp[:, None]]
+    alpha = [1.0, 0.0, 0.0, 0.3, alpha_ramp[:, None]]
+    for lane in range(5):
+        net = jax.tree.map(lambda p, k=index[lane]: np.asarray(p[k]), teacher)
+        h = np.maximum(batch.x @ net["layer_0"]["kernel"] + net["layer_0"]["bias"], 0)
+        z = h @ net["layer_1"]["kernel"] + net["layer_1"]["bias"]
+        if tau[lane] is None:
+            p = np.eye(2)[z.argmax(-1)]
+        else:
+            e = np.exp((z - z.max(-1, keepdims=True)) / tau[lane])
+            p = e / e.sum(-1, keepdims=True)
+        mixed = alpha[lane] * onehot + (1 - alpha[lane]) * p
+        np.testing.assert_allclose(seg.supervision.mixed[:, lane], mixed, atol=1e-13)
+
+
+def test_learning_rates_by_hand(x64: None) -> None:
+    t = jnp.arange(0, 101, 10, dtype=jnp.uint32)
+    flat = LearningRate(peak=0.5).at(t)
+    np.testing.assert_array_equal(flat, 0.5)
+    warm = LearningRate(peak=0.5, warmup=40).at(t)
+    np.testing.assert_allclose(warm[:5], 0.5 * np.array([1, 11, 21, 31, 40]) / 40)
+    np.testing.assert_array_equal(warm[4:], 0.5)
+    rate = LearningRate(peak=0.5, warmup=20, decay="cosine", total=80).at(t)
+    np.testing.assert_allclose(rate[:2], [0.5 / 20, 0.5 * 11 / 20])
+    np.testing.assert_allclose(rate[5], 0.25)  # half way: t = 50
+    np.testing.assert_allclose(rate[2], 0.5)
+    np.testing.assert_allclose(rate[8:], 0, atol=1e-17)
+
+
+def test_labels_fit_any_shared_structure() -> None:
+    spec = two_lanes("auto", CE, taught("a", direction="reverse"))
+    assert Plan.of(spec).structure.loss.direction == "reverse"
+    assert isinstance(Plan.of(two_lanes("auto", CE)).structure.source, Labels)
