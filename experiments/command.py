@@ -46,6 +46,9 @@ def guarded(action: Callable[[], None]) -> None:
     """Runs an action; every error meant for the user becomes one line and a code."""
     try:
         action()
+    except KeyboardInterrupt as e:
+        print("interrupted; the same command goes on from what is stored", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from e
     except SandboxError as e:
         interrupted = type(e).__name__ == "Interrupted"
         code = _report(e)
@@ -59,7 +62,16 @@ def study_main(
     draw: Callable[[Any], Any],
     description: str | None,
 ) -> None:
-    """Trains what is missing, draws the figure into the runs folder, says where."""
+    """Trains what is missing, draws into `<runs>/figures`, says where.
+
+    Args:
+      name: of the study's module; the script's own name wins, so that copies work.
+      presets: name -> function that makes a config, its docstring shown by `--help`.
+      run: `(config, root=) -> result`.
+      draw: result -> figure, or a dict of figures by name.
+      description: shown by `--help`.
+    """
+    name = Path(sys.argv[0]).stem or name
     preset, config = parse(name, presets, description)
 
     def action() -> None:
@@ -68,9 +80,12 @@ def study_main(
         from sandbox.store.runs import default_root
 
         root = default_root()
-        result = run(config, root=root)
-        stem = Path(root) / "figures" / f"{name}.{preset}.{digest(to_json(config))}"
-        png, _ = save(draw(result), stem)
-        print(f"figure: {png}")
+        drawn = draw(run(config, root=root))
+        figures = drawn if isinstance(drawn, dict) else {"": drawn}
+        for part, figure in figures.items():
+            parts = [name, part, preset, digest(to_json(config))]
+            stem = ".".join(p for p in parts if p)
+            png, _ = save(figure, root / "figures" / stem)
+            print(f"figure: {png}")
 
     guarded(action)

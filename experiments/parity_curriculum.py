@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from experiments import parity_setting
 from experiments.parity_mlp import reached
 from experiments.parity_setting import Setting, Teachers
-from sandbox.distill.sources import NShot
+from sandbox.distill.sources import NShot, PerSeed
 from sandbox.distill.strategy import Strategy, Target
 from sandbox.errors import require
 
@@ -141,6 +141,20 @@ def student_caps(config: Config, teachers: Teachers) -> "np.ndarray":
     return caps
 
 
+def strategies(
+    config: Config, steps: dict[str, PerSeed], hold: int | PerSeed
+) -> tuple[Strategy, ...]:
+    """One 2-shot lane a candidate."""
+    return tuple(
+        Strategy(
+            name=c,
+            source=NShot(steps=(steps[c],), hold=hold),
+            target=Target(tau=config.tau),
+        )
+        for c in config.candidates
+    )
+
+
 def run(
     config: Config, *, root: Path, progress: "Progress | None" = None
 ) -> Result:
@@ -150,15 +164,9 @@ def run(
     teachers = parity_setting.train_teachers(config.setting, root, progress)
     students = []
     for t in teachers:
-        strategies = tuple(
-            Strategy(
-                name=c,
-                source=NShot(steps=(t.per_seed(c),), hold=t.holds()),
-                target=Target(tau=config.tau),
-            )
-            for c in config.candidates
-        )
-        spec = t.student_spec(strategies, cap=student_caps(config, t))
+        steps = {c: t.per_seed(c) for c in config.candidates}
+        lanes = strategies(config, steps, t.holds())
+        spec = t.student_spec(lanes, cap=student_caps(config, t))
         students.append(fit(spec, root=root, progress=progress))
     inside, outside = _measure_candidates(teachers, root, progress)
     return Result(config, teachers, students, inside, outside)
@@ -218,7 +226,7 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
     from sandbox.plotting.style import WIDE, styled
 
     with styled():
-        fig = Figure(figsize=(WIDE, 2.7), layout="constrained")
+        fig = Figure(figsize=(WIDE, 2.6), layout="constrained")
         a, b, c = fig.subplots(1, 3)
         _draw_teacher(a, result)
         _draw_correlations(b, result)
@@ -227,6 +235,7 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
             for name in names:
                 for px, py in (published or {}).get(name, []):
                     ax.plot(px, py, "o", mfc="none", mec="0.2", ms=3.5, zorder=5)
+        fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=6)
         unit = _axis_name(result)
         for ax in (a, b, c):
             ax.set_xlabel(unit)
@@ -278,15 +287,14 @@ def _draw_teacher(ax: "Axes", result: Result) -> None:
         at = at[~np.isnan(at)]
         if not len(at):
             continue
-        ax.axvline(float(np.median(at)), color=COLORS[name], lw=1.2, label=name)
+        ax.axvline(float(np.median(at)), color=COLORS[name], lw=1.2, label=LABELS[name])
         if len(at) > 1:
             ax.plot(at, np.full(len(at), 0.47), "|", color=COLORS[name], ms=5)
     n = len(x)
     ax.set_xlim(0, None if len(scale) == 1 else 2.2)
     ax.set_ylim(0.45, 1.02)
     ax.set_ylabel("teacher accuracy")
-    ax.set_title(f"teacher and candidates ({n} seed{'s' if n > 1 else ''})")
-    ax.legend(loc="center right")
+    ax.set_title(f"teacher, {n} seed{'s' if n > 1 else ''}")
 
 
 def _draw_correlations(ax: "Axes", result: Result) -> None:
@@ -327,8 +335,7 @@ def _draw_students(ax: "Axes", result: Result) -> None:
         ax.set_xlim(0, result.config.setting.student_cap)
     ax.set_ylim(0.45, 1.02)
     ax.set_ylabel("student accuracy")
-    ax.set_title("2-shot students, by first checkpoint")
-    ax.legend(loc="upper right", bbox_to_anchor=(1.0, 0.8))
+    ax.set_title("2-shot students")
 
 
 def main() -> None:

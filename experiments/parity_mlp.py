@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from experiments import parity_setting
 from experiments.parity_setting import Setting, Teachers
-from sandbox.distill.sources import Final, NShot, Progressive
+from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
 from sandbox.distill.strategy import Strategy, Target
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Builds the strategies once, so that a bad value is refused at once."""
-        _strategies(self, middle=0, hold=self.setting.student_eval_every)
+        strategies(self, middle=0, hold=self.setting.student_eval_every)
 
 
 def smoke() -> Config:
@@ -130,7 +130,10 @@ def reached(
     return np.where(gone, np.nan, n)
 
 
-def _strategies(config: Config, *, middle: object, hold: object) -> tuple[Strategy, ...]:
+def strategies(
+    config: Config, *, middle: int | PerSeed, hold: int | PerSeed
+) -> tuple[Strategy, ...]:
+    """The lanes of the study; only the 2-shot one needs to know its teacher."""
     target = Target(tau=config.tau)
     s = config.setting
     out = [
@@ -141,7 +144,7 @@ def _strategies(config: Config, *, middle: object, hold: object) -> tuple[Strate
         ),
         Strategy(
             name="two_shot",
-            source=NShot(steps=(middle,), hold=hold),  # pyright: ignore
+            source=NShot(steps=(middle,), hold=hold),
             target=target,
         ),
     ]
@@ -161,8 +164,8 @@ def run(
     teachers = parity_setting.train_teachers(config.setting, root, progress)
     students = []
     for t in teachers:
-        strategies = _strategies(config, middle=t.per_seed("middle"), hold=t.holds())
-        students.append(fit(t.student_spec(strategies), root=root, progress=progress))
+        lanes = strategies(config, middle=t.per_seed("middle"), hold=t.holds())
+        students.append(fit(t.student_spec(lanes), root=root, progress=progress))
     return Result(config, teachers, students)
 
 

@@ -65,9 +65,7 @@ def resolve(name: str, root: Path) -> RunFolder:
     if len(match) > 1:
         names = ", ".join(f"{r.path.parent.name}/{r.path.name}" for r in match[:4])
         more = f" and {len(match) - 4} more" if len(match) > 4 else ""
-        raise StoreError(
-            f"{name!r} is the beginning of {names}{more}; give more of it."
-        )
+        raise StoreError(f"{name!r} begins {names}{more}; give more of it.")
     return match[0]
 
 

@@ -36,8 +36,7 @@ def measure(request: Request) -> None:
             arrays = _over_trajectory(name, probe, request)
             _store(request.out[name], name, probe, arrays, request)
             print(f"\n{name}: {_title(request)}")
-            print(_fourier_table(arrays, request) if name == "fourier" else "", end="")
-            print(_alignment_table(arrays, request) if name == "alignment" else "")
+            print(_TABLES[name](arrays, request))
             print(f"written to {request.out[name]}")
 
 
@@ -132,9 +131,10 @@ def mean_size(c: np.ndarray, se: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _fourier_table(arrays: Arrays, request: Request) -> str:
     header, columns = ["step"], [[f"{s:,}" for s in request.steps]]
-    for name in arrays:
+    names = [n for n in arrays if n.startswith(("in_support/", "off_support/"))]
+    for name in sorted(names, key=lambda n: (int(n.partition("/")[2]), n)):
         group, _, degree = name.partition("/")
-        if group not in ("in_support", "off_support") or not arrays[name].shape[3]:
+        if not arrays[name].shape[3]:  # no monomials of this degree
             continue
         mean, error = mean_size(arrays[name], arrays[f"{group}_se/{degree}"])
         header.append(f"{group.removesuffix('_support')} {degree}")
@@ -153,3 +153,6 @@ def _alignment_table(arrays: Arrays, request: Request) -> str:
         values = (share.mean(), *marks, arrays["chance"][r].mean())
         rows.append([f"{step:,}", *(f"{v:.4f}" for v in values)])
     return table(header, rows, right="r" * len(header))
+
+
+_TABLES = {"fourier": _fourier_table, "alignment": _alignment_table}

@@ -261,7 +261,7 @@ def _seeds(seed: int | None, strategy: str, opened: Any) -> tuple[tuple[int, int
         f"--seed: strategy {strategy!r} was not trained for {wanted}: no teacher.",
     )
     for o in opened.outcome["failed"]:
-        if o["strategy"] == strategy and o["seed"] in dict((s, p) for p, s in kept):
+        if o["strategy"] == strategy and o["seed"] in [s for _, s in kept]:
             print(
                 f"warning: seed {o['seed']} became non-finite at sample {o['sample']};"
                 " its later checkpoints repeat its last finite parameters.",
@@ -274,11 +274,8 @@ def _target(folder: RunFolder, probe: str, out: Path | None) -> Path:
     """Where a probe's arrays go; never into a run folder."""
     path = folder.path.resolve()
     if out is None:
-        return (
-            path.parent.parent
-            / "probes"
-            / f"{path.parent.name}-{path.name}-{probe}.npz"
-        )
+        kind, root = path.parent.name, path.parent.parent
+        return root / "probes" / f"{kind}-{path.name}-{probe}.npz"
     require(
         not out.resolve().is_relative_to(path),
         f"--out: {out} is inside the run's folder, which must not change.",

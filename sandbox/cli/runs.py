@@ -32,8 +32,8 @@ def add(commands: Any) -> None:
         help="list every stored run",
         description=(
             "Lists every run folder: what it trains, how far it is and what it takes on"
-            " disk. `held` means that a process is writing it now; `unfinished` that the"
-            " command which started it would resume it."
+            " disk. `held` means that a process is writing it now; `unfinished` that"
+            " the command which started it would resume it."
         ),
         epilog="examples:\n  sandbox runs\n  sandbox runs --root /scratch/runs\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,

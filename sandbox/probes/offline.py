@@ -18,7 +18,7 @@ from sandbox.store.config import digest, foreign_sources, to_json
 from sandbox.store.files import exclusive, write_atomic, write_json
 from sandbox.store.provenance import provenance
 from sandbox.store.runs import SCHEMA, RunFolder
-from sandbox.train.progress import Progress, Silent
+from sandbox.train.progress import Progress, default_progress
 from sandbox.train.run import Run
 from sandbox.train.teaching import task_key
 from sandbox.types import Array, Params
@@ -71,7 +71,7 @@ def measure_trajectory(
     if not folder.complete:
         with exclusive(folder.path):
             if not folder.complete:
-                teller = progress or Silent()
+                teller = default_progress() if progress is None else progress
                 _measure(run, probe, chosen, lane, folder, what, teller)
     return {"steps": np.asarray(chosen), **_read(folder)}
 
@@ -90,7 +90,7 @@ def _measure(
     begin = time.monotonic()
     folder.prepare()
     write_json(folder.path / "config.json", what)
-    progress.start(f"probe {folder.path.name}", len(steps), 0)
+    progress.start(f"probe {folder.path.name}", len(steps), 0, "checkpoints")
     keys = jnp.stack([task_key(s) for s in run.spec.seeds])
     rows: list[dict[str, np.ndarray]] = []
     with jax.enable_x64(run.spec.dtype == "float64"):

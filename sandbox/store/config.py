@@ -23,8 +23,9 @@ def to_json(value: Any) -> Any:
     """Plain JSON data of a record, tuples as lists, dataclasses tagged with their name."""
     if is_dataclass(value) and not isinstance(value, type):
         out: dict[str, Any] = {"type": type(value).__name__}
+        hints = get_type_hints(type(value))
         for f in fields(value):
-            out[f.name] = to_json(getattr(value, f.name))
+            out[f.name] = to_json(_as_declared(hints[f.name], getattr(value, f.name)))
         return out
     if isinstance(value, tuple | list):
         return [to_json(v) for v in value]
@@ -35,6 +36,13 @@ def to_json(value: Any) -> Any:
             raise ConfigError(f"records hold finite numbers only, got {value}.")
         return value
     raise ConfigError(f"records hold plain data only, got {type(value).__name__}.")
+
+
+def _as_declared(annotation: Any, value: Any) -> Any:
+    """An int in a field of floats as a float, so that equal records have one hash."""
+    if type(value) is int and float in (annotation, *get_args(annotation)):
+        return float(value)
+    return value
 
 
 def canonical(data: Any) -> str:

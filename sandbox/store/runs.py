@@ -4,7 +4,7 @@
     provenance.json      versions, hardware, wall time, peak memory, command
     outcome.json         samples trained, lanes that failed or were absent
     metrics.parquet      one row a seed, strategy and evaluation
-    ckpt/step_*.safetensors   the trajectory, one file a checkpoint
+    ckpt/step_*.safetensors   the trajectory, one file a checkpoint; at least the last
     resume-*.safetensors only while unfinished: engine state and metrics so far
     manifest.json        sha256 and size of every file above; written last
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sandbox.distill.views import Identity
 from sandbox.models.base import Model
 from sandbox.tasks.base import Task
 from sandbox.train import generic, online_sgd
@@ -35,7 +36,9 @@ class Engine:
     def init(self) -> Any:
         """Fresh state: one initialisation a seed, shared by all its lanes."""
         keys = jnp.stack([init_key(s, self.spec.kind) for s in self.spec.seeds])
-        return _init(self.plan, self.blocked, keys)
+        view = self.plan.structure.view
+        phi = _init(view, self.plan.model, self.plan.n_lanes, keys)
+        return _start(self.plan, self.blocked, phi)
 
     def run(
         self, state: Any, t0: int, n_segments: int, teacher: Params | None, index: Any
@@ -81,14 +84,19 @@ class Engine:
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _init(plan: Plan, blocked: bool, keys: Array) -> Any:
-    def one(key: Array) -> Any:
-        phi = plan.structure.view.init(key, plan.model)
-        phi = jax.tree.map(lambda p: jnp.repeat(p[None], plan.n_lanes, 0), phi)
-        return online_sgd.from_params(phi) if blocked else generic.from_phi(plan, phi)
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _init(view: Identity, model: Model, n_lanes: int, keys: Array) -> Params:
+    def one(key: Array) -> Params:
+        phi = view.init(key, model)
+        return jax.tree.map(lambda p: jnp.repeat(p[None], n_lanes, 0), phi)
 
     return jax.lax.map(one, keys)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _start(plan: Plan, blocked: bool, phi: Params) -> Any:
+    fresh = online_sgd.from_params if blocked else partial(generic.from_phi, plan)
+    return jax.vmap(fresh)(phi)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -25,7 +25,7 @@ from sandbox.store.files import exclusive, write_atomic, write_json
 from sandbox.store.metrics import FILE, Metrics
 from sandbox.store.provenance import provenance
 from sandbox.store.runs import RunFolder, default_root
-from sandbox.store.trajectories import Trajectory, save_checkpoint
+from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpoint
 from sandbox.train.engine import Engine
 from sandbox.train.lanes import LABELS, LanePlan
 from sandbox.train.progress import Progress, default_progress
@@ -121,7 +121,8 @@ class _Loop:
         folder.prepare()
         write_json(folder.path / "config.json", identity(spec))
         state = self._restore()
-        title = f"{spec.kind} {folder.path.name}"
+        seeds = f"seeds {spec.seeds[0]}-{spec.seeds[-1]}"
+        title = f"{spec.kind} {folder.path.name[:6]}, {seeds}"
         self.progress.start(title, spec.stop.largest, state.t)
         clock = time.monotonic() - state.wall
         saved = time.monotonic()
@@ -189,16 +190,21 @@ class _Loop:
             state.columns.setdefault(name, []).append(np.asarray(value))
 
     def _done(self, state: LoopState) -> bool:
-        """Whether every seed has reached its cap, or its level and a factor more."""
+        """Whether every seed is at its cap or a factor past its level, or none is alive."""
         stop = self.spec.stop
+        if state.t % self.spec.eval_every:
+            return False  # only at evaluations, so that no chunk decides
         if state.t >= stop.largest:
             return True
-        if stop.accuracy is None or state.t % self.spec.eval_every:
+        failed = self.engine.first_bad(state.engine) >= 0
+        out = self.absent | failed
+        if failed.any() and out.all():
+            return True
+        if stop.accuracy is None:
             return False
         steps, acc = np.asarray(state.steps), np.asarray(state.columns["accuracy"])
         reached = acc >= stop.accuracy
         first = np.where(reached.any(0), steps[reached.argmax(0)], np.inf)
-        out = self.absent | (self.engine.first_bad(state.engine) >= 0)
         first = np.where(out, 0, first).max(1)  # (S,) last lane to get there
         caps = stop.max_samples
         cap = np.asarray(caps if isinstance(caps, int) else caps.values, float)
@@ -260,6 +266,8 @@ class _Loop:
                 for s, i in np.argwhere(mask)
             ]
 
+        if not (path / checkpoint_name(state.t)).is_file():
+            save_checkpoint(path, state.t, self.engine.params(state.engine))
         columns = {n: np.asarray(rows) for n, rows in state.columns.items()}
         metrics = Metrics(np.asarray(state.steps), spec.seeds, tuple(names), columns)
         write_atomic(path / FILE, metrics.to_parquet())

@@ -15,8 +15,10 @@ u = a_1 - a_0 for the output weights, dL/dz_1 = -dL/dz_0 = delta, the sum a_0 + 
 moves and (u, c_1 - c_0) follows the same recurrence at twice the rate.
 
 Lanes of one seed share its inputs: their hidden units are concatenated, so X W, the Gram
-matrix and the update are one product each for all lanes. A lane whose margins become
-non-finite is frozen at the start of that block; the others do not notice.
+matrix and the update are one product each for all lanes. A lane whose margins or output
+weights become non-finite, or pass the square root of the largest float (the block's own
+products would overflow next), is frozen at the start of that block; the others do not
+notice.
 """
 
 from functools import partial
@@ -48,7 +50,7 @@ class OnlineState(NamedTuple):
       c: `(J, L)` output biases likewise.
       u_sum: `(L, m)` the conserved a_0 + a_1 (empty unless J = 1).
       c_sum: `(L,)` the conserved c_0 + c_1.
-      bad: `(L,)` first sample with a non-finite margin, or `ALIVE`.
+      bad: `(L,)` first sample that left the floats' range, or `ALIVE`.
       loss: `(L,)` sum of training losses since it was last read.
       weight: `(L,)` sum of their weights.
     """
@@ -183,7 +185,10 @@ def _close(
 ) -> OnlineState:
     """Applies a block to the lanes that stayed finite and freezes the others."""
     n_lanes, m = u.shape[1:]
-    finite_TL = jnp.all(jnp.isfinite(margins), 1)
+    limit = jnp.sqrt(jnp.finfo(margins.dtype).max)  # NaN compares false
+    last_L = jnp.all(jnp.abs(u) < limit, (0, 2)) & jnp.all(jnp.abs(c) < limit, 0)
+    finite_TL = jnp.all(jnp.abs(margins) < limit, 1)
+    finite_TL = finite_TL.at[-1].set(finite_TL[-1] & last_L)
     finite = jnp.all(finite_TL, 0)
     first = jnp.argmin(finite_TL, 0).astype(jnp.uint32) + t0
     fresh = (~finite) & (state.bad == ALIVE)

@@ -5,29 +5,30 @@ Progress is driven from the host between chunks and cannot change a bit of a res
 
 import sys
 import time
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What the loop tells about a run."""
 
-    def start(self, title: str, total: int, done: int) -> None:
-        """A run begins, or resumes after `done` of `total` samples."""
+    def start(self, title: str, total: int, done: int, unit: str = "samples") -> None:
+        """Work begins, or resumes after `done` of at most `total` units."""
         ...
 
     def update(self, done: int, note: str) -> None:
-        """`done` samples are trained."""
+        """`done` units are finished."""
         ...
 
     def close(self, note: str) -> None:
-        """The run is over."""
+        """The work is over."""
         ...
 
 
 class Silent:
     """Says nothing."""
 
-    def start(self, title: str, total: int, done: int) -> None:
+    def start(self, title: str, total: int, done: int, unit: str = "samples") -> None:
         """Nothing."""
 
     def update(self, done: int, note: str) -> None:
@@ -44,12 +45,12 @@ class Lines:
         """Prints at most one line per `every_seconds` while a run goes on."""
         self._every = every_seconds
 
-    def start(self, title: str, total: int, done: int) -> None:
-        """Prints what is trained."""
-        self._title, self._total, self._from = title, total, done
+    def start(self, title: str, total: int, done: int, unit: str = "samples") -> None:
+        """Prints what is done."""
+        self._title, self._total, self._from, self._unit = title, total, done, unit
         self._begin = self._last = time.monotonic()
         resumed = f", resumed at {done:,}" if done else ""
-        print(f"{title}: at most {total:,} samples a lane{resumed}", flush=True)
+        print(f"{title}: at most {total:,} {unit}{resumed}", flush=True)
 
     def update(self, done: int, note: str) -> None:
         """Prints rate and time left, if the last line is old enough."""
@@ -60,7 +61,7 @@ class Lines:
         rate = (done - self._from) / max(now - self._begin, 1e-9)
         left = (self._total - done) / max(rate, 1e-9)
         print(
-            f"{self._title}: {done:,}/{self._total:,}  {rate:,.0f} samples/s a lane"
+            f"{self._title}: {done:,}/{self._total:,}  {rate:,.0f} {self._unit}/s"
             f"  at most {clock(left)} left  {note}",
             flush=True,
         )
@@ -96,9 +97,9 @@ class Bar:
             TextColumn("{task.fields[note]}"),
         )
 
-    def start(self, title: str, total: int, done: int) -> None:
+    def start(self, title: str, total: int, done: int, unit: str = "samples") -> None:
         """Shows a bar."""
-        self._from, self._begin = done, time.monotonic()
+        self._from, self._begin, self._unit = done, time.monotonic(), unit
         self._bar.start()
         self._task = self._bar.add_task(
             title, total=total, completed=done, rate="", note=""
@@ -108,7 +109,7 @@ class Bar:
         """Moves the bar."""
         rate = (done - self._from) / max(time.monotonic() - self._begin, 1e-9)
         self._bar.update(
-            self._task, completed=done, rate=f"{rate:,.0f} samples/s", note=note
+            self._task, completed=done, rate=f"{rate:,.0f} {self._unit}/s", note=note
         )
 
     def close(self, note: str) -> None:

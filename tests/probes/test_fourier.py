@@ -249,7 +249,7 @@ def test_every_node_of_a_tree_has_its_own_monomials():
 
 @pytest.mark.parametrize(
     ("d", "k", "degree", "count", "expected"),
-    [(32, 6, 1, 100, 26), (32, 6, 3, 100, 100), (7, 6, 2, 6, 6), (5, 5, 2, 9, 0)],
+    [(32, 6, 1, 100, 26), (32, 6, 3, 100, 100), (8, 6, 2, 10, 10), (5, 5, 2, 9, 0)],
 )
 def test_off_support_subsets(d, k, degree, count, expected):
     support = np.random.default_rng(d).choice(d, k, replace=False)
@@ -272,14 +272,13 @@ def test_off_support_draws_depend_on_the_seed_and_mix():
 
 
 def test_in_support_subsets():
-    np.testing.assert_array_equal(
-        in_support_subsets(np.array([1, 4, 6]), 2), [[1, 4], [1, 6], [4, 6]]
-    )
+    rows = in_support_subsets(np.array([1, 4, 6]), 2)
+    assert rows.tolist() == [[1, 4], [1, 6], [4, 6]]
     assert in_support_subsets([1, 4], 3).shape == (0, 3)
 
 
 def test_degree1_gap():
-    c = jnp.array([[0.1, -0.1], [-0.3, 0.3], [0.02, 0.02], [0.0, -0.04], [0.0, 0.2]])
+    c = jnp.array([[0.9, -0.1], [-0.3, 0.3], [0.02, 0.02], [0.0, -0.04], [0.0, 0.2]])
     gap = degree1_gap(c, jnp.array([[0, 1], [1, 4]]))
     np.testing.assert_allclose(gap.inside, [0.2, 0.25], rtol=1e-6)
     np.testing.assert_allclose(gap.outside, 0.03, rtol=1e-6)

@@ -1,0 +1,10 @@
+"""Every reproduced result: which runs, which figure, which claims.
+
+`STUDIES` is read by `python -m paper_repro` before anything heavy is imported.
+"""
+
+STUDIES = {
+    "parity_mlp": "Accuracy against samples on sparse parity (claims P1, P2, P3).",
+    "parity_curriculum": "The spike in a teacher's correlations (claims P1, P5, P6).",
+}
+SCALES = ("smoke", "cpu", "paper")

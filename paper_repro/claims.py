@@ -1,0 +1,199 @@
+"""Claims as statistics with a rule fixed before the runs, and the table that says so.
+
+A claim holds if its point rule is true and, with at least ten teachers, the worse end of
+its 95% bootstrap interval supports it:
+
+    ratio at least r      median >= r, lower end > 1
+    ratio at most r       median <= r, upper end <= 2
+    difference            median > 0, lower end > 0
+    share at most r       median <= r, upper end <= r
+    value at most/least r every teacher's value, here shown as their median
+
+With fewer teachers the point rule decides and the interval is shown; with one there is
+no interval. `holds` is None where nothing could be measured.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sandbox.store.files import write_json
+from sandbox.theory.sample_complexity import Estimate, median_estimate
+
+ENOUGH = 10
+"""Teachers from which the interval must support the claim."""
+
+Kind = Literal[
+    "ratio_at_least", "ratio_at_most", "difference", "share_at_most", "at_most", "at_least"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One row of a claims table.
+
+    Attributes:
+      id: e.g. `P3.ce`.
+      statement: what is claimed, in words.
+      rule: the rule that decides.
+      expected: what the paper shows, as text.
+      obtained: the statistic.
+      lower: lower end of its interval.
+      upper: upper end.
+      seeds: teachers and students that entered.
+      single_teacher: whether it rests on one teacher.
+      holds: True, False, or None if it was not run.
+    """
+
+    id: str
+    statement: str
+    rule: str
+    expected: str
+    obtained: float
+    lower: float
+    upper: float
+    seeds: dict[str, int]
+    single_teacher: bool
+    holds: bool | None
+
+
+def claim(
+    id: str,
+    statement: str,
+    values: Sequence[float] | np.ndarray,
+    *,
+    kind: Kind,
+    bound: float = 0.0,
+    rule: str,
+    expected: str,
+    students: bool,
+) -> Claim:
+    """Evaluates one claim.
+
+    Args:
+      id: e.g. `P2`.
+      statement: in words.
+      values: one number a teacher; NaN where it has none, inf where never.
+      kind: which rule of the module docstring.
+      bound: r of that rule.
+      rule: the rule in words.
+      expected: what the paper shows.
+      students: whether students entered (one a teacher).
+    """
+    estimate = median_estimate(np.asarray(values, float))
+    n = estimate.n
+    return Claim(
+        id=id,
+        statement=statement,
+        rule=rule,
+        expected=expected,
+        obtained=estimate.value,
+        lower=estimate.lower,
+        upper=estimate.upper,
+        seeds={"teachers": n, "students": n if students else 0},
+        single_teacher=n == 1,
+        holds=decide(kind, bound, estimate),
+    )
+
+
+def decide(kind: Kind, bound: float, e: Estimate) -> bool | None:
+    """Applies a rule to an estimate."""
+    if e.n == 0 or math.isnan(e.value):
+        return None
+    point, support = {
+        "ratio_at_least": (e.value >= bound, e.lower > 1),
+        "ratio_at_most": (e.value <= bound, e.upper <= 2),
+        "difference": (e.value > 0, e.lower > 0),
+        "share_at_most": (e.value <= bound, e.upper <= bound),
+        "at_most": (e.value <= bound, e.upper <= bound),
+        "at_least": (e.value >= bound, e.lower >= bound),
+    }[kind]
+    return bool(point and (e.n < ENOUGH or support))
+
+
+def number(value: float) -> float | str | None:
+    """A number as JSON can hold it: NaN as null, infinities as text."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+
+def write_results(
+    path: Path,
+    *,
+    study: str,
+    scale: str,
+    hardware: dict[str, Any],
+    versions: dict[str, str],
+    wall_seconds: float,
+    teachers: dict[str, int],
+    runs: list[str],
+    claims: Sequence[Claim],
+) -> None:
+    """Writes the machine-readable result of a study."""
+    rows = []
+    for c in claims:
+        row = asdict(c)
+        for name in ("obtained", "lower", "upper"):
+            row[name] = number(row[name])
+        rows.append(row)
+    write_json(
+        path,
+        {
+            "study": study,
+            "scale": scale,
+            "hardware": hardware,
+            "versions": versions,
+            "wall_seconds": round(wall_seconds, 1),
+            "teachers": teachers,
+            "runs": runs,
+            "claims": rows,
+        },
+    )
+
+
+def print_table(title: str, claims: Sequence[Claim]) -> None:
+    """Prints the claims table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_lines=False)
+    for name in ("claim", "statement", "rule", "paper", "obtained", "teachers", "holds"):
+        table.add_column(name, justify="left")
+    words = {True: "[green]holds[/]", False: "[red]fails[/]", None: "not run"}
+    for c in claims:
+        table.add_row(
+            c.id,
+            c.statement,
+            c.rule,
+            c.expected,
+            show(c),
+            str(c.seeds["teachers"]),
+            words[c.holds],
+        )
+    console = Console()
+    if console.width >= 120:
+        console.print(table)
+    else:
+        print(title)
+        for c in claims:
+            mark = {True: "holds", False: "FAILS", None: "not run"}[c.holds]
+            print(f"  {c.id:13s}{mark:9s}{show(c):26s}{c.rule}")
+
+
+def show(c: Claim) -> str:
+    """The statistic with its interval."""
+    if c.holds is None:
+        return "not run"
+    text = _digits(c.obtained)
+    if not math.isnan(c.lower):
+        text += f" [{_digits(c.lower)}, {_digits(c.upper)}]"
+    return text
+
+
+def _digits(v: float) -> str:
+    return "∞" if math.isinf(v) else f"{v:.3g}"

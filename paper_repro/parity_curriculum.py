@@ -1,0 +1,145 @@
+"""The spike figure: claims P1, P5 and P6 on sparse parity with MLPs."""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments import parity_curriculum
+from experiments.parity_curriculum import Result
+from paper_repro.claims import Claim, claim
+from paper_repro.published import SPIKE
+from paper_repro.report import Report, count_teachers
+from sandbox.theory.sample_complexity import ratio
+
+
+def reproduce(scale: str, root: Path) -> Report:
+    """Runs what is missing, draws and evaluates."""
+    result = parity_curriculum.run(parity_curriculum.PRESETS[scale](), root=root)
+    published = SPIKE if scale == "paper" else None
+    students = paper_students(result) if scale == "paper" else cpu_students(result)
+    return Report(
+        study="parity_curriculum",
+        scale=scale,
+        figure=parity_curriculum.draw(result, published=published),
+        claims=[*correlations(result), *students],
+        teachers=count_teachers(result.teachers),
+        runs=[t.run for t in result.teachers] + result.students,
+    )
+
+
+def correlations(result: Result) -> list[Claim]:
+    """P5: measured on fresh inputs that did not choose the checkpoints."""
+    inside, outside = result.inside, result.outside
+    gap = {name: inside[name] - outside[name] for name in inside}
+    share = inside["middle"] / outside["middle"]
+    both = np.where(gap["middle"] > 0, share, 0.0)
+    both = np.where(np.isnan(gap["middle"]), np.nan, both)
+    return [
+        claim(
+            "P5.middle",
+            "mid-transition, the teacher's output lies on its support's coordinates",
+            both,
+            kind="ratio_at_least",
+            bound=2.0,
+            rule="median in/out of mean |degree-1 correlation| >= 2, in - out > 0",
+            expected=".09 against <= .02",
+            students=False,
+        ),
+        claim(
+            "P5.final",
+            "the final teacher leaks at most half as much",
+            gap["middle"] - 2 * gap["final"],
+            kind="difference",
+            rule="median of gap(middle) - 2 gap(final) > 0",
+            expected="small after 10.8M",
+            students=False,
+        ),
+        claim(
+            "P5.before",
+            "before the transition it leaks at most half as much",
+            gap["middle"] - 2 * gap["before"],
+            kind="difference",
+            rule="median of gap(middle) - 2 gap(before) > 0",
+            expected="small at 9.7M",
+            students=False,
+        ),
+    ]
+
+
+def usable_n90(result: Result) -> np.ndarray:
+    """n90 of every teacher that learned, NaN for the others."""
+    usable = np.concatenate([t.usable for t in result.teachers])
+    return np.where(usable, result.n90_teacher, np.nan)
+
+
+def cpu_students(result: Result) -> list[Claim]:
+    """P6 by the rules of the cpu scale."""
+    middle, teacher = result.n_students("middle"), usable_n90(result)
+    pace = [
+        claim(
+            f"P6.{name}",
+            f"2-shot from the {name} checkpoint is no slower than the teacher",
+            ratio(result.n_students(name), teacher),
+            kind="ratio_at_most",
+            bound=1.0,
+            rule=f"median n90(2-shot, {name}) / n90(teacher) <= 1",
+            expected=shown,
+            students=True,
+        )
+        for name, shown in (("middle", "1.0 by .5M"), ("blind", "not in the paper"))
+    ]
+    slower = [
+        claim(
+            f"P6.{name}",
+            f"2-shot from the checkpoint {name} the transition is slower",
+            ratio(result.n_students(name), middle),
+            kind="ratio_at_least",
+            bound=2.0,
+            rule=f"median n90(2-shot, {name}) / n90(2-shot, middle) >= 2",
+            expected=".5 at 2M",
+            students=True,
+        )
+        for name in ("before", "after")
+    ]
+    return [pace[0], *slower, pace[1]]
+
+
+def paper_students(result: Result) -> list[Claim]:
+    """P6 by the rules of the paper scale; samples in millions."""
+    reach = [
+        claim(
+            f"P6.{name}",
+            f"2-shot from the {name} checkpoint reaches .95 within 2M samples",
+            result.n_students(name, 0.95) / 1e6,
+            kind="at_most",
+            bound=2.0,
+            rule=f"million samples to .95 of 2-shot ({name}) <= 2",
+            expected=shown,
+            students=True,
+        )
+        for name, shown in (("middle", "1.0 by .5M"), ("blind", "not in the paper"))
+    ]
+    stuck = [
+        claim(
+            f"P6.{name}",
+            f"2-shot from {name} is near chance at 2M samples",
+            last_accuracy(result, name),
+            kind="at_most",
+            bound=0.6,
+            rule=f"accuracy of 2-shot ({name}) at 2M samples <= .6",
+            expected=".5 at 2M",
+            students=True,
+        )
+        for name in ("before", "before_last", "after")
+    ]
+    return [reach[0], *stuck, reach[1]]
+
+
+def last_accuracy(result: Result, candidate: str) -> np.ndarray:
+    """Accuracy at the last evaluation of every student, NaN where it is absent."""
+    cap = result.config.student_samples
+    rows = []
+    for t, r in zip(result.teachers, result.students, strict=True):
+        at = np.flatnonzero(r.metrics.steps <= cap)[-1]
+        rows.append(np.where(t.usable, r.metrics.curves(candidate)[:, at], np.nan))
+    return np.concatenate(rows)

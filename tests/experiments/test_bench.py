@@ -1,0 +1,62 @@
+"""The speed benchmark runs and says what it should; its numbers are not tested."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.bench_report import GOALS, goal_of
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "experiments.bench_online_sgd"]
+
+
+def test_the_help_answers_without_jax() -> None:
+    code = (
+        "import sys\nfrom experiments.bench_online_sgd import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'jax', 'torch', 'numpy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "plain scan" in done.stdout
+
+
+def test_a_quick_benchmark_writes_every_number(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    command = [*COMMAND, "--quick", "--no-torch", "--rounds", "2", "--out", str(out)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "labels, m=16" in done.stdout and "on one stream" in done.stdout
+    result = json.loads(out.read_text())
+    assert {"hardware", "versions", "roof_gflop_per_s", "wall_seconds"} <= set(result)
+    assert result["quick"] and result["rounds"] == 2
+    assert [r["row"] for r in result["rows"]] == ["labels", "distill", "lanes"]
+    for row in result["rows"]:
+        assert 0 < row["floor"]["fraction"]
+        for rate in row["rates"].values():
+            assert len(rate["cpu_rounds"]) == len(rate["wall_rounds"]) == 2
+            assert min(rate["cpu_rounds"]) <= rate["cpu_per_s"]
+            assert rate["cpu_per_s"] <= max(rate["cpu_rounds"])
+            assert rate["compile_seconds"] >= 0
+    labels, _, lanes = result["rows"]
+    (ratio,) = labels["ratios"].values()
+    medians = [labels["rates"][n]["cpu_per_s"] for n in ("blocked", "generic")]
+    assert ratio["obtained"] == pytest.approx(medians[0] / medians[1])
+    assert list(lanes["ratios"]) == ["lanes:one"]
+    assert result["all_cores"][0]["to_one_core"] > 0
+
+
+@pytest.mark.parametrize("case", GOALS)
+def test_a_goal_is_met_at_its_value(case: tuple[str, int, str]) -> None:
+    goal, bar, _ = GOALS[case]
+    assert goal_of(*case, goal)["met"] and goal_of(*case, bar)["met_noisy_bar"]
+    assert not goal_of(*case, goal - 0.01)["met"]
+    assert not goal_of(*case, bar - 0.01)["met_noisy_bar"]

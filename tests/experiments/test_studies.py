@@ -1,0 +1,176 @@
+"""The studies end to end on tiny overrides, down to figure, claims and result file."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import parity_curriculum, parity_mlp
+from experiments.parity_setting import Setting, cpu, paper, smoke
+from paper_repro import parity_curriculum as curriculum_claims
+from paper_repro import parity_mlp as mlp_claims
+from paper_repro.report import Report, count_teachers
+from sandbox.errors import ConfigError
+from sandbox.tasks.parity import FirstSupport, Parity, RandomSupport
+from sandbox.train.optim import SGD, LearningRate
+from sandbox.train.progress import Silent
+
+TINY = Setting(
+    task=Parity(d=10, k=3, support=RandomSupport()),
+    teacher_width=128,
+    student_width=16,
+    teacher_optimizer=SGD(lr=LearningRate(peak=0.02)),
+    n_teachers=2,
+    group=2,
+    spacing=256,
+    student_eval_every=256,
+    teacher_cap=30_720,
+    choice_points=2_048,
+    claim_points=4_096,
+    degrees=(1, 2),
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def mlp(root):
+    return parity_mlp.run(
+        parity_mlp.Config(setting=TINY), root=root, progress=Silent()
+    )
+
+
+@pytest.fixture(scope="module")
+def curriculum(root, mlp):
+    del mlp  # trained first, so that the teachers are shared
+    names = parity_curriculum.PAPER_CANDIDATES
+    config = parity_curriculum.Config(setting=TINY, candidates=names)
+    return parity_curriculum.run(config, root=root, progress=Silent())
+
+
+def test_teachers_learn_and_are_shared(root, mlp, curriculum):
+    assert np.isfinite(mlp.n90_teacher).all()
+    assert mlp.teachers[0].run.folder == curriculum.teachers[0].run.folder
+    assert len(list((root / "teacher").iterdir())) == 1
+
+
+def test_each_seed_has_its_own_support(mlp):
+    from sandbox.train.teaching import task_key
+
+    supports = [TINY.task.supports(task_key(s)).tolist() for s in range(4)]
+    assert len({str(s) for s in supports}) > 1
+
+
+def test_candidates_lie_in_the_trajectory_and_in_order(curriculum):
+    t = curriculum.teachers[0]
+    for c in t.chosen:
+        assert c.final in t.run.trajectory.steps
+        assert c.before is None or c.before < c.middle < c.final
+
+
+def test_second_run_trains_nothing(root, mlp):
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")}
+    parity_mlp.run(parity_mlp.Config(setting=TINY), root=root, progress=Silent())
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")} == before
+
+
+def test_figures_draw_what_is_stored(mlp, curriculum):
+    left = parity_mlp.draw(mlp).axes[0]
+    lines = {line.get_label(): line for line in left.get_lines()}
+    assert set(parity_mlp.LABELS.values()) <= set(lines)
+    assert lines["teacher"].get_xdata()[-1] * 1e3 == pytest.approx(
+        mlp.teachers[0].steps[-1]
+    )
+    teacher, spike, students = parity_curriculum.draw(curriculum).axes
+    assert "n90" in teacher.get_xlabel() and spike.get_ylabel()
+    assert len(students.get_lines()) >= 1
+
+
+def test_claims_and_result_file(tmp_path, mlp, curriculum, capsys):
+    rows = [
+        (mlp, parity_mlp.draw(mlp), mlp_claims.cpu_claims(mlp)),
+        (
+            curriculum,
+            parity_curriculum.draw(curriculum),
+            curriculum_claims.correlations(curriculum)
+            + curriculum_claims.cpu_students(curriculum),
+        ),
+    ]
+    expected = (
+        {"P1", "P2", "P3.ce", "P3.one_shot"},
+        {"P5.middle", "P5.final", "P5.before", "P6.middle", "P6.before", "P6.after",
+         "P6.blind"},
+    )  # fmt: skip
+    for (result, figure, claims), ids in zip(rows, expected, strict=True):
+        report = Report(
+            study="x",
+            scale="tiny",
+            figure=figure,
+            claims=claims,
+            teachers=count_teachers(result.teachers),
+            runs=[t.run for t in result.teachers] + result.students,
+        )
+        report.publish(figures=tmp_path, results=tmp_path)
+        data = json.loads((tmp_path / "x.tiny.json").read_text())
+        assert {c["id"] for c in data["claims"]} == ids
+        assert data["wall_seconds"] > 0 and data["hardware"]["cores"] >= 1
+        assert (tmp_path / "tiny" / "x.png").stat().st_size > 10_000
+    assert "P6.blind" in capsys.readouterr().out
+
+
+def test_paper_rules_evaluate_on_any_result(mlp, curriculum):
+    assert {c.id for c in mlp_claims.paper_claims(mlp)} >= {"P1", "P2", "P3.ce"}
+    capped = replace(
+        curriculum, config=replace(curriculum.config, student_samples=2_048)
+    )
+    rows = {c.id: c for c in curriculum_claims.paper_students(capped)}
+    assert rows["P6.middle"].holds in (True, False, None)
+
+
+def test_a_teacher_that_never_learns_is_counted_and_enters_no_ratio(root):
+    stuck = replace(TINY, teacher_cap=512)
+    result = parity_mlp.run(
+        parity_mlp.Config(setting=stuck), root=root, progress=Silent()
+    )
+    assert count_teachers(result.teachers) == {"trained": 2, "learned": 0}
+    claims = mlp_claims.cpu_claims(result)
+    assert [c.holds for c in claims] == [None] * len(claims)
+    parity_mlp.draw(result)
+
+
+@pytest.mark.parametrize("preset", [smoke, cpu, paper])
+def test_presets_are_valid_and_space_checkpoints_finely(preset):
+    s = preset()
+    assert s.teacher_specs()[0].engine_used == "online_sgd"
+    assert all(spec.segment >= 256 for spec in s.teacher_specs())
+
+
+def test_paper_preset_has_the_published_numbers():
+    s = paper()
+    assert (s.task.d, s.task.k, s.task.support) == (100, 6, FirstSupport())
+    assert (s.teacher_width, s.student_width, s.spacing) == (50_000, 100, 100_000)
+    assert s.teacher_optimizer.lr.peak in (0.005, 0.01)
+    assert s.hold_samples == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"group": 3}, "setting.group"),
+        ({"n_teachers": 0}, "setting.n_teachers"),
+        ({"spacing": 100, "student_eval_every": 100}, "eval_every"),
+        ({"student_eval_every": 100}, "setting.spacing"),
+        ({"hold_fraction": 0.0}, "setting.hold_fraction"),
+        ({"student_cap": 0.0}, "setting.student_cap"),
+        ({"student_width": 0}, "model.hidden"),
+        ({"teacher_width": 0}, "model.hidden"),
+        ({"teacher_cap": 0}, "stop.max_samples"),
+    ],
+)
+def test_bad_settings_are_refused_by_field(change, field):
+    with pytest.raises(ConfigError, match=field):
+        replace(TINY, **change)

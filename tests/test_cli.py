@@ -1,0 +1,344 @@
+"""The `sandbox` command, on a small store trained for the test."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from sandbox.cli import doctor, main
+from sandbox.distill.strategy import Strategy
+from sandbox.models.mlp import MLP
+from sandbox.probes.fourier import FourierProbe
+from sandbox.store.files import exclusive, write_json
+from sandbox.store.runs import RunFolder
+from sandbox.store.trajectories import Trajectory
+from sandbox.tasks.parity import Parity, RandomSupport
+from sandbox.train.loop import fit
+from sandbox.train.progress import Silent
+from sandbox.train.run import Run, identity
+from sandbox.train.spec import RunSpec, Stop
+from sandbox.train.teaching import task_key
+
+SPEC = RunSpec(
+    kind="teacher",
+    task=Parity(d=10, k=2, support=RandomSupport()),
+    model=MLP(d=10, hidden=(16,)),
+    strategies=(Strategy(name="ce"),),
+    stop=Stop(max_samples=2048),
+    eval_every=512,
+    checkpoint_every=512,
+    n_seeds=2,
+    first_seed=3,
+    eval_points=256,
+    block=8,  # compiles faster
+)
+CUT = "step_000000001024.safetensors"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("store") / "runs"
+    return fit(SPEC, root=root, progress=Silent())
+
+
+@pytest.fixture
+def root(trained: Run, tmp_path: Path) -> Path:
+    """A copy of the store that a test may damage."""
+    source = trained.folder.path.parent.parent
+    return Path(shutil.copytree(source, tmp_path / "runs"))
+
+
+def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    code = main([str(a) for a in argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def only(root: Path) -> Path:
+    (path,) = (root / "teacher").iterdir()
+    return path
+
+
+def test_light_commands_never_import_jax(root: Path) -> None:
+    commands = [
+        ["--help"],
+        *([name, "--help"] for name in ("runs", "verify", "probe", "doctor")),
+        ["runs", "--root", str(root)],
+        ["verify", "--root", str(root)],
+        ["probe", "ffff", "--probes", "fourier", "--root", str(root)],
+        ["probe", only(root).name, "--probes", "furier", "--root", str(root)],
+        ["probe", str(only(root)), "--probes", "fourier", "--steps", "5"],
+        ["probe", str(only(root)), "--probes", "fourier", "--seed", "9"],
+        ["verify", "--rot"],
+    ]
+    code = (
+        "import sys\nfrom sandbox.cli import main\n"
+        f"codes = [main(c) for c in {commands!r}]\n"
+        "assert codes == [0] * 7 + [2] * 5, codes\n"
+        "heavy = {'jax', 'flax', 'optax', 'nltk', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout
+
+
+def test_runs_lists_finished_unfinished_and_held(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = root / "student" / "0123456789abcdef"
+    other.mkdir(parents=True)
+    shutil.copy(only(root) / "config.json", other)
+    code, out, _ = ask(capsys, "runs", "--root", root)
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 3
+    assert "unfinished" in lines[1] and "student" in lines[1]
+    for word in ("Parity d=10", "MLP d=10 hidden=16", "ce", "3-4", "2,048", "finished"):
+        assert word in lines[2]
+    with exclusive(other):
+        assert " held " in ask(capsys, "runs", "--root", root)[1]
+    assert " held " not in ask(capsys, "runs", "--root", root)[1]
+
+
+def test_runs_says_when_there_are_none(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SANDBOX_RUNS", str(tmp_path / "none"))
+    code, out, _ = ask(capsys, "runs")
+    assert code == 0 and "no runs under" in out
+    code, _, err = ask(capsys, "runs", "--root", tmp_path / "none")
+    assert code == 2 and err.startswith("error: --root") and err.count("\n") == 1
+
+
+def test_verify_passes_a_sound_store(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unfinished = root / "teacher" / "0123456789abcdef"
+    unfinished.mkdir()
+    shutil.copy(only_finished(root) / "config.json", unfinished)
+    code, out, _ = ask(capsys, "verify", "--root", root)
+    assert code == 0
+    assert "1 sound, 0 with problems, 1 unfinished" in out and "is unfinished" in out
+
+
+def only_finished(root: Path) -> Path:
+    (manifest,) = root.glob("*/*/manifest.json")
+    return manifest.parent
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        (f"ckpt/{CUT}", lambda p: os.truncate(p, 100), "was cut or grown (100 bytes"),
+        (f"ckpt/{CUT}", flip, "was altered"),
+        ("metrics.parquet", Path.unlink, "is missing"),
+        ("config.json", Path.unlink, "is missing"),
+        ("manifest.json", lambda p: p.write_text("{"), "is not valid JSON"),
+    ],
+)
+def test_verify_names_what_is_wrong(
+    root: Path, capsys: pytest.CaptureFixture[str], name: str, damage, words: str
+) -> None:
+    path = only(root) / name
+    damage(path)
+    code, out, _ = ask(capsys, "verify", "--root", root)
+    line = out.splitlines()[0]
+    assert code == 1 and line.startswith(str(path)) and words in line
+    assert "0 sound, 1 with problems" in out
+    assert ask(capsys, "verify", only(root).name[:6], "--root", root)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ffff"], "is called 'ffff'"),
+        (["RUN", "--probes", "furier"], "did you mean fourier?"),
+        (["RUN", "--steps", "1000"], "1000 is not one of the 5 checkpoints"),
+        (["RUN", "--steps", "1000"], "the nearest is 1024, the last 2048"),
+        (["RUN", "--steps", "soon"], "--steps must be all, a list"),
+        (["RUN", "--steps", "every", "5000"], "is a multiple of 5000"),
+        (["RUN", "--seed", "0"], "seeds 3 to 4, got 0"),
+        (["RUN", "--strategy", "cee"], "did you mean ce?"),
+        (["RUN", "--points", "1"], "--points must be at least 2"),
+        (["RUN", "--study", "no_such_study"], "no_such_study cannot be imported"),
+        (["RUN", "--out", "RUN/x.npz"], "inside the run's folder"),
+        (["RUN", "--probes", "fourier", "alignment", "--out", "x"], "names one file"),
+    ],
+)
+def test_probe_refuses_in_one_sentence(
+    root: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    filled = [a.replace("RUN", str(only(root))) for a in arguments]
+    if "--probes" not in filled:
+        filled += ["--probes", "fourier"]
+    code, out, err = ask(capsys, "probe", *filled, "--root", root)
+    assert code == 2 and not out
+    assert err.startswith("error: ") and err.count("\n") == 1 and words in err
+
+
+def test_an_ambiguous_hash_is_refused(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = only(root).name[:6] + "0123456789"
+    shutil.copytree(only(root), root / "student" / twin)
+    name = only(root).name[:6]
+    code, _, err = ask(capsys, "verify", name, "--root", root)
+    assert code == 2 and f"student/{twin}" in err and "give more of it" in err
+    assert ask(capsys, "verify", f"student/{name}", "--root", root)[0] == 0
+
+
+def test_probe_refuses_an_altered_checkpoint(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(only(root) / "ckpt" / CUT)
+    code, _, err = ask(
+        capsys, "probe", only(root), "--probes", "alignment", "--steps", "1024"
+    )
+    assert code == 2 and CUT in err and "was altered" in err
+
+
+def test_probe_end_to_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = only(root)
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    code, out, err = ask(
+        *(capsys, "probe", run.name[:8], "--root", root),
+        *("--probes", "fourier", "alignment"),
+        *("--steps", "every", 1024, "--points", 500),
+    )
+    assert code == 0, err
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+    lines = out.splitlines()
+    assert lines[2].split()[:5] == ["step", "in", "1", "off", "1"]
+    assert [row.split()[0] for row in lines[3:6]] == ["0", "1,024", "2,048"]
+    path = root / "probes" / f"teacher-{run.name}-fourier.npz"
+    assert (root / "probes" / f"teacher-{run.name}-alignment.npz").is_file()
+    with np.load(path) as stored:
+        assert stored["steps"].tolist() == [0, 1024, 2048]
+        assert stored["seeds"].tolist() == [3, 4]
+        assert stored["in_support/2"].shape == (3, 2, 1, 1, 2)
+        assert "in_support/3" not in stored.files
+        assert json.loads(str(stored["about"]))["probe"]["points"] == 500
+        probe = FourierProbe(SPEC.task, SPEC.model, degrees=(1,), points=500)
+        params = Trajectory(RunFolder(run)).read(2048, seed=1)
+        direct = jax.jit(probe.measure)(params, task_key(4))
+        c = np.asarray(direct["off_support/1"])
+        np.testing.assert_allclose(stored["off_support/1"][2, 1], c, atol=1e-6)
+        both = np.abs(stored["off_support/1"][2][..., 1]).mean()
+    assert lines[5].split()[2].startswith(f"{both:.5f}±")
+
+
+def test_probe_of_one_seed_to_a_named_file(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a" / "one.npz"
+    code, text, _ = ask(
+        *(capsys, "probe", only(root), "--probes", "alignment"),
+        *("--steps", "0,2048", "--seed", 4, "--out", out),
+    )
+    assert code == 0 and "seed 4" in text and str(out) in text
+    with np.load(out) as stored:
+        assert stored["seeds"].tolist() == [4]
+        assert stored["alignment"].shape == (2, 1, 1, 16)
+    assert not (root / "probes").exists()
+
+
+STUDY = """
+from dataclasses import dataclass
+from sandbox.tasks.parity import Parity
+
+@dataclass(frozen=True, kw_only=True)
+class MyParity(Parity):
+    note: int = 1
+"""
+
+
+def test_a_class_of_ones_own_needs_its_study(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study = tmp_path / "my_study.py"
+    study.write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import my_study  # pyright: ignore[reportMissingImports]
+
+    # The stored run, as if it had been trained on the new class.
+    task = my_study.MyParity(d=10, k=2, support=RandomSupport())
+    spec = dataclasses.replace(SPEC, task=task)
+    write_json(only(root) / "config.json", identity(spec))
+    RunFolder(only(root)).commit({"kind": "teacher"})
+    command = ["probe", only(root), "--probes", "alignment"]
+    code, _, err = ask(capsys, *command)
+    assert code == 2 and "only through --study MODULE" in err
+    code, _, err = ask(capsys, *command, "--study", "my_study")
+    assert code == 0 and not err
+    study.write_text(STUDY + "    more: int = 2\n")
+    monkeypatch.delitem(sys.modules, "my_study")
+    code, _, err = ask(capsys, *command, "--study", "my_study")
+    assert code == 0 and err.startswith("warning: MyParity was edited")
+    sys.modules.pop("my_study")
+
+
+def test_doctor_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ask(capsys, "doctor", "--root", tmp_path / "runs")
+    assert code == 0
+    for word in ("python", "cores", "memory", "jax", "cpu:0", "is writable"):
+        assert word in out
+    (tmp_path / "file").write_text("")
+    code, out, _ = ask(capsys, "doctor", "--root", tmp_path / "file")
+    assert code == 1 and "cannot be written" in out
+
+
+@pytest.mark.parametrize(
+    ("driver", "extra"),
+    [
+        ("580.65.06", "[cuda13]"),
+        ("579.99", "[cuda12]"),
+        ("525.60.13", "[cuda12]"),
+        ("470.82", "update the driver"),
+        ("unknown", "not understood"),
+    ],
+)
+def test_the_extra_follows_the_driver(driver: str, extra: str) -> None:
+    assert extra in doctor.advice(driver)
+
+
+def test_the_driver_is_read_from_nvidia_smi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '580.65.06, NVIDIA H200, 143771 MiB'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert doctor.nvidia() == ("580.65.06", "NVIDIA H200, 143771 MiB")
+
+
+def test_an_interrupted_run_asks_to_be_tried_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sandbox.cli import runs
+    from sandbox.train.loop import Interrupted
+
+    def stop(_: object) -> None:
+        raise Interrupted("stopped at sample 5 by signal SIGTERM.")
+
+    monkeypatch.setattr(runs, "root_of", stop)
+    code, _, err = ask(capsys, "runs")
+    assert code == 75 and err == "error: stopped at sample 5 by signal SIGTERM.\n"

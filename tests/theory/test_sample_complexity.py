@@ -1,0 +1,53 @@
+"""Samples to accuracy and bootstrap intervals, against SciPy and by hand."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from sandbox.theory.sample_complexity import median_estimate, ratio, samples_to
+
+
+def test_samples_to_takes_the_first_evaluation_at_the_level():
+    steps = np.array([0, 10, 20, 30])
+    acc = np.array([[0.5, 0.9, 0.2, 1.0], [0.5, 0.6, 0.7, 0.89], [np.nan] * 4])
+    assert samples_to(steps, acc, 0.9).tolist() == [10, np.inf, np.inf]
+
+
+def test_samples_to_censors_beyond_each_seeds_own_cap():
+    steps = np.array([0, 10, 20])
+    acc = np.array([[0.5, 0.5, 1.0], [0.5, 0.5, 1.0]])
+    got = samples_to(steps, acc, 0.9, cap=np.array([20, 19]))
+    assert got.tolist() == [20, np.inf]
+
+
+@pytest.mark.parametrize("n", [10, 11, 25])
+def test_interval_agrees_with_scipy(n):
+    v = np.random.default_rng(n).lognormal(size=n)
+    ours = median_estimate(v)
+    theirs = scipy.stats.bootstrap(
+        (v,), np.median, n_resamples=10_000, method="percentile", random_state=1
+    ).confidence_interval
+    assert ours.value == pytest.approx(np.median(v))
+    # Both quantiles fall on order statistics (or means of two): compare ranks.
+    for a, b in ((ours.lower, theirs.low), (ours.upper, theirs.high)):
+        assert abs((v < a).mean() - (v < b).mean()) <= 1.01 / n
+
+
+def test_infinite_values_are_lower_bounds_and_nan_is_dropped():
+    e = median_estimate(np.array([1.0, np.inf, np.inf, np.nan]))
+    assert e.value == np.inf and e.n == 3
+    assert median_estimate(np.array([1.0, 2.0, np.inf])).value == 2
+    assert median_estimate(np.array([1.0, np.inf])).value == np.inf
+
+
+def test_too_few_values_have_no_interval():
+    assert median_estimate(np.array([])).n == 0
+    one = median_estimate(np.array([3.0]))
+    assert one.value == 3 and np.isnan(one.lower) and np.isnan(one.upper)
+
+
+def test_ratio_keeps_infinite_numerators_only():
+    top, bottom = np.array([4, np.inf, 4, np.nan]), np.array([2, 2, np.inf, 2])
+    got = ratio(top, bottom)
+    assert got[0] == 2 and got[1] == np.inf
+    assert np.isnan(got[2]) and np.isnan(got[3])
