@@ -47,7 +47,9 @@ def guarded(action: Callable[[], None]) -> None:
     try:
         action()
     except KeyboardInterrupt as e:
-        print("interrupted; the same command goes on from what is stored", file=sys.stderr)
+        print(
+            "interrupted; the same command goes on from what is stored", file=sys.stderr
+        )
         raise SystemExit(EXIT_INTERRUPTED) from e
     except SandboxError as e:
         interrupted = type(e).__name__ == "Interrupted"

@@ -103,6 +103,7 @@ class Result:
       inside: candidate name -> mean in-support |degree-1 correlation| of every seed on
         fresh inputs, NaN where a seed has no such checkpoint.
       outside: the same off the support.
+      probe_seconds: what the fresh measurements took.
     """
 
     config: Config
@@ -110,6 +111,7 @@ class Result:
     students: "list[Run]"
     inside: "dict[str, np.ndarray]"
     outside: "dict[str, np.ndarray]"
+    probe_seconds: float
 
     @property
     def n90_teacher(self) -> "np.ndarray":
@@ -155,9 +157,7 @@ def strategies(
     )
 
 
-def run(
-    config: Config, *, root: Path, progress: "Progress | None" = None
-) -> Result:
+def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
     """Trains and measures what is missing and opens the rest."""
     from sandbox.train.loop import fit
 
@@ -168,13 +168,13 @@ def run(
         lanes = strategies(config, steps, t.holds())
         spec = t.student_spec(lanes, cap=student_caps(config, t))
         students.append(fit(spec, root=root, progress=progress))
-    inside, outside = _measure_candidates(teachers, root, progress)
-    return Result(config, teachers, students, inside, outside)
+    fresh = _measure_candidates(teachers, root, progress)
+    return Result(config, teachers, students, *fresh)
 
 
 def _measure_candidates(
     teachers: list[Teachers], root: Path, progress: "Progress | None"
-) -> "tuple[dict[str, np.ndarray], dict[str, np.ndarray]]":
+) -> "tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]":
     """Degree-1 correlations of every candidate on inputs that did not choose it."""
     import numpy as np
 
@@ -184,6 +184,7 @@ def _measure_candidates(
     names = (*PAPER_CANDIDATES, "final")
     inside: dict[str, list[float]] = {n: [] for n in names}
     outside: dict[str, list[float]] = {n: [] for n in names}
+    seconds = 0.0
     for t in teachers:
         probe = FourierProbe(
             t.run.spec.task,
@@ -193,13 +194,13 @@ def _measure_candidates(
             first_row=t.setting.choice_points,
         )
         wanted = {getattr(c, n) for c in t.chosen for n in names} - {None}
-        if not wanted:
-            continue
+        steps = sorted(wanted) or [0]
         out = measure_trajectory(
-            t.run, probe, root=root, steps=sorted(wanted), progress=progress
+            t.run, probe, root=root, steps=steps, progress=progress
         )
-        a, b = parity_setting.gaps(t.run, out)
-        at = {int(step): i for i, step in enumerate(out["steps"])}
+        seconds += out.wall_seconds
+        a, b = parity_setting.gaps(t.run, out.values)
+        at = {int(step): i for i, step in enumerate(out.steps)}
         for s, c in enumerate(t.chosen):
             for n in names:
                 i = at.get(getattr(c, n)) if t.usable[s] else None
@@ -208,6 +209,7 @@ def _measure_candidates(
     return (
         {n: np.asarray(v) for n, v in inside.items()},
         {n: np.asarray(v) for n, v in outside.items()},
+        seconds,
     )
 
 
@@ -314,7 +316,9 @@ def _draw_correlations(ax: "Axes", result: Result) -> None:
             if curves:
                 x, y = _seeds(result, curves)
                 label = f"degree {degree}" if style == "-" else None
-                band(ax, x, y, label=label or "_", color=colors[degree], linestyle=style)
+                band(
+                    ax, x, y, label=label or "_", color=colors[degree], linestyle=style
+                )
     many = result.config.setting.n_teachers > 1
     ax.set_xlim(0, 2.2 if many else None)
     ax.set_ylim(0, None)

@@ -1,4 +1,4 @@
-"""Accuracy against samples on sparse parity: teacher, CE, one-shot, progressive, 2-shot.
+"""Accuracy on sparse parity: teacher, CE, one-shot, progressive and 2-shot students.
 
     python -m experiments.parity_mlp smoke
     python -m experiments.parity_mlp cpu --setting.n-teachers 10
@@ -123,9 +123,7 @@ def reached(
     m = run.metrics
     caps = teachers.caps() if cap is None else cap
     n = samples_to(m.steps, m.curves(strategy), level, cap=caps)
-    absent = {
-        a["seed"] for a in run.outcome["absent"] if a["strategy"] == strategy
-    }
+    absent = {a["seed"] for a in run.outcome["absent"] if a["strategy"] == strategy}
     gone = np.asarray([s in absent for s in m.seeds]) | ~teachers.usable
     return np.where(gone, np.nan, n)
 
@@ -155,9 +153,7 @@ def strategies(
     return tuple(out)
 
 
-def run(
-    config: Config, *, root: Path, progress: "Progress | None" = None
-) -> Result:
+def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
     """Trains what is missing and opens the rest."""
     from sandbox.train.loop import fit
 
@@ -226,7 +222,7 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
             cap=cap,
         )
         right.set_xlabel(f"samples to accuracy .90 ({name})")
-        right.set_title("a dot a seed; ▸ count not there by the cap")
+        right.set_title("every seed; ▸ not by the cap")
     return fig
 
 

@@ -1,4 +1,4 @@
-"""What the parity studies share: one setting, its teachers, their probes and checkpoints.
+"""What the parity studies share: a setting, its teachers, probes and checkpoints.
 
     teachers = train_teachers(cpu(), root)   # one entry a group of seeds
     teachers[0].chosen[2].middle             # a checkpoint found by rule
@@ -45,7 +45,7 @@ class Setting:
       teacher_cap: samples after which a teacher counts as never having learned.
       teacher_factor: a teacher trains to this multiple of its n90.
       student_cap: samples of a student, as a multiple of its teacher's n90.
-      hold_fraction: first stage of a 2-shot student, as a fraction of its teacher's n90.
+      hold_fraction: first stage of a 2-shot student, a fraction of its teacher's n90.
       hold_samples: the same in samples; 0 uses the fraction.
       rule: which of the two fixed rules finds the final checkpoint.
       choice_points: probe inputs behind the checkpoint choice.
@@ -151,7 +151,7 @@ def cpu() -> Setting:
 def paper() -> Setting:
     """The published setting (section 2 and Figure 1): (100, 6), width 50,000 to 100.
 
-    Learning rate 0.01 constant, batch 1, checkpoints every 100k samples, first stage 1M.
+    Rate 0.01 constant, batch 1, checkpoints every 100k samples, first stage 1M.
     """
     rate = LearningRate(peak=0.01)
     return Setting(
@@ -188,6 +188,7 @@ class Teachers:
       outside: the same off the support.
       chosen: the candidate checkpoints of every seed.
       n90: samples to accuracy .90 of every seed, `(S,)`.
+      probe_seconds: what measuring the trajectory took.
     """
 
     run: "Run"
@@ -197,6 +198,7 @@ class Teachers:
     outside: "np.ndarray"
     chosen: "tuple[Candidates, ...]"
     n90: "np.ndarray"
+    probe_seconds: float
 
     @property
     def steps(self) -> "np.ndarray":
@@ -209,7 +211,7 @@ class Teachers:
         return self.run.metrics.curves("teacher")
 
     def per_seed(self, name: str) -> PerSeed:
-        """A candidate checkpoint of every seed; None where a seed has none or no final."""
+        """A candidate checkpoint of every seed; None where there is none."""
         return PerSeed(
             tuple(None if c.final is None else getattr(c, name) for c in self.chosen)
         )
@@ -294,7 +296,8 @@ def _study(
         degrees=setting.degrees,
         points=setting.choice_points,
     )
-    out = measure_trajectory(run, probe, root=root, progress=progress)
+    measured = measure_trajectory(run, probe, root=root, progress=progress)
+    out = measured.values
     inside, outside = gaps(run, out)
     score_axis = 1 if run.spec.task.n_classes == 2 else slice(None)
     steps, accuracy = run.metrics.steps, run.metrics.curves("teacher")
@@ -313,7 +316,9 @@ def _study(
             )
         )
     n90 = samples_to(np.asarray(steps), accuracy, 0.9)
-    return Teachers(run, setting, out, inside, outside, tuple(chosen), n90)
+    return Teachers(
+        run, setting, out, inside, outside, tuple(chosen), n90, measured.wall_seconds
+    )
 
 
 def gaps(run: "Run", measured: "dict[str, Any]") -> "tuple[np.ndarray, np.ndarray]":

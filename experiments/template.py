@@ -2,7 +2,7 @@
 
     cp experiments/template.py experiments/my_target.py
     python -m experiments.my_target smoke
-    python -m experiments.my_target smoke --setting.task.d 32 --setting.teacher-width 1000
+    python -m experiments.my_target smoke --setting.task.d 32 --setting.n-teachers 10
     sandbox probe runs/teacher/HASH --probes fourier --study experiments.my_target
 
 Write your label in `Target.labels` and the coordinates it depends on in

@@ -5,6 +5,6 @@
 
 STUDIES = {
     "parity_mlp": "Accuracy against samples on sparse parity (claims P1, P2, P3).",
-    "parity_curriculum": "The spike in a teacher's correlations (claims P1, P5, P6).",
+    "parity_curriculum": "The spike in a teacher's correlations (claims P5, P6).",
 }
 SCALES = ("smoke", "cpu", "paper")

@@ -3,7 +3,7 @@
     python -m paper_repro                                    list
     python -m paper_repro parity_mlp --scale smoke           under a minute
     python -m paper_repro parity_mlp parity_curriculum --scale cpu
-    python -m paper_repro parity_mlp --scale paper           resumable; says how long first
+    python -m paper_repro parity_mlp --scale paper           says how long, then starts
 
 Interrupt at any time: the same command goes on where it stopped (exit code 75).
 """
@@ -40,7 +40,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name in args.studies:
         if name not in STUDIES:
             close = difflib.get_close_matches(name, STUDIES, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(STUDIES)}."
+            hint = (
+                f"did you mean {close[0]}?"
+                if close
+                else f"choose {', '.join(STUDIES)}."
+            )
             parser.error(f"unknown study {name!r}; {hint}")
     return args
 

@@ -1,6 +1,6 @@
 """Claims as statistics with a rule fixed before the runs, and the table that says so.
 
-A claim holds if its point rule is true and, with at least ten teachers, the worse end of
+A claim holds if its point rule is true and, with ten teachers or more, the worse end of
 its 95% bootstrap interval supports it:
 
     ratio at least r      median >= r, lower end > 1
@@ -28,7 +28,12 @@ ENOUGH = 10
 """Teachers from which the interval must support the claim."""
 
 Kind = Literal[
-    "ratio_at_least", "ratio_at_most", "difference", "share_at_most", "at_most", "at_least"
+    "ratio_at_least",
+    "ratio_at_most",
+    "difference",
+    "share_at_most",
+    "at_most",
+    "at_least",
 ]
 
 
@@ -130,7 +135,7 @@ def write_results(
     hardware: dict[str, Any],
     versions: dict[str, str],
     wall_seconds: float,
-    teachers: dict[str, int],
+    teachers: dict[str, Any],
     runs: list[str],
     claims: Sequence[Claim],
 ) -> None:
@@ -162,7 +167,15 @@ def print_table(title: str, claims: Sequence[Claim]) -> None:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", show_lines=False)
-    for name in ("claim", "statement", "rule", "paper", "obtained", "teachers", "holds"):
+    for name in (
+        "claim",
+        "statement",
+        "rule",
+        "paper",
+        "obtained",
+        "teachers",
+        "holds",
+    ):
         table.add_column(name, justify="left")
     words = {True: "[green]holds[/]", False: "[red]fails[/]", None: "not run"}
     for c in claims:

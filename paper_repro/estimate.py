@@ -32,7 +32,9 @@ def print_estimate(studies: list[str], scale: str, root: Path) -> None:
     likely = min(setting.teacher_factor * guess, setting.teacher_cap)
     lanes = setting.group
     total = [each * len(missing) * n for n in (likely, setting.teacher_cap)]
-    _line(f"teachers: {len(missing)} of {len(specs)} groups to train", each, lanes, total)
+    _line(
+        f"teachers: {len(missing)} of {len(specs)} groups to train", each, lanes, total
+    )
     for name in studies:
         spec = _student_spec(name, configs[name], specs[0])
         each = seconds_per_sample(spec)
@@ -74,9 +76,7 @@ def _student_spec(name: str, config: Any, teacher: RunSpec) -> RunSpec:
         )
     from sandbox.models.mlp import MLP
 
-    model = MLP(
-        d=s.task.d, hidden=(s.student_width,), n_classes=s.task.n_classes
-    )
+    model = MLP(d=s.task.d, hidden=(s.student_width,), n_classes=s.task.n_classes)
     return RunSpec(
         kind="student",
         task=s.task,

@@ -1,4 +1,4 @@
-"""The spike figure: claims P1, P5 and P6 on sparse parity with MLPs."""
+"""The spike figure: claims P5 and P6 on sparse parity with MLPs."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from experiments import parity_curriculum
 from experiments.parity_curriculum import Result
 from paper_repro.claims import Claim, claim
 from paper_repro.published import SPIKE
-from paper_repro.report import Report, count_teachers
+from paper_repro.report import Report
 from sandbox.theory.sample_complexity import ratio
 
 
@@ -22,8 +22,10 @@ def reproduce(scale: str, root: Path) -> Report:
         scale=scale,
         figure=parity_curriculum.draw(result, published=published),
         claims=[*correlations(result), *students],
-        teachers=count_teachers(result.teachers),
+        teachers=result.teachers,
         runs=[t.run for t in result.teachers] + result.students,
+        probe_seconds=sum(t.probe_seconds for t in result.teachers)
+        + result.probe_seconds,
     )
 
 

@@ -8,7 +8,7 @@ from experiments import parity_mlp
 from experiments.parity_mlp import Result
 from paper_repro.claims import Claim, claim
 from paper_repro.published import ACCURACY
-from paper_repro.report import Report, count_teachers
+from paper_repro.report import Report
 from sandbox.theory.sample_complexity import ratio, samples_to
 
 
@@ -21,8 +21,9 @@ def reproduce(scale: str, root: Path) -> Report:
         scale=scale,
         figure=parity_mlp.draw(result, published=published),
         claims=paper_claims(result) if scale == "paper" else cpu_claims(result),
-        teachers=count_teachers(result.teachers),
+        teachers=result.teachers,
         runs=[t.run for t in result.teachers] + result.students,
+        probe_seconds=sum(t.probe_seconds for t in result.teachers),
     )
 
 

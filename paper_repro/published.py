@@ -1,4 +1,4 @@
-"""Curve values read off the published figures (arXiv 2410.05464), for drawing beside ours.
+"""Values read off the published figures (arXiv 2410.05464), to be drawn beside ours.
 
 Samples in millions; good to about 0.01 in accuracy and 2% in samples.
 """

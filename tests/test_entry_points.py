@@ -59,10 +59,10 @@ def test_a_misspelt_study_gets_a_suggestion():
     assert "did you mean parity_mlp" in run("-m", "paper_repro", "parity_mpl").stderr
 
 
-STAIRCASE = '''z = x[:, supports[0]]
+STAIRCASE = """z = x[:, supports[0]]
         y = z[:, 0] + z[:, :2].prod(-1) + z[:, :3].prod(-1)
         return (y < 0).astype(int)
-'''
+"""
 
 
 def test_a_new_target_from_the_template(tmp_path):

@@ -66,7 +66,9 @@ def supervise(
     a = alpha[..., None]
     if is_plain(loss):
         p = soften(teacher_logits, tau)
-        return Supervision(jnp.where(a == 1, label, a * label + (1 - a) * p), None, None)
+        return Supervision(
+            jnp.where(a == 1, label, a * label + (1 - a) * p), None, None
+        )
     if loss.direction == "forward":
         return Supervision(label, soften(teacher_logits, tau), alpha)
     return Supervision(label, log_soften(teacher_logits, tau), alpha)

@@ -123,7 +123,8 @@ class Progressive:
     def __post_init__(self) -> None:
         """Refuses a schedule that never moves or switches between samples."""
         require(
-            self.every >= 1, f"source.every must be at least 1 sample, got {self.every}."
+            self.every >= 1,
+            f"source.every must be at least 1 sample, got {self.every}.",
         )
         require(self.speed > 0, f"source.speed must be positive, got {self.speed}.")
         require(
@@ -244,10 +245,12 @@ class UntilSaturation:
     def __post_init__(self) -> None:
         """Refuses a schedule that cannot be judged."""
         require(
-            self.every >= 1, f"source.every must be at least 1 sample, got {self.every}."
+            self.every >= 1,
+            f"source.every must be at least 1 sample, got {self.every}.",
         )
         require(
-            self.limit >= 1, f"source.limit must be at least 1 sample, got {self.limit}."
+            self.limit >= 1,
+            f"source.limit must be at least 1 sample, got {self.limit}.",
         )
         require(
             self.window >= 1,

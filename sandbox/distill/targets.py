@@ -7,7 +7,9 @@ from jaxtyping import Float, Shaped
 from sandbox.types import Array
 
 
-def soften(logits: Float[Array, "*n C"], tau: Float[Array, "*n"]) -> Float[Array, "*n C"]:
+def soften(
+    logits: Float[Array, "*n C"], tau: Float[Array, "*n"]
+) -> Float[Array, "*n C"]:
     """softmax(logits / tau), with tau = 0 the one-hot argmax (lowest class on ties)."""
     hard = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
     safe = jnp.where(tau == 0, 1.0, tau)[..., None]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Joint:
     """One gradient step on the loss over every trained tensor.
 
-        phi <- phi - lr * lr_scale * transform(grad mean_B loss(student(phi)))
+    phi <- phi - lr * lr_scale * transform(grad mean_B loss(student(phi)))
     """
 
     def step(

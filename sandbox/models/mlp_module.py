@@ -16,7 +16,10 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
     bound = fan_in**-0.5
 
     def init(
-        key: Array, shape: Sequence[int], dtype: object = None, out_sharding: object = None
+        key: Array,
+        shape: Sequence[int],
+        dtype: object = None,
+        out_sharding: object = None,
     ) -> Array:
         del dtype, out_sharding
         return jax.random.uniform(
@@ -71,6 +74,7 @@ def tiled_logits(
     w, b = params["layer_0"]["kernel"], params["layer_0"]["bias"]
     a, c = params["layer_1"]["kernel"], params["layer_1"]["bias"]
     m = w.shape[1]
+    tile = min(tile, m)
     n = m // tile
     high = lax.Precision.HIGHEST
 

@@ -70,7 +70,11 @@ def strips(
         if never:
             ax.plot(cap, row, ">", color=color, ms=5, mew=0)
             ax.annotate(
-                f"{never}", (cap, row), (5, 0), textcoords="offset points", va="center",
+                f"{never}",
+                (cap, row),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
                 fontsize=6.5,
             )
         if len(v):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
-import matplotlib.style
+from matplotlib import style as mpl_style
 from matplotlib.figure import Figure
 
 from sandbox.store.files import write_atomic
@@ -35,7 +35,7 @@ COLORS = {
 def styled() -> Iterator[None]:
     """Draws with the project's style and no display."""
     with mpl.rc_context():
-        mpl.style.use(STYLE)
+        mpl_style.use(STYLE)
         yield
 
 

@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sandbox.store.config import digest, foreign_sources, to_json
-from sandbox.store.files import exclusive, write_atomic, write_json
+from sandbox.store.files import exclusive, read_json, write_atomic, write_json
 from sandbox.store.provenance import provenance
 from sandbox.store.runs import SCHEMA, RunFolder
 from sandbox.train.progress import Progress, default_progress
@@ -35,6 +35,20 @@ class Probe(Protocol):
         ...
 
 
+class Measured(NamedTuple):
+    """What a probe found along a trajectory.
+
+    Attributes:
+      steps: samples seen at each measured checkpoint, `(R,)`.
+      values: every array of the probe, stacked to `(S, R, ...)`.
+      wall_seconds: what measuring took when it was done.
+    """
+
+    steps: np.ndarray
+    values: dict[str, np.ndarray]
+    wall_seconds: float
+
+
 def measure_trajectory(
     run: Run,
     probe: Probe,
@@ -43,7 +57,7 @@ def measure_trajectory(
     steps: Sequence[int] | None = None,
     lane: int = 0,
     progress: Progress | None = None,
-) -> dict[str, np.ndarray]:
+) -> Measured:
     """Measures every seed of a run at every checkpoint, or opens the measurement.
 
     Args:
@@ -53,9 +67,6 @@ def measure_trajectory(
       steps: checkpoints to measure; all of them by default.
       lane: position of the strategy that is measured.
       progress: who is told.
-
-    Returns:
-      `steps` `(R,)`, and every array of the probe stacked to `(S, R, ...)`.
     """
     chosen = run.trajectory.steps if steps is None else tuple(int(s) for s in steps)
     what = {
@@ -73,7 +84,9 @@ def measure_trajectory(
             if not folder.complete:
                 teller = default_progress() if progress is None else progress
                 _measure(run, probe, chosen, lane, folder, what, teller)
-    return {"steps": np.asarray(chosen), **_read(folder)}
+    folder.check("provenance.json")
+    wall = read_json(folder.path / "provenance.json")["wall_seconds"]
+    return Measured(np.asarray(chosen), _read(folder), wall)
 
 
 def _measure(
@@ -90,7 +103,9 @@ def _measure(
     begin = time.monotonic()
     folder.prepare()
     write_json(folder.path / "config.json", what)
-    progress.start(f"probe {folder.path.name}", len(steps), 0, "checkpoints")
+    first, last = run.spec.seeds[0], run.spec.seeds[-1]
+    title = f"probe {folder.path.name[:6]}, seeds {first}-{last}"
+    progress.start(title, len(steps), 0, "checkpoints")
     keys = jnp.stack([task_key(s) for s in run.spec.seeds])
     rows: list[dict[str, np.ndarray]] = []
     with jax.enable_x64(run.spec.dtype == "float64"):

@@ -171,7 +171,9 @@ def _read_record(
     for name in data:
         if name != "type" and name not in declared:
             close = difflib.get_close_matches(str(name), declared, n=1)
-            hint = f" did you mean {close[0]}?" if close else f" has {_one_of(declared)}."
+            hint = (
+                f" did you mean {close[0]}?" if close else f" has {_one_of(declared)}."
+            )
             raise ConfigError(f"{path}.{name}: unknown field of {tag};{hint}")
     values = {}
     for name, f in declared.items():

@@ -67,7 +67,9 @@ def read_metrics(run: RunFolder) -> Metrics:
 
     run.check(FILE)
     table = pq.read_table(pa.BufferReader((run.path / FILE).read_bytes()))
-    raw = {n: table.column(n).to_numpy(zero_copy_only=False) for n in table.column_names}
+    raw = {
+        n: table.column(n).to_numpy(zero_copy_only=False) for n in table.column_names
+    }
     steps = np.unique(raw.pop("step"))
     seeds = tuple(int(s) for s in np.unique(raw.pop("seed")))
     names = raw.pop("strategy")

@@ -59,7 +59,9 @@ class RunFolder:
           StoreError: the run is unfinished, or the manifest is not one.
         """
         if not self.complete:
-            raise StoreError(f"{self.path} is not a finished run (it has no {MANIFEST}).")
+            raise StoreError(
+                f"{self.path} is not a finished run (it has no {MANIFEST})."
+            )
         data = read_json(self.path / MANIFEST)
         files = data.get("files") if isinstance(data, dict) else None
         if not isinstance(files, dict):
@@ -99,7 +101,10 @@ class RunFolder:
             if p.is_file() and not _private(p.name)
         )
         files = {
-            n: {"sha256": sha256_file(self.path / n), "size": (self.path / n).stat().st_size}
+            n: {
+                "sha256": sha256_file(self.path / n),
+                "size": (self.path / n).stat().st_size,
+            }
             for n in names
         }
         write_json(self.path / MANIFEST, {"schema": SCHEMA, **extra, "files": files})

@@ -97,5 +97,8 @@ class Trajectory:
             if seed is None:
                 return unflatten({k: f.get_tensor(k) for k in keys})
             return unflatten(
-                {k: f.get_slice(k)[seed : seed + 1, lane : lane + 1][0, 0] for k in keys}
+                {
+                    k: f.get_slice(k)[seed : seed + 1, lane : lane + 1][0, 0]
+                    for k in keys
+                }
             )

@@ -133,7 +133,9 @@ class BooleanTask:
         import jax.numpy as jnp
 
         if split not in SPLITS:
-            raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
+            raise ConfigError(
+                f"split must be one of {', '.join(SPLITS)}, got {split!r}."
+            )
         stream = jax.random.fold_in(
             jax.random.fold_in(key, _STREAM), SPLITS.index(split)
         )

@@ -41,7 +41,9 @@ class Hierarchy(BooleanTask):
         """Refuses a tree that does not fit the cube."""
         super().__post_init__()
         k = self.feature_complexity
-        require(1 <= self.depth <= 10, f"task.depth must lie in 1..10, got {self.depth}.")
+        require(
+            1 <= self.depth <= 10, f"task.depth must lie in 1..10, got {self.depth}."
+        )
         require(
             1 <= k <= self.d,
             f"task.feature_complexity must lie in 1..d = 1..{self.d}, got {k}.",

@@ -93,7 +93,9 @@ class Parity(BooleanTask):
                 key is not None,
                 "a task with a random support needs the lane's task key; pass key=.",
             )
-            s = jnp.sort(jax.random.permutation(self.support_key(key), self.d)[: self.k])
+            s = jnp.sort(
+                jax.random.permutation(self.support_key(key), self.d)[: self.k]
+            )
         return s[None, :]
 
     def labels(

@@ -50,7 +50,13 @@ def from_phi(plan: Plan, phi: Params) -> GenericState:
 
 
 def _lane_step(
-    plan: Plan, state: GenericState, x: Any, weight: Array, sup: Any, rate: Array, t: Array
+    plan: Plan,
+    state: GenericState,
+    x: Any,
+    weight: Array,
+    sup: Any,
+    rate: Array,
+    t: Array,
 ) -> GenericState:
     """One optimizer step of one lane on one batch."""
     structure = plan.structure

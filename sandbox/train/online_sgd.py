@@ -168,7 +168,9 @@ def _block(
         empty = jnp.zeros((hi - lo, n_lanes * m), p.dtype)
         u, c, g_in, margins = lax.fori_loop(0, hi - lo, step, (u, c, empty, margins))
         done.append(g_in)
-    return _close(plan, state, x, jnp.concatenate(done, 0), u, c, margins, sup, weight, t0)
+    return _close(
+        plan, state, x, jnp.concatenate(done, 0), u, c, margins, sup, weight, t0
+    )
 
 
 def _close(

@@ -113,4 +113,6 @@ def open_run(path: Path, *, extra: Iterable[type] = ()) -> Run:
             f"{path / 'config.json'}: this version reads schema {SCHEMA} only."
         )
     classes = (*BUILT_IN, *extra)
-    return Run(folder, from_json(RunSpec, data.get("spec"), extra=classes, path="$.spec"))
+    return Run(
+        folder, from_json(RunSpec, data.get("spec"), extra=classes, path="$.spec")
+    )

@@ -123,9 +123,7 @@ class RunSpec:
             v = getattr(self, name)
             require(v >= 0, f"{name} must be at least 0, got {v}.")
         d = getattr(self.model, "d", self.task.d)
-        require(
-            d == self.task.d, f"model.d = {d} must equal task.d = {self.task.d}."
-        )
+        require(d == self.task.d, f"model.d = {d} must equal task.d = {self.task.d}.")
         require(
             self.model.n_classes == self.task.n_classes,
             f"model.n_classes = {self.model.n_classes} must equal the task's"
@@ -133,7 +131,9 @@ class RunSpec:
         )
 
     def _check_lanes(self) -> None:
-        require(len(self.strategies) >= 1, "strategies must hold at least one strategy.")
+        require(
+            len(self.strategies) >= 1, "strategies must hold at least one strategy."
+        )
         names = [s.name for s in self.strategies]
         require(
             len(set(names)) == len(names), f"strategy names must differ, got {names}."
@@ -235,7 +235,11 @@ class RunSpec:
         every = gcd(*[v for _, v in self._borders()])
         pieces = every // self.unit
         best = max(
-            (p for p in range(1, pieces + 1) if pieces % p == 0 and p * self.unit <= 1024),
+            (
+                p
+                for p in range(1, pieces + 1)
+                if pieces % p == 0 and p * self.unit <= 1024
+            ),
             default=1,
         )
         return best * self.unit

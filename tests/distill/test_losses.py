@@ -92,7 +92,9 @@ def test_label_weight_of_one_is_the_label_exactly(numbers: dict) -> None:
     broken = numbers | {"teacher": jnp.full((N, C), jnp.nan)}
     for n in (numbers, broken):
         np.testing.assert_array_equal(made(Loss(), n).mixed, numbers["label"])
-    no_teacher = supervise(Loss(), numbers["label"], None, numbers["tau"], numbers["alpha"])
+    no_teacher = supervise(
+        Loss(), numbers["label"], None, numbers["tau"], numbers["alpha"]
+    )
     np.testing.assert_array_equal(no_teacher.mixed, numbers["label"])
 
 

@@ -21,7 +21,9 @@ def first_multiple(every: int, at_least: float, final: int) -> int:
     return next((c for c in range(every, final, every) if c >= at_least), final)
 
 
-@pytest.mark.parametrize("every, speed", [(100, 1.0), (100, 2.0), (100, 0.5), (300, 1.5)])
+@pytest.mark.parametrize(
+    "every, speed", [(100, 1.0), (100, 2.0), (100, 0.5), (300, 1.5)]
+)
 @pytest.mark.parametrize("final", [1000, 950, 100])
 def test_progressive_is_ahead(every: int, speed: float, final: int) -> None:
     source = Progressive(every=every, speed=speed)
@@ -67,9 +69,7 @@ def test_n_shot_by_hand() -> None:
 
 
 def test_n_shot_per_seed() -> None:
-    source = NShot(
-        steps=(PerSeed((300, None, 500)),), hold=PerSeed((50, 60, None))
-    )
+    source = NShot(steps=(PerSeed((300, None, 500)),), hold=PerSeed((50, 60, None)))
     assert source.checkpoint_at(49, Lane(0, 1000)) == 300
     assert source.checkpoint_at(50, Lane(0, 1000)) == 1000
     for seed in (1, 2):  # no step, or no hold: the lane is absent
@@ -81,7 +81,9 @@ def test_n_shot_per_seed() -> None:
 
 def test_saturation_position() -> None:
     source = UntilSaturation(every=100, limit=500)
-    positions = [source.checkpoint_at(7, LANE._replace(position=p)) for p in (0, 1, 8, 9)]
+    positions = [
+        source.checkpoint_at(7, LANE._replace(position=p)) for p in (0, 1, 8, 9)
+    ]
     assert positions == [100, 200, 900, 1000]
     assert source.checkpoint_at(7, Lane(0, 950, position=9)) == 950
     assert source.next_switch(7, LANE) is None

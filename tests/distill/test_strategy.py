@@ -60,7 +60,9 @@ def test_label_weight() -> None:
 def test_records_are_hashable_and_comparable() -> None:
     assert reverse(1.0) == reverse(1.0) and hash(reverse(1.0)) == hash(reverse(1.0))
     assert reverse(1.0) != reverse(2.0)
-    assert eval(repr(reverse(1.0)), vars(__import__("builtins")) | NAMES) == reverse(1.0)
+    assert eval(repr(reverse(1.0)), vars(__import__("builtins")) | NAMES) == reverse(
+        1.0
+    )
 
 
 def names() -> dict:

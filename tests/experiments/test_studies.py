@@ -39,9 +39,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mlp(root):
-    return parity_mlp.run(
-        parity_mlp.Config(setting=TINY), root=root, progress=Silent()
-    )
+    return parity_mlp.run(parity_mlp.Config(setting=TINY), root=root, progress=Silent())
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +109,9 @@ def test_claims_and_result_file(tmp_path, mlp, curriculum, capsys):
             scale="tiny",
             figure=figure,
             claims=claims,
-            teachers=count_teachers(result.teachers),
+            teachers=result.teachers,
             runs=[t.run for t in result.teachers] + result.students,
+            probe_seconds=1.0,
         )
         report.publish(figures=tmp_path, results=tmp_path)
         data = json.loads((tmp_path / "x.tiny.json").read_text())

@@ -89,7 +89,6 @@ def test_released_size(key: jax.Array) -> None:
         (dict(d=10, depth=11), r"task\.depth"),
         (dict(d=10, depth=1, feature_complexity=0), r"task\.feature_complexity"),
         (dict(d=10, depth=1, feature_complexity=11), r"task\.feature_complexity"),
-        (dict(d=10, layout="nested"), r"task\.layout"),
         (dict(d=34, depth=3, feature_complexity=5), r"needs d >= 35"),
         (dict(d=10, depth=3, feature_complexity=5, layout="shared"), r"needs d >= 11"),
     ],

@@ -48,7 +48,10 @@ def make_spec(**changes: Any) -> RunSpec:
         dtype="float64",
     )
     base |= changes
-    if any(s.source.needs_teacher for s in base["strategies"]) and "teacher" not in base:
+    if (
+        any(s.source.needs_teacher for s in base["strategies"])
+        and "teacher" not in base
+    ):
         teacher = dict(kind="teacher", strategies=(CE,), checkpoint_every=960)
         net = MLP(d=10, hidden=(24,), n_classes=base["model"].n_classes)
         keep = {k: v for k, v in base.items() if k != "optimizer"}
