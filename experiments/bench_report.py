@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from sandbox.cli.listing import table
-
 GOALS: dict[tuple[str, int, str], tuple[float, float, float]] = {
     ("labels", 100, "torch"): (100, 90, 149),
     ("labels", 1000, "torch"): (40, 30, 46),
@@ -32,6 +30,8 @@ def goal_of(row: str, m: int, other: str, obtained: float) -> dict[str, Any]:
 
 def print_tables(result: dict[str, Any]) -> None:
     """Prints one table, the lanes, the cores, and what the numbers mean."""
+    from sandbox.cli.listing import table
+
     hardware, roof = result["hardware"], result["roof_gflop_per_s"]["median"]
     load, sizes = result["load_average"], result["sizes"]
     print(

@@ -193,19 +193,21 @@ def _measure_candidates(
             points=t.setting.claim_points,
             first_row=t.setting.choice_points,
         )
-        wanted = {getattr(c, n) for c in t.chosen for n in names} - {None}
-        steps = sorted(wanted) or [0]
-        out = measure_trajectory(
-            t.run, probe, root=root, steps=steps, progress=progress
-        )
-        seconds += out.wall_seconds
-        a, b = parity_setting.gaps(t.run, out.values)
-        at = {int(step): i for i, step in enumerate(out.steps)}
         for s, c in enumerate(t.chosen):
+            at = {n: getattr(c, n) if t.usable[s] else None for n in names}
+            steps = sorted({step for step in at.values() if step is not None})
+            found: dict[int | None, tuple[float, float]] = {None: (np.nan, np.nan)}
+            if steps:
+                out = measure_trajectory(
+                    t.run, probe, root=root, steps=steps, seeds=(s,), progress=progress
+                )
+                seconds += out.wall_seconds
+                supports = parity_setting.supports(t.run, s)
+                pairs = parity_setting.gaps(out.values["degree1"][0], supports)
+                found.update(zip(steps, zip(*pairs, strict=True), strict=True))
             for n in names:
-                i = at.get(getattr(c, n)) if t.usable[s] else None
-                inside[n].append(np.nan if i is None else float(a[s, i]))
-                outside[n].append(np.nan if i is None else float(b[s, i]))
+                inside[n].append(float(found[at[n]][0]))
+                outside[n].append(float(found[at[n]][1]))
     return (
         {n: np.asarray(v) for n, v in inside.items()},
         {n: np.asarray(v) for n, v in outside.items()},

@@ -9,7 +9,7 @@ those of `sandbox.probes.transitions.choose_checkpoints`, fixed before any run.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sandbox.probes.transitions import Candidates
     from sandbox.train.progress import Progress
     from sandbox.train.run import Run
+    from sandbox.types import Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class Setting:
     group: int = 5
     spacing: int = 1536
     student_eval_every: int = 1536
-    teacher_cap: int = 307_200
+    teacher_cap: int = 245_760
     teacher_factor: float = 3.0
     student_cap: float = 6.0
     hold_fraction: float = 0.3
@@ -131,7 +132,8 @@ class Setting:
 
 def smoke() -> Setting:
     """The whole pipeline in well under a minute: d=24, k=6, five teachers."""
-    return Setting(task=Parity(d=24, k=6, support=RandomSupport()))
+    task = Parity(d=24, k=6, support=RandomSupport())
+    return Setting(task=task, choice_points=4096)
 
 
 def cpu() -> Setting:
@@ -298,7 +300,8 @@ def _study(
     )
     measured = measure_trajectory(run, probe, root=root, progress=progress)
     out = measured.values
-    inside, outside = gaps(run, out)
+    pairs = [gaps(out["degree1"][s], supports(run, s)) for s in range(run.spec.n_seeds)]
+    inside, outside = (np.asarray(side) for side in zip(*pairs, strict=True))
     score_axis = 1 if run.spec.task.n_classes == 2 else slice(None)
     steps, accuracy = run.metrics.steps, run.metrics.curves("teacher")
     chosen = []
@@ -321,18 +324,24 @@ def _study(
     )
 
 
-def gaps(run: "Run", measured: "dict[str, Any]") -> "tuple[np.ndarray, np.ndarray]":
-    """Mean |degree-1 correlation| in and off the support, `(S, R)` each."""
+def supports(run: "Run", seed: int) -> "Array":
+    """Coordinates behind the labels of the seed at a position of its group."""
+    from sandbox.train.teaching import task_key
+
+    return run.spec.task.supports(task_key(run.spec.seeds[seed]))
+
+
+def gaps(degree1: "np.ndarray", support: "Array") -> "tuple[np.ndarray, np.ndarray]":
+    """Mean |degree-1 correlation| in and off the support, `(R,)` each.
+
+    Args:
+      degree1: correlations `(R, d, C)` of one seed.
+      support: its coordinates, one node a row.
+    """
     import jax
     import numpy as np
 
     from sandbox.probes.fourier import degree1_gap
-    from sandbox.train.teaching import task_key
 
-    inside, outside = [], []
-    for i, seed in enumerate(run.spec.seeds):
-        supports = run.spec.task.supports(task_key(seed))
-        gap = jax.vmap(lambda c, s=supports: degree1_gap(c, s))(measured["degree1"][i])
-        inside.append(np.asarray(gap.inside).mean(-1))
-        outside.append(np.asarray(gap.outside))
-    return np.asarray(inside), np.asarray(outside)
+    gap = jax.vmap(lambda c: degree1_gap(c, support))(degree1)
+    return np.asarray(gap.inside).mean(-1), np.asarray(gap.outside)

@@ -212,7 +212,9 @@ def test_probe_refuses_an_altered_checkpoint(
     assert code == 2 and CUT in err and "was altered" in err
 
 
-def test_probe_end_to_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probe_end_to_end(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = only(root)
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
     code, out, err = ask(
@@ -222,11 +224,17 @@ def test_probe_end_to_end(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
     )
     assert code == 0, err
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+    assert len(list((root / "probe").iterdir())) == 2
     lines = out.splitlines()
+    path = tmp_path / "fourier.npz"
+    again = ask(
+        *(capsys, "probe", run.name[:8], "--root", root, "--probes", "fourier"),
+        *("--steps", "every", 1024, "--points", 500, "--out", path),
+    )
+    assert again[0] == 0 and again[1].splitlines()[:6] == lines[:6]
+    assert not again[2]  # nothing was measured twice
     assert lines[2].split()[:5] == ["step", "in", "1", "off", "1"]
     assert [row.split()[0] for row in lines[3:6]] == ["0", "1,024", "2,048"]
-    path = root / "probes" / f"teacher-{run.name}-fourier.npz"
-    assert (root / "probes" / f"teacher-{run.name}-alignment.npz").is_file()
     with np.load(path) as stored:
         assert stored["steps"].tolist() == [0, 1024, 2048]
         assert stored["seeds"].tolist() == [3, 4]
@@ -254,7 +262,6 @@ def test_probe_of_one_seed_to_a_named_file(
     with np.load(out) as stored:
         assert stored["seeds"].tolist() == [4]
         assert stored["alignment"].shape == (2, 1, 1, 16)
-    assert not (root / "probes").exists()
 
 
 STUDY = """

@@ -2,8 +2,6 @@
 
 import io
 import json
-import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,64 +14,52 @@ from sandbox.cli.probe import Request
 from sandbox.errors import StoreError
 from sandbox.probes.alignment import AlignmentProbe
 from sandbox.probes.fourier import FourierProbe
+from sandbox.probes.offline import measure_trajectory
+from sandbox.probes.spectrum import SpectrumProbe
 from sandbox.store.config import to_json
 from sandbox.store.files import write_atomic
 from sandbox.store.provenance import versions
-from sandbox.train.teaching import task_key
 
-_NOTE_SECONDS = 5.0
 _MAX_DEGREE = 5
 
 Arrays = dict[str, np.ndarray]
 
 
 def measure(request: Request) -> None:
-    """Measures every probe of a request, prints its table and stores its arrays."""
+    """Measures every probe of a request, prints its table, exports its arrays if asked."""
     spec = request.run.spec
     with jax.enable_x64(spec.dtype == "float64"):
         for name in request.probes:
             probe = _probe(name, request)
-            arrays = _over_trajectory(name, probe, request)
-            _store(request.out[name], name, probe, arrays, request)
+            measured = measure_trajectory(
+                request.run,
+                probe,
+                root=request.root,
+                steps=request.steps,
+                seeds=[position for position, _ in request.seeds],
+                lane=request.lane,
+            )
+            arrays = {k: np.swapaxes(v, 0, 1) for k, v in measured.values.items()}
             print(f"\n{name}: {_title(request)}")
             print(_TABLES[name](arrays, request))
-            print(f"written to {request.out[name]}")
+            if request.out is not None:
+                _export(request.out, name, probe, arrays, request)
+                print(f"written to {request.out}")
 
 
 def _probe(name: str, request: Request) -> Any:
     spec = request.run.spec
     if name == "alignment":
         return AlignmentProbe(spec.task)
+    if name == "spectrum":
+        return SpectrumProbe(spec.task, spec.model)
     degrees = tuple(range(1, min(_MAX_DEGREE, spec.task.d) + 1))
     return FourierProbe(spec.task, spec.model, degrees=degrees, points=request.points)
 
 
-def _over_trajectory(name: str, probe: Any, request: Request) -> Arrays:
-    """Every array of the probe, stacked to (R, S, ...)."""
-    run_probe = jax.jit(probe.measure)
-    trajectory = request.run.trajectory
-    keys = {seed: task_key(seed) for _, seed in request.seeds}
-    total = len(request.steps) * len(request.seeds)
-    done, last = 0, time.monotonic()
-    rows: list[list[Arrays]] = []
-    for step in request.steps:
-        row = []
-        for position, seed in request.seeds:
-            params = trajectory.read(step, seed=position, lane=request.lane)
-            out = run_probe(params, keys[seed])
-            row.append({k: np.asarray(v) for k, v in out.items()})
-            done += 1
-            if time.monotonic() - last > _NOTE_SECONDS:
-                last = time.monotonic()
-                text = f"{name}: {done} of {total} checkpoints, at step {step:,}"
-                print(text, file=sys.stderr, flush=True)
-        rows.append(row)
-    return {
-        k: np.stack([np.stack([s[k] for s in row]) for row in rows]) for k in rows[0][0]
-    }
-
-
-def _store(path: Path, name: str, probe: Any, arrays: Arrays, request: Request) -> None:
+def _export(
+    path: Path, name: str, probe: Any, arrays: Arrays, request: Request
+) -> None:
     about = {
         "probe": {"name": name, **_settings(probe)},
         "run": str(request.run.folder.path),
@@ -155,4 +141,23 @@ def _alignment_table(arrays: Arrays, request: Request) -> str:
     return table(header, rows, right="r" * len(header))
 
 
-_TABLES = {"fourier": _fourier_table, "alignment": _alignment_table}
+def _spectrum_table(arrays: Arrays, request: Request) -> str:
+    """Exact weight of each degree, largest class, mean over seeds; in brackets inside."""
+    weight, inside = arrays["weight"], arrays["in_support"].sum(2)  # (R, S, d+1, C)
+    degrees = range(min(weight.shape[2], 9))
+    header = ["step", *(f"degree {j}" for j in degrees)]
+    rows = []
+    for r, step in enumerate(request.steps):
+        cells = [
+            f"{weight[r, :, j].max(-1).mean():.4f} ({inside[r, :, j].max(-1).mean():.4f})"
+            for j in degrees
+        ]
+        rows.append([f"{step:,}", *cells])
+    return table(header, rows, right="r" * len(header))
+
+
+_TABLES = {
+    "fourier": _fourier_table,
+    "alignment": _alignment_table,
+    "spectrum": _spectrum_table,
+}

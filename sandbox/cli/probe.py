@@ -1,7 +1,7 @@
 """`sandbox probe`: the arguments, checked against the stored run before jax starts.
 
-The measuring itself is in `sandbox.cli.measure`. Run folders never change once they are
-complete, so results go to `<root>/probes/<kind>-<hash>-<probe>.npz`.
+The measuring itself is in `sandbox.cli.measure`. A measurement is kept beside the runs,
+addressed by its content, so asking again prints at once; `--out` exports it.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from sandbox.store.files import read_json
 from sandbox.store.runs import RunFolder
 from sandbox.store.trajectories import Trajectory
 
-PROBES = ("fourier", "alignment")
+PROBES = ("fourier", "alignment", "spectrum")
 
 _EPILOG = """\
 examples:
@@ -35,8 +35,11 @@ fourier prints mean |c_A| over all monomials of each degree, in the support and 
 averaged over seeds, +- its Monte-Carlo standard error. Where there is nothing to find,
 mean |c_A| is about 0.8 standard errors of one coefficient, not 0.
 alignment prints the share of a neuron's squared weights on the support: chance is k/d.
+spectrum prints the exact Fourier weight of p(1|x) by degree (d <= 20), and in brackets how
+much of it lies inside the support.
 
-The .npz holds steps (R,), seeds (S,) and every array of the probe as (R, S, ...):
+A measurement is made once and kept under the root. --out exports it as an .npz that holds
+steps (R,), seeds (S,) and every array of the probe as (R, S, ...):
 in_support/{degree}, off_support/{degree}, degree1, each with its _se; and about, a
 JSON text with the run, strategy and probe.
 """
@@ -54,7 +57,8 @@ class Request:
       steps: checkpoints to probe.
       probes: names from `PROBES`.
       points: Monte-Carlo inputs.
-      out: file of each probe.
+      root: where runs and measurements are stored.
+      out: file to export to, if any.
     """
 
     run: Any
@@ -64,7 +68,8 @@ class Request:
     steps: tuple[int, ...]
     probes: tuple[str, ...]
     points: int
-    out: dict[str, Path]
+    root: Path
+    out: Path | None
 
 
 def add(commands: Any) -> None:
@@ -105,7 +110,9 @@ def add(commands: Any) -> None:
         help="Monte-Carlo inputs of fourier (default 100000)",
     )
     arg("--study", metavar="MODULE", help="module that defines the run's own classes")
-    arg("--out", type=Path, metavar="FILE", help="where to write (with one probe)")
+    arg(
+        "--out", type=Path, metavar="FILE", help="export the arrays as .npz (one probe)"
+    )
     add_root(parser)
     parser.set_defaults(run=run)
 
@@ -143,7 +150,8 @@ def check(args: argparse.Namespace) -> Request:
         steps=steps,
         probes=probes,
         points=args.points,
-        out={p: _target(folder, p, args.out) for p in probes},
+        root=folder.path.resolve().parent.parent,
+        out=_target(folder, args.out),
     )
 
 
@@ -270,14 +278,12 @@ def _seeds(seed: int | None, strategy: str, opened: Any) -> tuple[tuple[int, int
     return kept
 
 
-def _target(folder: RunFolder, probe: str, out: Path | None) -> Path:
-    """Where a probe's arrays go; never into a run folder."""
-    path = folder.path.resolve()
+def _target(folder: RunFolder, out: Path | None) -> Path | None:
+    """The file to export to; never inside a run folder."""
     if out is None:
-        kind, root = path.parent.name, path.parent.parent
-        return root / "probes" / f"{kind}-{path.name}-{probe}.npz"
+        return None
     require(
-        not out.resolve().is_relative_to(path),
+        not out.resolve().is_relative_to(folder.path.resolve()),
         f"--out: {out} is inside the run's folder, which must not change.",
     )
     require(not out.is_dir(), f"--out: {out} is a folder; name a file.")

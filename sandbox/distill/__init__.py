@@ -1,1 +1,1 @@
-"""Distillation strategies as validated records: who teaches, what target, which loss."""
+"""Distillation strategies as validated records: who teaches, which target and loss."""

@@ -138,7 +138,7 @@ class Progressive:
         return Fraction(self.speed).limit_denominator(10**6)
 
     def checkpoint_at(self, t: int, lane: Lane) -> int | None:
-        """The first multiple of `every` at or after speed (t + 1), at most the final."""
+        """The first multiple of `every` at or after speed (t + 1), or the final."""
         ahead = ceil(self._speed * (t + 1) / self.every) * self.every
         return min(ahead, lane.final)
 

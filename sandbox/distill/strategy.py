@@ -6,8 +6,8 @@ Per example, with student logits z, teacher logits z_T and label y:
       + (1 - alpha) * scale * D(softmax(z_T / tau), softmax(z / tau_student))
 
 D is the cross-entropy to the teacher (`forward`, the gradient of the forward KL) or
-KL(student || teacher) (`reverse`). tau = 0 is the exact argmax teacher. The paper's runs
-have alpha = 0, tau_student = scale = 1; the convention of Hinton et al. (2015) is
+KL(student || teacher) (`reverse`). tau = 0 is the exact argmax teacher. The paper's
+runs have alpha = 0, tau_student = scale = 1; the convention of Hinton et al. (2015) is
 tau = tau_student = T with scale = T^2.
 
 Example:
@@ -25,7 +25,7 @@ from sandbox.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class Anneal:
-    """A number that moves linearly from `start` to `end` over the first `over` samples."""
+    """A number that moves linearly from `start` to `end` in `over` samples."""
 
     start: float
     end: float
@@ -126,8 +126,8 @@ class Strategy:
         if self.loss.direction == "reverse":
             require(
                 min(ends(self.target.tau)[:2]) > 0,
-                f"strategy {self.name!r}: loss.direction = reverse needs target.tau > 0,"
-                " because the reverse KL to an argmax teacher is infinite.",
+                f"strategy {self.name!r}: loss.direction = reverse needs target.tau >"
+                " 0, because the reverse KL to an argmax teacher is infinite.",
             )
 
     @property

@@ -20,7 +20,7 @@ def soften(
 def log_soften(
     logits: Float[Array, "*n C"], tau: Float[Array, "*n"]
 ) -> Float[Array, "*n C"]:
-    """log softmax(logits / tau) for tau > 0, finite wherever the logits are."""
+    """Log softmax(logits / tau) for tau > 0, finite wherever the logits are."""
     return jax.nn.log_softmax(logits / tau[..., None], -1)
 
 
@@ -30,6 +30,6 @@ def annealed(
     over: Shaped[Array, " L"],
     t: Shaped[Array, " R"],
 ) -> Float[Array, "R L"]:
-    """start + (end - start) min(t / over, 1), one row a sample and one column a lane."""
+    """Moves from start to end as min(t / over, 1); a row a sample, a column a lane."""
     ramp = jnp.minimum(t.astype(start.dtype)[:, None] / over[None, :], 1.0)
     return start[None, :] + (end - start)[None, :] * ramp

@@ -1,6 +1,7 @@
-"""The Flax side of `sandbox.models.mlp`: the Linen module and the tiled forward pass."""
+"""The Flax side of `sandbox.models.mlp`: Linen module and tiled forward pass."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from sandbox.types import Array, Params
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), `torch.nn.Linear`'s default for both leaves."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of `torch.nn.Linear`."""
     bound = fan_in**-0.5
 
     def init(
@@ -59,8 +60,8 @@ class MLPModule(nn.Module):
 
     def run(self, params: Params, x: Array) -> tuple[Array, dict[str, Array]]:
         """Applies the module to explicit parameters."""
-        logits, acts = self.apply({"params": params}, x)  # pyright: ignore
-        return logits, acts
+        out: Any = self.apply({"params": params}, x)  # typed as a union by Linen
+        return out
 
 
 def tiled_logits(

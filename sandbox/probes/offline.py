@@ -18,7 +18,7 @@ from sandbox.store.config import digest, foreign_sources, to_json
 from sandbox.store.files import exclusive, read_json, write_atomic, write_json
 from sandbox.store.provenance import provenance
 from sandbox.store.runs import SCHEMA, RunFolder
-from sandbox.train.progress import Progress, default_progress
+from sandbox.train.progress import Progress, default_progress, seeds_text
 from sandbox.train.run import Run
 from sandbox.train.teaching import task_key
 from sandbox.types import Array, Params
@@ -55,26 +55,30 @@ def measure_trajectory(
     *,
     root: Path,
     steps: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
     lane: int = 0,
     progress: Progress | None = None,
 ) -> Measured:
-    """Measures every seed of a run at every checkpoint, or opens the measurement.
+    """Measures a run at its checkpoints, or opens the measurement if it was made.
 
     Args:
       run: a finished run with a trajectory.
       probe: what is measured.
       root: where runs are stored; measurements go to `<root>/probe/<hash>`.
       steps: checkpoints to measure; all of them by default.
+      seeds: positions of seeds in the group; all of them by default.
       lane: position of the strategy that is measured.
       progress: who is told.
     """
     chosen = run.trajectory.steps if steps is None else tuple(int(s) for s in steps)
+    positions = list(range(run.spec.n_seeds) if seeds is None else seeds)
     what = {
         "schema": SCHEMA,
         "run": run.folder.path.name,
         "probe": to_json(probe),
         "foreign": foreign_sources(probe),
         "steps": list(chosen),
+        "seeds": positions,
         "lane": lane,
         "platform": jax.default_backend(),
     }
@@ -83,7 +87,7 @@ def measure_trajectory(
         with exclusive(folder.path):
             if not folder.complete:
                 teller = default_progress() if progress is None else progress
-                _measure(run, probe, chosen, lane, folder, what, teller)
+                _measure(run, probe, chosen, (positions, lane), folder, what, teller)
     folder.check("provenance.json")
     wall = read_json(folder.path / "provenance.json")["wall_seconds"]
     return Measured(np.asarray(chosen), _read(folder), wall)
@@ -93,7 +97,7 @@ def _measure(
     run: Run,
     probe: Probe,
     steps: Sequence[int],
-    lane: int,
+    where: tuple[list[int], int],
     folder: RunFolder,
     what: dict[str, Any],
     progress: Progress,
@@ -103,14 +107,14 @@ def _measure(
     begin = time.monotonic()
     folder.prepare()
     write_json(folder.path / "config.json", what)
-    first, last = run.spec.seeds[0], run.spec.seeds[-1]
-    title = f"probe {folder.path.name[:6]}, seeds {first}-{last}"
+    seeds = [run.spec.seeds[i] for i in where[0]]
+    title = f"probe {folder.path.name[:6]}, {seeds_text(seeds)}"
     progress.start(title, len(steps), 0, "checkpoints")
-    keys = jnp.stack([task_key(s) for s in run.spec.seeds])
+    keys = jnp.stack([task_key(s) for s in seeds])
     rows: list[dict[str, np.ndarray]] = []
     with jax.enable_x64(run.spec.dtype == "float64"):
         for i, step in enumerate(steps):
-            params = jax.tree.map(lambda p: p[:, lane], run.trajectory.read(step))
+            params = jax.tree.map(lambda p: p[where], run.trajectory.read(step))
             measured = _measure_seeds(probe, params, keys)
             rows.append({k: np.asarray(v) for k, v in measured.items()})
             progress.update(i + 1, f"checkpoint {step:,}")

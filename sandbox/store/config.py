@@ -20,7 +20,7 @@ from sandbox.errors import ConfigError
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON data of a record, tuples as lists, dataclasses tagged with their name."""
+    """Plain JSON data of a record: tuples as lists, dataclasses tagged by name."""
     if is_dataclass(value) and not isinstance(value, type):
         out: dict[str, Any] = {"type": type(value).__name__}
         hints = get_type_hints(type(value))
@@ -79,8 +79,8 @@ def _source_hash(cls: type) -> str:
         text = inspect.getsource(cls)
     except (OSError, TypeError) as e:
         raise ConfigError(
-            f"{cls.__qualname__} must be defined in a file, because its source is part of"
-            " the run's identity."
+            f"{cls.__qualname__} must be defined in a file, because its source is part"
+            " of the run's identity."
         ) from e
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -141,7 +141,9 @@ def _read_union(
     options: tuple[Any, ...], data: Any, extra: Mapping[str, type], path: str
 ) -> Any:
     if isinstance(data, dict):
-        records = {o.__name__: o for o in options if is_dataclass(o)}
+        records: dict[str, type] = {
+            o.__name__: o for o in options if isinstance(o, type) and is_dataclass(o)
+        }
         return _read_record(records, data, extra, path)
     errors = []
     for option in options:
@@ -160,7 +162,7 @@ def _read_record(
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected an object, got {_kind(data)}.")
     tag = data.get("type")
-    if tag not in allowed:
+    if not isinstance(tag, str) or tag not in allowed:
         raise ConfigError(
             f"{path}.type: expected {_one_of(allowed)}, got {tag!r};"
             " a class of your own is found only through --study MODULE."

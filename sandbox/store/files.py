@@ -89,7 +89,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         except BlockingIOError as e:
             holder = os.read(handle, 64).decode(errors="replace").strip() or "unknown"
             raise StoreError(
-                f"{folder} is being written by process {holder}; wait for it or stop it."
+                f"{folder} is being written by process {holder}; wait for it or"
+                " stop it."
             ) from e
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)

@@ -40,7 +40,7 @@ class Metrics:
         return self.columns[name][:, :, self.strategies.index(strategy)].T
 
     def to_parquet(self) -> bytes:
-        """The table as parquet with page checksums, rows ordered by step, seed, lane."""
+        """Parquet with page checksums, rows ordered by step, seed, lane."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -81,7 +81,8 @@ class RunFolder:
         problem = _problem(self.path / name, self.manifest().get(name))
         if problem:
             raise StoreError(
-                f"{self.path / name} {problem}; delete the run folder to train it again."
+                f"{self.path / name} {problem}; delete the run folder to train it"
+                " again."
             )
 
     def problems(self) -> list[str]:
@@ -119,7 +120,7 @@ class RunFolder:
     def save_resume(
         self, step: int, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
     ) -> None:
-        """Stores the engine's state and the metrics so far as one self-checking file."""
+        """Stores the engine's state and metrics so far as one self-checking file."""
         from safetensors.numpy import save
 
         contiguous = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
@@ -138,7 +139,7 @@ class RunFolder:
             if sha256_file(path)[:16] != path.stem.split("-")[-1]:
                 continue  # cut short or altered: an older one, or the start, is sound
             with safe_open(path, framework="numpy") as f:
-                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+                tensors = {k: f.get_tensor(k) for k in f.keys()}
                 return tensors, json.loads(f.metadata()["meta"])
         return None
 

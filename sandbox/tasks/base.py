@@ -100,7 +100,7 @@ class BooleanTask:
         return 2
 
     def supports(self, key: Any) -> Int[Array, "n k"]:
-        """Coordinates behind the label, one monomial a row, drawn from `key` if random."""
+        """Coordinates behind the label, one monomial a row; `key` draws random ones."""
         raise NotImplementedError(f"{type(self).__name__} must define supports(key).")
 
     def labels(

@@ -28,9 +28,9 @@ class Hierarchy(BooleanTask):
       d: input bits.
       depth: depth D of the tree; C = 2^D classes.
       feature_complexity: coordinates in each node's parity.
-      layout: `disjoint` gives node j the coordinates j*k .. j*k+k-1; `shared` slides the
-        window by one, so neighbouring nodes share k-1 coordinates; `random` draws every
-        node's k coordinates from the lane's task key, overlaps allowed.
+      layout: `disjoint` gives node j the coordinates j*k .. j*k+k-1; `shared` slides
+        the window by one, so neighbouring nodes share k-1 coordinates; `random` draws
+        every node's k coordinates from the lane's task key, overlaps allowed.
     """
 
     depth: int = 3

@@ -68,7 +68,8 @@ class Parity(BooleanTask):
             s = self.support.indices
             require(
                 len(s) == self.k,
-                f"task.support.indices must name k = {self.k} coordinates, got {len(s)}.",
+                f"task.support.indices must name k = {self.k} coordinates, got"
+                f" {len(s)}.",
             )
             require(
                 len(set(s)) == len(s),
@@ -123,7 +124,8 @@ class NoisyParity(Parity):
         super().__post_init__()
         require(
             0 <= self.eps < 0.5,
-            f"task.eps must lie in [0, 0.5), got {self.eps}; at 0.5 labels carry nothing.",
+            f"task.eps must lie in [0, 0.5), got {self.eps}; at 0.5 labels carry"
+            " nothing.",
         )
 
     def observe(self, clean: Int[Array, " B"], row_keys: Any) -> Int[Array, " B"]:

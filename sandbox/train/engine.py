@@ -127,7 +127,7 @@ def _evaluate(
 def evaluate(
     task: Task, model: Model, params: Params, keys: Array, *, points: int
 ) -> dict[str, np.ndarray]:
-    """Metrics of parameters `(S, L, ...)` on rows 0 .. points of each seed's eval stream.
+    """Metrics of parameters `(S, L, ...)` on the first rows of each seed's eval stream.
 
     Seeds and lanes run one after the other, so memory holds one forward pass and a
     lane's numbers do not depend on its companions.

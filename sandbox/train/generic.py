@@ -107,7 +107,7 @@ def run_chunk(
     size = plan.batch_size
     n_steps = plan.segment // size
 
-    def one(state, key, t_start, teacher, index):  # noqa: ANN001, ANN202
+    def one(state, key, t_start, teacher, index):
         seg = make_segment(plan, key, t_start, teacher, index, lanes)
         xs = jax.tree.map(
             lambda a: a.reshape(n_steps, size, *a.shape[1:]),
@@ -116,7 +116,7 @@ def run_chunk(
         rate = seg.rate.reshape(n_steps, size)[:, 0]
         t_step = t_start + size * jnp.arange(n_steps, dtype=jnp.uint32)
 
-        def body(s, inp):  # noqa: ANN001, ANN202
+        def body(s, inp):
             (x, weight, sup), eta, t = inp
             step = partial(_lane_step, plan)
             lanes_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), sup)
@@ -125,7 +125,7 @@ def run_chunk(
 
         return lax.scan(body, state, (xs, rate, t_step))[0]
 
-    def segment(i, state):  # noqa: ANN001, ANN202
+    def segment(i, state):
         t = jnp.uint32(t0) + jnp.uint32(plan.segment) * i.astype(jnp.uint32)
         t_S = jnp.broadcast_to(t, (plan.n_seeds,))
         return over_seeds(one, plan.n_seeds, state, keys, t_S, teacher, index)

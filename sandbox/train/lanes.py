@@ -1,4 +1,4 @@
-"""The host's side of teaching: which checkpoint teaches each lane, and when it changes."""
+"""The host's side of teaching: which checkpoint teaches each lane, and until when."""
 
 from collections import OrderedDict
 
@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from sandbox.distill.sources import Labels, Lane, UntilSaturation
+from sandbox.errors import StoreError
 from sandbox.store.trajectories import Trajectory
 from sandbox.train.spec import RunSpec
 from sandbox.types import Params
@@ -37,6 +38,24 @@ class LanePlan:
         return lane._replace(
             switched_at=int(self.switched_at[s, i]), position=int(self.position[s, i])
         )
+
+    def require_stored(self) -> None:
+        """Refuses steps that the teacher, having stopped early, never stored.
+
+        Raises:
+          StoreError: such a step, or the teacher is not trained yet.
+        """
+        if self.trajectory is None:
+            return
+        stored, folder = self.trajectory.steps, self.trajectory.run.path
+        for s, i in np.ndindex(self.position.shape):
+            lane, strategy = self._lane(s, i), self.spec.strategies[i]
+            for step in strategy.source.checkpoints(lane) if lane else ():
+                if step not in stored:
+                    raise StoreError(
+                        f"strategy {strategy.name!r} asks for teacher checkpoint {step},"
+                        f" but {folder} stopped at {stored[-1]}."
+                    )
 
     def steps_at(self, t: int) -> np.ndarray:
         """Checkpoint step that teaches sample t, `(S, L)`; LABELS or ABSENT if none."""
@@ -86,8 +105,8 @@ class LanePlan:
     def teachers_at(self, t: int) -> tuple[Params | None, np.ndarray]:
         """Parameters `(S, K, ...)` of the active checkpoints and `(S, L)` indices in K.
 
-        K is the largest number of distinct checkpoints any seed needs; a seed that needs
-        fewer repeats its first.
+        K is the largest number of distinct checkpoints any seed needs; a seed that
+        needs fewer repeats its first.
         """
         steps = self.steps_at(t)
         if self.trajectory is None or (steps < 0).all():

@@ -28,7 +28,7 @@ from sandbox.store.runs import RunFolder, default_root
 from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpoint
 from sandbox.train.engine import Engine
 from sandbox.train.lanes import LABELS, LanePlan
-from sandbox.train.progress import Progress, default_progress
+from sandbox.train.progress import Progress, default_progress, seeds_text
 from sandbox.train.run import Run, folder_of, identity
 from sandbox.train.spec import RunSpec
 
@@ -111,8 +111,8 @@ class _Loop:
         if spec.teacher is not None:
             teacher = folder_of(spec.teacher.spec, root)
             trajectory = Trajectory(teacher)
-            teacher.manifest()
         self.plan = LanePlan(spec, trajectory)
+        self.plan.require_stored()
         self.absent = self.plan.absent
         self.taught = np.asarray([s.source.needs_teacher for s in spec.strategies])
 
@@ -121,8 +121,7 @@ class _Loop:
         folder.prepare()
         write_json(folder.path / "config.json", identity(spec))
         state = self._restore()
-        seeds = f"seeds {spec.seeds[0]}-{spec.seeds[-1]}"
-        title = f"{spec.kind} {folder.path.name[:6]}, {seeds}"
+        title = f"{spec.kind} {folder.path.name[:6]}, {seeds_text(spec.seeds)}"
         self.progress.start(title, spec.stop.largest, state.t)
         clock = time.monotonic() - state.wall
         saved = time.monotonic()
@@ -142,8 +141,8 @@ class _Loop:
                 if stop:
                     self.progress.close(f"interrupted at {state.t:,}")
                     raise Interrupted(
-                        f"stopped at sample {state.t:,} by signal {stop[0]}; its state is"
-                        f" saved in {folder.path}, run the same command to go on."
+                        f"stopped at sample {state.t:,} by signal {stop[0]}; its state"
+                        f" is saved in {folder.path}, run the same command to go on."
                     )
         self._finish(state)
 
@@ -190,7 +189,7 @@ class _Loop:
             state.columns.setdefault(name, []).append(np.asarray(value))
 
     def _done(self, state: LoopState) -> bool:
-        """Whether every seed is at its cap or a factor past its level, or none is alive."""
+        """Whether each seed is at its cap or a factor past its level, or none lives."""
         stop = self.spec.stop
         if state.t % self.spec.eval_every:
             return False  # only at evaluations, so that no chunk decides

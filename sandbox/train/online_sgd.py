@@ -1,24 +1,25 @@
-r"""Exact online SGD for two-layer ReLU networks at batch size 1, in blocks of T samples.
+r"""Exact online SGD for two-layer ReLU networks at batch size 1, in blocks of T.
 
-Inputs do not depend on the weights, so with first-layer weights W (bias as last row) at
-the start of a block, X the block's inputs with a 1 appended, and g_s the gradient at the
-hidden preactivations of sample s,
+Inputs do not depend on the weights, so with first-layer weights W (bias as last row)
+at the start of a block, X the block's inputs with a 1 appended, and g_s the gradient at
+the hidden preactivations of sample s,
 
     h_t = (X W)_t - sum_{s<t} eta_s (x_s . x_t + 1) g_s .
 
-One product X W, one Gram matrix X X^T, a recurrence in which the second layer is updated
-exactly at every sample, and one rank-T update W <- W - X^T (eta G) at the end. This is
-plain SGD rearranged, not an approximation; only rounding differs from the generic engine.
+One product X W, one Gram matrix X X^T, a recurrence in which the second layer is
+updated exactly at every sample, and one rank-T update W <- W - X^T (eta G) at the end.
+This is plain SGD rearranged, not an approximation; only rounding differs from the
+generic engine.
 
 With two classes the loss depends on the margin M = z_1 - z_0 alone. Writing
-u = a_1 - a_0 for the output weights, dL/dz_1 = -dL/dz_0 = delta, the sum a_0 + a_1 never
-moves and (u, c_1 - c_0) follows the same recurrence at twice the rate.
+u = a_1 - a_0 for the output weights, dL/dz_1 = -dL/dz_0 = delta, the sum a_0 + a_1
+never moves and (u, c_1 - c_0) follows the same recurrence at twice the rate.
 
-Lanes of one seed share its inputs: their hidden units are concatenated, so X W, the Gram
-matrix and the update are one product each for all lanes. A lane whose margins or output
-weights become non-finite, or pass the square root of the largest float (the block's own
-products would overflow next), is frozen at the start of that block; the others do not
-notice.
+Lanes of one seed share its inputs: their hidden units are concatenated, so X W, the
+Gram matrix and the update are one product each for all lanes. A lane whose margins or
+output weights become non-finite, or pass the square root of the largest float (the
+products of the next block would overflow), is frozen at the start of that block; the
+others do not notice.
 """
 
 from functools import partial
@@ -227,7 +228,7 @@ def run_chunk(
     """
     size, n_blocks = plan.block, plan.segment // plan.block
 
-    def one(state, key, t_start, teacher, index):  # noqa: ANN001, ANN202
+    def one(state, key, t_start, teacher, index):
         seg = make_segment(plan, key, t_start, teacher, index, lanes)
         ones = jnp.ones((plan.segment, 1), seg.x.dtype)
         xs = (
@@ -239,13 +240,13 @@ def run_chunk(
         xs = jax.tree.map(lambda a: a.reshape(n_blocks, size, *a.shape[1:]), xs)
         t_block = t_start + size * jnp.arange(n_blocks, dtype=jnp.uint32)
 
-        def body(s, inp):  # noqa: ANN001, ANN202
+        def body(s, inp):
             (x, eta, weight, sup), t_b = inp
             return _block(plan, s, x, eta, weight, sup, t_b), None
 
         return lax.scan(body, state, (xs, t_block))[0]
 
-    def segment(i, state):  # noqa: ANN001, ANN202
+    def segment(i, state):
         t = jnp.uint32(t0) + jnp.uint32(plan.segment) * i.astype(jnp.uint32)
         t_S = jnp.broadcast_to(t, (plan.n_seeds,))
         return over_seeds(one, plan.n_seeds, state, keys, t_S, teacher, index)

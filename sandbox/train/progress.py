@@ -1,10 +1,12 @@
 """Progress of a run: a live bar on a terminal, plain lines elsewhere.
 
-Progress is driven from the host between chunks and cannot change a bit of a result.
+Progress is driven from the host between chunks and cannot change a bit of a result. It
+goes to standard error, so that tables can be piped.
 """
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 
@@ -50,7 +52,7 @@ class Lines:
         self._title, self._total, self._from, self._unit = title, total, done, unit
         self._begin = self._last = time.monotonic()
         resumed = f", resumed at {done:,}" if done else ""
-        print(f"{title}: at most {total:,} {unit}{resumed}", flush=True)
+        _say(f"{title}: at most {total:,} {unit}{resumed}")
 
     def update(self, done: int, note: str) -> None:
         """Prints rate and time left, if the last line is old enough."""
@@ -60,16 +62,15 @@ class Lines:
         self._last = now
         rate = (done - self._from) / max(now - self._begin, 1e-9)
         left = (self._total - done) / max(rate, 1e-9)
-        print(
+        _say(
             f"{self._title}: {done:,}/{self._total:,}  {rate:,.0f} {self._unit}/s"
-            f"  at most {clock(left)} left  {note}",
-            flush=True,
+            f"  at most {clock(left)} left  {note}"
         )
 
     def close(self, note: str) -> None:
         """Prints how long it took."""
         took = clock(time.monotonic() - self._begin)
-        print(f"{self._title}: done in {took}  {note}", flush=True)
+        _say(f"{self._title}: done in {took}  {note}")
 
 
 class Bar:
@@ -77,6 +78,7 @@ class Bar:
 
     def __init__(self) -> None:
         """Prepares the columns."""
+        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -95,6 +97,7 @@ class Bar:
             TextColumn("at most"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
         )
 
     def start(self, title: str, total: int, done: int, unit: str = "samples") -> None:
@@ -120,7 +123,16 @@ class Bar:
 
 def default_progress() -> Progress:
     """A bar on a terminal, lines elsewhere."""
-    return Bar() if sys.stdout.isatty() else Lines()
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """`seed 3`, or `seeds 0-4`."""
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
 
 
 def clock(seconds: float) -> str:

@@ -179,7 +179,8 @@ class RunSpec:
                     require(
                         step % every == 0 and 0 <= step <= last,
                         f"strategy {s.name!r} asks for teacher checkpoint {step}, which"
-                        f" is not in the trajectory (multiples of {every} up to {last}).",
+                        f" is not in the trajectory (multiples of {every} up to"
+                        f" {last}).",
                     )
 
     def _check_borders(self) -> None:
@@ -187,7 +188,8 @@ class RunSpec:
             require(
                 v % self.unit == 0,
                 f"{name} = {v} must be a multiple of {self.unit} samples (the block of"
-                f" {self.block} and the batch of {self.batch_size} must both divide it).",
+                f" {self.block} and the batch of {self.batch_size} must both divide"
+                " it).",
             )
         require(
             self.checkpoint_every % self.eval_every == 0,
@@ -294,7 +296,7 @@ class TeacherRef:
         """Refuses a teacher without checkpoints."""
         require(
             self.spec.checkpoint_every > 0,
-            "teacher.spec.checkpoint_every must be positive: a teacher needs checkpoints.",
+            "teacher.spec.checkpoint_every must be positive, so that it can teach.",
         )
         require(
             len(self.spec.strategies) == 1,

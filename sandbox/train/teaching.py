@@ -1,7 +1,7 @@
 """What every engine shares: the static plan of a group, and one segment of rows.
 
-A segment is R rows of every seed's stream with, for every lane, what its loss needs. The
-teacher's logits are computed once per seed and checkpoint and serve all lanes.
+A segment is R rows of every seed's stream with, for every lane, what its loss needs.
+The teacher's logits are computed once per seed and checkpoint and serve all lanes.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def task_key(seed: int) -> Array:
 
 
 def init_key(seed: int, kind: str) -> Array:
-    """The key behind a seed's initial parameters, one for teachers, one for students."""
+    """The key behind a seed's initial parameters; teachers' and students' differ."""
     role = _TEACHER_INIT if kind == "teacher" else _STUDENT_INIT
     return jax.random.fold_in(jax.random.key(seed), role)
 
@@ -102,7 +102,7 @@ class LaneArrays(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """R rows of one seed: inputs, weights, rates, and each lane's supervision (R, L)."""
+    """R rows of one seed: inputs, weights, rates; each lane's supervision (R, L)."""
 
     x: Float[Array, "R d"]
     weight: Float[Array, " R"]

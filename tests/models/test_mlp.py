@@ -1,4 +1,4 @@
-"""The perceptron: PyTorch's initial distribution, forward passes, names and refusals."""
+"""The perceptron: PyTorch's initial weights, forward passes, names and refusals."""
 
 from math import sqrt
 

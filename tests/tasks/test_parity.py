@@ -67,7 +67,7 @@ def test_random_supports_are_subsets_that_differ() -> None:
 
 
 def test_noise_rate_and_rows(key: jax.Array) -> None:
-    """Flips within 5 binomial sigma; inputs and clean labels are those without noise."""
+    """Flips within 5 binomial sigma; inputs and clean labels stay as they were."""
     n, eps = 20_000, 0.2
     noisy, clean = NoisyParity(d=12, k=2, eps=eps), Parity(d=12, k=2)
     a = noisy.sample(key, 0, n, split="train")

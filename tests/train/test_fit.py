@@ -175,7 +175,9 @@ def test_a_finished_run_is_only_opened(make_student: Make, new_root: Roots) -> N
     opened = open_run(first.folder.path)
     assert opened.spec == spec
     for run in (second, opened):
-        np.testing.assert_array_equal(run.metrics.curves("ce"), first.metrics.curves("ce"))
+        np.testing.assert_array_equal(
+            run.metrics.curves("ce"), first.metrics.curves("ce")
+        )
     assert first.outcome["samples"] == 1536 and first.outcome["failed"] == []
     assert {"jax", "numpy"} <= set(first.provenance["versions"])
 
@@ -206,7 +208,9 @@ def test_counters_and_teachers_in_the_metrics(
     steps = m.curves("saturation", "teacher_step")
     assert (np.diff(steps) >= 0).all() and (steps[:, 0] == 128).all()
     assert (steps[:, -1] > 128).all()
-    assert [(a["seed"], a["strategy"]) for a in run.outcome["absent"]] == [(1, "2-shot")]
+    assert [(a["seed"], a["strategy"]) for a in run.outcome["absent"]] == [
+        (1, "2-shot")
+    ]
     assert np.isnan(m.curves("2-shot")[1]).all()
     assert not np.isnan(m.curves("2-shot")[0]).any()
     loss = m.curves("ce", "train_loss")
@@ -277,6 +281,22 @@ def test_a_damaged_checkpoint_is_named(
 def test_students_of_an_untrained_teacher(make_student: Make, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not a finished run"):
         train(make_student(), tmp_path)
+
+
+def test_a_teacher_that_stopped_early(
+    make_student: Make, teacher: RunSpec, tmp_path: Path
+) -> None:
+    """The record promises a checkpoint that the run never reached: named at once."""
+    easy = Parity(d=10, k=1)
+    early = replace(teacher, task=easy, stop=Stop(max_samples=6400, accuracy=0.6))
+    run = train(early, tmp_path)
+    assert run.trajectory.steps[-1] < 6400
+    spec = make_student(
+        task=easy, strategies=(FINAL,), teacher=TeacherRef(spec=early, final=6400)
+    )
+    message = rf"'a' asks .* 6400, but .* at {run.trajectory.steps[-1]}\."
+    with pytest.raises(StoreError, match=message):
+        train(spec, tmp_path)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -365,7 +385,9 @@ REFUSED = {
         "asks for teacher checkpoint 64",
     ),
     "per-seed length": (
-        lambda: lanes(Strategy(name="a", source=NShot(steps=(128,), hold=PerSeed((64,))))),
+        lambda: lanes(
+            Strategy(name="a", source=NShot(steps=(128,), hold=PerSeed((64,))))
+        ),
         "per-seed values must have one entry for each of n_seeds = 2",
     ),
     "blocked and batches": (
