@@ -53,8 +53,8 @@ class LanePlan:
             for step in strategy.source.checkpoints(lane) if lane else ():
                 if step not in stored:
                     raise StoreError(
-                        f"strategy {strategy.name!r} asks for teacher checkpoint {step},"
-                        f" but {folder} stopped at {stored[-1]}."
+                        f"strategy {strategy.name!r} asks for teacher checkpoint {step}"
+                        f", but {folder} stopped at {stored[-1]}."
                     )
 
     def steps_at(self, t: int) -> np.ndarray:
