@@ -26,7 +26,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def measure(request: Request) -> None:
-    """Measures every probe of a request, prints its table, exports its arrays if asked."""
+    """Measures every probe of a request, prints its table, exports it if asked."""
     spec = request.run.spec
     with jax.enable_x64(spec.dtype == "float64"):
         for name in request.probes:
@@ -142,16 +142,14 @@ def _alignment_table(arrays: Arrays, request: Request) -> str:
 
 
 def _spectrum_table(arrays: Arrays, request: Request) -> str:
-    """Exact weight of each degree, largest class, mean over seeds; in brackets inside."""
+    """Exact weight of each degree: largest class, mean over seeds (in support)."""
     weight, inside = arrays["weight"], arrays["in_support"].sum(2)  # (R, S, d+1, C)
     degrees = range(min(weight.shape[2], 9))
     header = ["step", *(f"degree {j}" for j in degrees)]
     rows = []
     for r, step in enumerate(request.steps):
-        cells = [
-            f"{weight[r, :, j].max(-1).mean():.4f} ({inside[r, :, j].max(-1).mean():.4f})"
-            for j in degrees
-        ]
+        mean, within = (a[r].max(-1).mean(0) for a in (weight, inside))
+        cells = [f"{mean[j]:.4f} ({within[j]:.4f})" for j in degrees]
         rows.append([f"{step:,}", *cells])
     return table(header, rows, right="r" * len(header))
 

@@ -35,10 +35,10 @@ fourier prints mean |c_A| over all monomials of each degree, in the support and 
 averaged over seeds, +- its Monte-Carlo standard error. Where there is nothing to find,
 mean |c_A| is about 0.8 standard errors of one coefficient, not 0.
 alignment prints the share of a neuron's squared weights on the support: chance is k/d.
-spectrum prints the exact Fourier weight of p(1|x) by degree (d <= 20), and in brackets how
-much of it lies inside the support.
+spectrum prints the exact Fourier weight of p(1|x) by degree (d <= 20), and in brackets
+how much of it lies inside the support.
 
-A measurement is made once and kept under the root. --out exports it as an .npz that holds
+A measurement is made once and kept under the root. --out exports it as an .npz with
 steps (R,), seeds (S,) and every array of the probe as (R, S, ...):
 in_support/{degree}, off_support/{degree}, degree1, each with its _se; and about, a
 JSON text with the run, strategy and probe.

@@ -24,6 +24,8 @@ from sandbox.types import Array, Outputs, Params
 
 WIDE = 4000
 """Hidden width from which a two-layer forward pass is tiled over hidden units."""
+MANY_ROWS = 64
+"""Rows from which tiling pays; below, a plain pass is as fast and cheaper to derive."""
 TILE = 500
 """Hidden units of one tile: 1024 rows of it fit in a core's second-level cache."""
 
@@ -101,7 +103,8 @@ class MLP:
             not unknown,
             f"taps must be among {', '.join(self.taps)}, got {', '.join(unknown)}.",
         )
-        if not taps and self.two_layer_relu and self.hidden[0] >= WIDE:
+        wide = self.two_layer_relu and self.hidden[0] >= WIDE
+        if wide and not taps and x.shape[0] >= MANY_ROWS:
             return Outputs(tiled_logits(params, x, tile=TILE), {})
         logits, acts = MLPModule(self.hidden, self.n_classes).run(params, x)
         return Outputs(logits, {t: acts[t] for t in taps})

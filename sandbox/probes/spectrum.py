@@ -2,8 +2,8 @@
 
     W_j = sum_{|A| = j} c_A^2,   c_A = E[ p(c | x) chi_A(x) ]
 
-over the whole cube, so there is no Monte-Carlo error. By Parseval the W_j of a class sum
-to E[p(c | x)^2].
+over the whole cube, so there is no Monte-Carlo error. By Parseval the W_j of a class
+sum to E[p(c | x)^2].
 """
 
 from dataclasses import dataclass

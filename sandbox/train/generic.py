@@ -2,7 +2,8 @@
 
 It is the oracle of the blocked engine and the only engine for deeper networks, batches
 and momentum. Lanes and seeds are vmapped; everything else is shared with the blocked
-engine through `sandbox.train.teaching`.
+engine through `sandbox.train.teaching`. A lane that leaves the floats' range is frozen at
+the start of that segment; the others do not notice.
 """
 
 from functools import partial
@@ -24,7 +25,8 @@ class GenericState(NamedTuple):
     Attributes:
       phi: trained tensors.
       optimizer: optax state.
-      bad: first sample of the first step with a non-finite loss or update, or `ALIVE`.
+      bad: first sample of the first step with a non-finite loss, or of the segment's
+        last step if only its outcome was; `ALIVE` for a finite lane.
       loss: sum of training losses since it was last read.
       weight: sum of their weights.
     """
@@ -51,14 +53,15 @@ def from_phi(plan: Plan, phi: Params) -> GenericState:
 
 def _lane_step(
     plan: Plan,
-    state: GenericState,
+    phi: Params,
+    optimizer: Any,
     x: Any,
     weight: Array,
     sup: Any,
     rate: Array,
     t: Array,
-) -> GenericState:
-    """One optimizer step of one lane on one batch."""
+) -> tuple[Params, Any, Array]:
+    """One optimizer step of one lane on one batch; also returns the loss before it."""
     structure = plan.structure
 
     def loss_fn(params: Params) -> tuple[Array, Array]:
@@ -66,29 +69,50 @@ def _lane_step(
         return jnp.sum(weight * per_example), jnp.sum(weight)
 
     phi, optimizer, loss = structure.update.step(
-        state.phi,
-        state.optimizer,
+        phi,
+        optimizer,
         rate,
         loss_fn=loss_fn,
         view=structure.view,
         transform=plan.optimizer.transform(),
     )
-    phi = structure.view.after_update(phi, t)
-    finite = jnp.isfinite(loss) & jnp.all(
-        jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(phi)])
-    )
-    ok = finite & (state.bad == ALIVE)
+    return structure.view.after_update(phi, t), optimizer, loss
+
+
+def _close(
+    state: GenericState,
+    phi: Params,
+    optimizer: Any,
+    loss: Array,
+    weight: Array,
+    t_step: Array,
+) -> GenericState:
+    """Applies a segment to a lane that stayed finite, else freezes it where it was.
+
+    Args:
+      state: of one lane at the start of the segment.
+      phi: trained tensors at its end.
+      optimizer: optimizer state at its end.
+      loss: mean loss of every step.
+      weight: summed weight of every step.
+      t_step: first sample of every step.
+    """
+    # A sum is finite only if every entry is, and is many times cheaper to test.
+    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(phi)]
+    step_ok = jnp.isfinite(loss)
+    step_ok = step_ok.at[-1].set(step_ok[-1] & jnp.all(jnp.isfinite(jnp.stack(sums))))
+    finite, alive = jnp.all(step_ok), state.bad == ALIVE
+    ok = finite & alive
 
     def keep(new: Array, old: Array) -> Array:
         return jnp.where(ok, new, old)
 
-    total = jnp.sum(weight)
     return GenericState(
         phi=jax.tree.map(keep, phi, state.phi),
         optimizer=jax.tree.map(keep, optimizer, state.optimizer),
-        bad=jnp.where((~finite) & (state.bad == ALIVE), t, state.bad),
-        loss=state.loss + jnp.where(ok, loss * total, 0),
-        weight=state.weight + jnp.where(ok, total, 0),
+        bad=jnp.where((~finite) & alive, t_step[jnp.argmin(step_ok)], state.bad),
+        loss=state.loss + jnp.where(ok, jnp.sum(loss * weight), 0),
+        weight=state.weight + jnp.where(ok, jnp.sum(weight), 0),
     )
 
 
@@ -116,14 +140,18 @@ def run_chunk(
         rate = seg.rate.reshape(n_steps, size)[:, 0]
         t_step = t_start + size * jnp.arange(n_steps, dtype=jnp.uint32)
 
-        def body(s, inp):
-            (x, weight, sup), eta, t = inp
-            step = partial(_lane_step, plan)
-            lanes_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), sup)
-            in_axes = (0, None, None, 0, None, None)
-            return jax.vmap(step, in_axes)(s, x, weight, lanes_first, eta, t), None
+        step = jax.vmap(partial(_lane_step, plan), (0, 0, None, None, 0, None, None))
 
-        return lax.scan(body, state, (xs, rate, t_step))[0]
+        def body(carry, inp):
+            (x, weight, sup), eta, t = inp
+            lanes_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), sup)
+            phi, optimizer, loss = step(*carry, x, weight, lanes_first, eta, t)
+            return (phi, optimizer), loss
+
+        begin = (state.phi, state.optimizer)
+        (phi, optimizer), loss_tL = lax.scan(body, begin, (xs, rate, t_step))
+        close = jax.vmap(_close, (0, 0, 0, 1, None, None))
+        return close(state, phi, optimizer, loss_tL, xs[1].sum(1), t_step)
 
     def segment(i, state):
         t = jnp.uint32(t0) + jnp.uint32(plan.segment) * i.astype(jnp.uint32)

@@ -26,6 +26,7 @@ from sandbox.tasks.base import Task
 from sandbox.train.optim import SGD, Optimizer
 
 MAX_SEGMENT = 1024
+"""Most rows sampled and taught at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,6 @@ class RunSpec:
             f"checkpoint_every = {self.checkpoint_every} must be a multiple of"
             f" eval_every = {self.eval_every}, so that each checkpoint is evaluated.",
         )
-
         last = self.stop.largest
         require(
             last % self.eval_every == 0,
@@ -236,15 +236,8 @@ class RunSpec:
         """
         every = gcd(*[v for _, v in self._borders()])
         pieces = every // self.unit
-        best = max(
-            (
-                p
-                for p in range(1, pieces + 1)
-                if pieces % p == 0 and p * self.unit <= 1024
-            ),
-            default=1,
-        )
-        return best * self.unit
+        most = max(MAX_SEGMENT // self.unit, 1)
+        return self.unit * max(p for p in range(1, most + 1) if pieces % p == 0)
 
     def why_not_blocked(self) -> str:
         """Why the blocked engine does not apply; empty if it does."""

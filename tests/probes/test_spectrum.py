@@ -1,4 +1,4 @@
-"""Exact Fourier weight by degree: a perfect parity network, Parseval, small cubes only."""
+"""Exact Fourier weight by degree: perfect parity, Parseval, small cubes only."""
 
 import itertools
 
