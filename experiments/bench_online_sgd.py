@@ -134,9 +134,9 @@ def engine(sizes: Sizes, m: int, *, taught_by: int = 0, **fields: Any) -> Candid
 
 def block_flop(sizes: Sizes, m: int) -> float:
     """Operations of one step of the blocked engine; see the module's first lines."""
-    from sandbox.train.online_sgd import INNER
+    from sandbox.train.online_sgd import INNER_BLOCKS
 
-    return m * (4 * (sizes.d + 1) + sizes.block + INNER + 10)
+    return m * (4 * (sizes.d + 1) + sizes.block + sizes.block / INNER_BLOCKS + 10)
 
 
 def make_rows(sizes: Sizes, use_torch: bool) -> list[Row]:

@@ -35,8 +35,8 @@ from sandbox.distill.losses import Supervision, delta, is_plain, value
 from sandbox.train.teaching import LaneArrays, Plan, make_segment, over_seeds
 from sandbox.types import Array, Params
 
-INNER = 8
-"""Samples of the inner recurrence; corrections from earlier ones are one product."""
+INNER_BLOCKS = 4
+"""Pieces of a block; corrections from earlier pieces are one product each."""
 ALIVE = np.uint32(2**32 - 1)
 """`bad` of a lane that is still finite."""
 _HIGH = lax.Precision.HIGHEST
@@ -133,13 +133,15 @@ def _block(
     """Trains on one block; `sup` has leading axes (T, L)."""
     size, n_lanes, m = x.shape[0], state.u.shape[1], state.u.shape[2]
     rate = 2.0 if state.u.shape[0] == 1 else 1.0
+    lone = state.u.shape[:2] == (1, 1) and is_plain(plan.structure.loss)
     p = jnp.dot(x, state.w, precision=_HIGH)
     gram = jnp.dot(x, x.T, precision=_HIGH)
     u, c = state.u, state.c
     margins = jnp.zeros((size, *c.shape), c.dtype)
     done: list[Array] = []
-    for lo in range(0, size, INNER):
-        hi = min(lo + INNER, size)
+    inner = -(-size // INNER_BLOCKS)
+    for lo in range(0, size, inner):
+        hi = min(lo + inner, size)
         p_in = p[lo:hi]
         if done:
             earlier = jnp.concatenate(done, 0)
@@ -156,6 +158,13 @@ def _block(
             u, c, g_in, margins = carry
             t = lo + i
             h = p_in[i] - jnp.dot(gram_in[i], g_in, precision=_HIGH)
+            if lone:
+                a = jnp.maximum(h, 0)
+                margin = jnp.dot(u[0, 0], a, precision=_HIGH) + c[0, 0]
+                dz = (jax.nn.sigmoid(margin) - sup.mixed[t, 0, 1]) * eta[t]
+                g = jnp.where(h > 0, dz * u[0, 0], jnp.zeros_like(h))
+                u, c = u - (rate * dz) * a[None, None], c - rate * dz
+                return u, c, g_in.at[i].set(g), margins.at[t, 0, 0].set(margin)
             h = h.reshape(n_lanes, m)
             a = jnp.maximum(h, 0)
             margin = _margin(u, a, c)
