@@ -166,7 +166,7 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
     for t in teachers:
         steps = {c: t.per_seed(c) for c in config.candidates}
         lanes = strategies(config, steps, t.holds())
-        spec = t.student_spec(lanes, cap=student_caps(config, t))
+        spec = t.students(lanes, student_caps(config, t))
         students.append(fit(spec, root=root, progress=progress))
     fresh = _measure_candidates(teachers, root, progress)
     return Result(config, teachers, students, *fresh)
@@ -240,106 +240,93 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
                 for px, py in (published or {}).get(name, []):
                     ax.plot(px, py, "o", mfc="none", mec="0.2", ms=3.5, zorder=5)
         fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=6)
-        unit = _axis_name(result)
+        if published:
+            c.plot([], [], "o", mfc="none", mec="0.2", ms=3.5, label="published")
+        single = result.config.setting.n_teachers == 1
         for ax in (a, b, c):
-            ax.set_xlabel(unit)
+            ax.set_xlabel("million samples" if single else "samples / n90 of teacher")
     return fig
-
-
-def _axis_name(result: Result) -> str:
-    one = result.config.setting.n_teachers == 1
-    return "million samples" if one else "samples / n90 of the teacher"
-
-
-def _scales(result: Result) -> "np.ndarray":
-    """What each seed's samples are divided by; NaN for a teacher that did not learn."""
-    import numpy as np
-
-    if result.config.setting.n_teachers == 1:
-        return np.asarray([1e6])
-    usable = np.concatenate([t.usable for t in result.teachers])
-    return np.where(usable, result.n90_teacher, np.nan)
-
-
-def _seeds(
-    result: Result, curves: "list[tuple[np.ndarray, np.ndarray]]"
-) -> "tuple[np.ndarray, np.ndarray]":
-    """(steps, (S, R)) of every group as scaled (x, y) rows of the usable seeds."""
-    import numpy as np
-
-    from sandbox.plotting.curves import stack_ragged
-
-    rows = [(steps, y) for steps, ys in curves for y in ys]
-    scale = _scales(result)
-    keep = np.flatnonzero(np.isfinite(scale))
-    x = stack_ragged([rows[i][0] / scale[i] for i in keep])
-    return x, stack_ragged([rows[i][1] for i in keep])
 
 
 def _draw_teacher(ax: "Axes", result: Result) -> None:
     import numpy as np
 
+    from experiments.parity_setting import abscissa, scaled_rows
     from sandbox.plotting.curves import band
-    from sandbox.plotting.style import COLORS
+    from sandbox.plotting.style import color_of
 
-    x, y = _seeds(result, [(t.steps, t.accuracy) for t in result.teachers])
-    band(ax, x, y, label="teacher", color=COLORS["teacher"])
-    scale = _scales(result)
-    for name in result.config.candidates:
+    rows = [(t.steps, t.accuracy) for t in result.teachers]
+    x, y = scaled_rows(result.teachers, rows)
+    band(ax, x, y, label="teacher", color=color_of("teacher"))
+    scale = abscissa(result.teachers)
+    for i, name in enumerate(result.config.candidates):
         steps = [v for t in result.teachers for v in t.per_seed(name).values]
         at = np.asarray([np.nan if s is None else s for s in steps], float) / scale
         at = at[~np.isnan(at)]
         if not len(at):
             continue
-        ax.axvline(float(np.median(at)), color=COLORS[name], lw=1.2, label=LABELS[name])
+        mark = float(np.median(at))
+        ax.axvline(mark, color=color_of(name), lw=1.2, label=LABELS[name])
         if len(at) > 1:
-            ax.plot(at, np.full(len(at), 0.47), "|", color=COLORS[name], ms=5)
+            ax.plot(at, np.full(len(at), 0.49 - 0.012 * i), "|", c=color_of(name), ms=3)
     n = len(x)
-    ax.set_xlim(0, None if len(scale) == 1 else 2.2)
-    ax.set_ylim(0.45, 1.02)
+    ax.set_xlim(0, None if result.config.setting.n_teachers == 1 else 2.2)
+    ax.set_ylim(0.44, 1.02)
     ax.set_ylabel("teacher accuracy")
-    ax.set_title(f"teacher, {n} seed{'s' if n > 1 else ''}")
+    ax.set_title(f"teacher, {n} seed{'' if n == 1 else 's'}")
 
 
 def _draw_correlations(ax: "Axes", result: Result) -> None:
     import numpy as np
 
+    from experiments.parity_setting import scaled_rows
     from sandbox.plotting.curves import band
+    from sandbox.plotting.style import DEGREE_COLORS
 
-    colors = {1: "#7a21dd", 2: "#5790fc", 3: "#2a9d4e", 4: "#f89c20", 5: "#e42536"}
+    def rows(name: str, axes: tuple[int, ...]) -> "list[tuple[np.ndarray, np.ndarray]]":
+        return [
+            (t.steps, largest_class(t.probe[name]).mean(axes)) for t in result.teachers
+        ]
+
+    known = result.teachers[0].probe
     for degree in result.config.setting.degrees:
+        color = DEGREE_COLORS[(degree - 1) % len(DEGREE_COLORS)]
         for group, style in (("in_support", "-"), ("off_support", ":")):
-            curves = []
-            for t in result.teachers:
-                if f"{group}/{degree}" not in t.probe:
-                    continue
-                c = np.abs(t.probe[f"{group}/{degree}"][..., 1])  # (S, R, n, M)
-                curves.append((t.steps, c.mean((-1, -2))))
-            if curves:
-                x, y = _seeds(result, curves)
-                label = f"degree {degree}" if style == "-" else None
-                band(
-                    ax, x, y, label=label or "_", color=colors[degree], linestyle=style
-                )
-    many = result.config.setting.n_teachers > 1
-    ax.set_xlim(0, 2.2 if many else None)
+            if f"{group}/{degree}" in known:
+                x, y = scaled_rows(result.teachers, rows(f"{group}/{degree}", (-1, -2)))
+                label = f"degree {degree}" if style == "-" else "_"
+                band(ax, x, y, label=label, color=color, linestyle=style)
+    x, y = scaled_rows(result.teachers, rows("degree1_se", (-1,)))
+    floor = np.sqrt(2 / np.pi) * y  # mean |c| of pure sampling noise
+    label = "sampling noise"
+    band(ax, x, floor, label=label, color="0.6", linewidth=0.8, shade=False)
+    ax.set_xlim(0, 2.2 if result.config.setting.n_teachers > 1 else None)
     ax.set_ylim(0, None)
-    ax.set_ylabel("mean |E p(1|x) χ_A(x)|")
-    ax.set_title("in support (—), off support (···)")
+    ax.set_ylabel("mean |cov(p(1|x), χ_A(x))|")
+    ax.set_title("in support (—), off (···)")
     ax.legend(loc="upper right")
 
 
+def largest_class(c: "np.ndarray") -> "np.ndarray":
+    """|c| of class 1 where C = 2, the largest over classes where C > 2."""
+    import numpy as np
+
+    size = np.abs(c)
+    return size[..., 1] if size.shape[-1] == 2 else size.max(-1)
+
+
 def _draw_students(ax: "Axes", result: Result) -> None:
+    from experiments.parity_setting import scaled_rows
     from sandbox.plotting.curves import band
-    from sandbox.plotting.style import COLORS
+    from sandbox.plotting.style import color_of
 
     for name in result.config.candidates:
-        curves = [(r.metrics.steps, r.metrics.curves(name)) for r in result.students]
-        x, y = _seeds(result, curves)
-        band(ax, x, y, label=LABELS[name], color=COLORS[name])
+        rows = [(r.metrics.steps, r.metrics.curves(name)) for r in result.students]
+        x, y = scaled_rows(result.teachers, rows)
+        band(ax, x, y, label=LABELS[name], color=color_of(name))
     if result.config.setting.n_teachers > 1:
         ax.set_xlim(0, result.config.setting.student_cap)
-    ax.set_ylim(0.45, 1.02)
+    ax.set_ylim(0.44, 1.02)
     ax.set_ylabel("student accuracy")
     ax.set_title("2-shot students")
 

@@ -21,19 +21,11 @@ from sandbox.distill.strategy import Strategy, Target
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from sandbox.train.progress import Progress
     from sandbox.train.run import Run
-
-LABELS = {
-    "teacher": "teacher",
-    "ce": "CE (labels)",
-    "one_shot": "one-shot, τ = 1",
-    "one_shot_hard": "one-shot, argmax",
-    "progressive": "progressive",
-    "two_shot": "2-shot (middle, final)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +36,7 @@ class Config:
       setting: task, teachers and students.
       tau: teacher temperature of the taught students (the argmax control aside).
       argmax_control: also train one-shot from the argmax of the final teacher, which
-        equals CE wherever that teacher is right.
+        equals CE wherever that teacher is right (left out where tau is 0 already).
     """
 
     setting: Setting = field(default_factory=parity_setting.smoke)
@@ -115,7 +107,12 @@ def reached(
     *,
     cap: "np.ndarray | None" = None,
 ) -> "np.ndarray":
-    """Samples to `level` of one group's students under a strategy, `(S,)`."""
+    """Samples to `level` of one group's students under a strategy, `(S,)`.
+
+    Infinite beyond the cap, and for a blind choice that found no checkpoint; NaN for a
+    seed whose teacher did not learn, whose rule has no checkpoint, or whose student
+    became non-finite.
+    """
     import numpy as np
 
     from sandbox.theory.sample_complexity import samples_to
@@ -123,9 +120,15 @@ def reached(
     m = run.metrics
     caps = teachers.caps() if cap is None else cap
     n = samples_to(m.steps, m.curves(strategy), level, cap=caps)
-    absent = {a["seed"] for a in run.outcome["absent"] if a["strategy"] == strategy}
-    gone = np.asarray([s in absent for s in m.seeds]) | ~teachers.usable
-    return np.where(gone, np.nan, n)
+    out = {
+        kind: np.isin(
+            m.seeds, [a["seed"] for a in run.outcome[kind] if a["strategy"] == strategy]
+        )
+        for kind in ("absent", "failed")
+    }
+    if strategy == "blind":  # a rule that finds no checkpoint has not taught
+        n, out["absent"] = np.where(out["absent"], np.inf, n), ~teachers.usable
+    return np.where(out["absent"] | out["failed"] | ~teachers.usable, np.nan, n)
 
 
 def strategies(
@@ -146,7 +149,7 @@ def strategies(
             target=target,
         ),
     ]
-    if config.argmax_control:
+    if config.argmax_control and config.tau > 0:
         out.append(
             Strategy(name="one_shot_hard", source=Final(), target=Target(tau=0.0))
         )
@@ -161,73 +164,101 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
     students = []
     for t in teachers:
         lanes = strategies(config, middle=t.per_seed("middle"), hold=t.holds())
-        students.append(fit(t.student_spec(lanes), root=root, progress=progress))
+        students.append(fit(t.students(lanes), root=root, progress=progress))
     return Result(config, teachers, students)
 
 
 def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figure":
     """Two panels: accuracy against samples, and samples to .90 of every seed.
 
+    Only seeds whose teacher learned are drawn, in every curve the same ones. With
+    several teachers the abscissa of the curves is divided by the teacher's n90.
+
     Args:
       result: of `run`.
       published: name -> [(million samples, accuracy), ...] drawn as open circles.
     """
-    import numpy as np
     from matplotlib.figure import Figure
 
-    from sandbox.plotting.curves import band, stack_ragged, strips
-    from sandbox.plotting.style import COLORS, WIDE, styled
+    from sandbox.plotting.style import WIDE, styled
 
-    s = result.config.setting
-    one = s.n_teachers == 1
-    unit, name = (1e6, "million") if s.teacher_cap > 5e6 else (1e3, "thousand")
     with styled():
         fig = Figure(figsize=(WIDE, 2.8), layout="constrained")
         left, right = fig.subplots(1, 2, width_ratios=(1.35, 1))
-        curves = [("teacher", [(t.steps, t.accuracy, t.n90) for t in result.teachers])]
-        for strategy in result.students[0].metrics.strategies:
-            rows = [
-                (r.metrics.steps, r.metrics.curves(strategy), t.n90)
-                for t, r in zip(result.teachers, result.students, strict=True)
-            ]
-            curves.append((strategy, rows))
-        for strategy, rows in curves:
-            x = [np.broadcast_to(steps, y.shape) for steps, y, _ in rows]
-            band(
-                left,
-                stack_ragged([v / unit for g in x for v in g]),
-                stack_ragged([v for _, y, _ in rows for v in y]),
-                label=LABELS[strategy],
-                color=COLORS[strategy],
-                linestyle="--" if strategy == "one_shot_hard" else "-",
-            )
-            for px, py in (published or {}).get(strategy, []):
-                left.plot(px, py, "o", mfc="none", mec=COLORS[strategy], ms=4)
-        left.set_xlabel(f"samples seen ({name})")
-        left.set_ylabel("accuracy on fresh inputs")
-        left.set_ylim(0.45, 1.02)
+        _draw_curves(left, result, published or {})
+        _draw_strips(right, result)
         fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=6)
-        learned = sum(int(t.usable.sum()) for t in result.teachers)
-        bands = "one seed" if one else f"median and quartiles of {learned} seeds"
-        left.set_title(f"({s.task.d}, {_k(s)})-parity, {bands}")
-        names = [n for n, _ in curves]
-        values = [result.n90_teacher / unit]
-        values += [result.n_students(n) / unit for n in names[1:]]
-        cap = max(float(np.max(t.caps())) for t in result.teachers) / unit
-        strips(
-            right,
-            values,
-            labels=[LABELS[n] for n in names],
-            colors=[COLORS[n] for n in names],
-            cap=cap,
-        )
-        right.set_xlabel(f"samples to accuracy .90 ({name})")
-        right.set_title("every seed; ▸ not by the cap")
     return fig
 
 
-def _k(setting: Setting) -> int:
-    return getattr(setting.task, "k", 0)
+def _draw_curves(ax: "Axes", result: Result, published: "dict[str, list]") -> None:
+    from experiments.parity_setting import scaled_rows, task_text
+    from sandbox.plotting.curves import band
+    from sandbox.plotting.style import color_of
+
+    s = result.config.setting
+    curves = {"teacher": [(t.steps, t.accuracy) for t in result.teachers]}
+    for name in result.students[0].metrics.strategies:
+        curves[name] = [
+            (r.metrics.steps, r.metrics.curves(name)) for r in result.students
+        ]
+    n = 0
+    for name, rows in curves.items():
+        x, y = scaled_rows(result.teachers, rows)
+        n = len(x)
+        control = name == "one_shot_hard"
+        style = {"linestyle": "--", "shade": False} if control else {}
+        label = label_of(name, result.config)
+        band(ax, x, y, label=label, color=color_of(name), **style)
+        for px, py in published.get(name, []):
+            ax.plot(px, py, "o", mfc="none", mec=color_of(name), ms=4)
+    if published:
+        ax.plot([], [], "o", mfc="none", mec="0.3", ms=4, label="published")
+    single = s.n_teachers == 1
+    ax.set_xlabel("million samples" if single else "samples / n90 of the teacher")
+    if not single:
+        ax.set_xlim(0, s.student_cap)
+    ax.set_ylabel("accuracy on fresh inputs")
+    ax.set_ylim(0.45, 1.02)
+    many = "one seed" if n == 1 else f"median and quartiles of {n} seeds"
+    ax.set_title(f"{task_text(s.task)}: {many}")
+
+
+def _draw_strips(ax: "Axes", result: Result) -> None:
+    import numpy as np
+
+    from sandbox.plotting.curves import strips
+    from sandbox.plotting.style import color_of
+
+    names = ["teacher", *result.students[0].metrics.strategies]
+    usable = np.concatenate([t.usable for t in result.teachers])
+    values = [np.where(usable, result.n90_teacher, np.nan)]
+    values += [result.n_students(n) for n in names[1:]]
+    unit, word = (1e6, "million") if np.nanmax(values[0]) > 2e6 else (1e3, "thousand")
+    if not usable.any():
+        unit, word = 1e3, "thousand"
+    cap = max(float(np.max(t.caps())) for t in result.teachers) / unit
+    strips(
+        ax,
+        [v / unit for v in values],
+        labels=[label_of(n, result.config) for n in names],
+        colors=[color_of(n) for n in names],
+        cap=cap,
+    )
+    ax.set_xlabel(f"samples to accuracy .90 ({word})")
+    ax.set_title("every seed; ▸ not by its cap")
+
+
+def label_of(name: str, config: Config) -> str:
+    """Legend entry of a strategy; the temperature is part of it."""
+    tau = f"τ = {config.tau:g}" if config.tau else "argmax"
+    labels = {
+        "ce": "CE (labels)",
+        "one_shot": f"one-shot, {tau}",
+        "one_shot_hard": "one-shot, argmax",
+        "two_shot": "2-shot (middle, final)",
+    }
+    return labels.get(name, name)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ those of `sandbox.probes.transitions.choose_checkpoints`, fixed before any run.
 """
 
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -40,11 +41,13 @@ class Setting:
       teacher_optimizer: batch-1 SGD of the teacher.
       student_optimizer: batch-1 SGD of the students.
       n_teachers: seeds.
-      group: seeds trained together; must divide n_teachers.
+      group: most seeds trained together; the largest divisor of n_teachers up to it is
+        taken.
       spacing: samples between teacher checkpoints (and its evaluations).
       student_eval_every: samples between student evaluations.
-      teacher_cap: samples after which a teacher counts as never having learned.
-      teacher_factor: a teacher trains to this multiple of its n90.
+      teacher_limit: samples within which a teacher must reach accuracy .90; one that
+        does not is counted as never having learned and enters no ratio.
+      teacher_factor: a teacher that did trains on to this multiple of its n90.
       student_cap: samples of a student, as a multiple of its teacher's n90.
       hold_fraction: first stage of a 2-shot student, a fraction of its teacher's n90.
       hold_samples: the same in samples; 0 uses the fraction.
@@ -61,9 +64,9 @@ class Setting:
     student_optimizer: SGD = field(default_factory=SGD)
     n_teachers: int = 5
     group: int = 5
-    spacing: int = 1536
-    student_eval_every: int = 1536
-    teacher_cap: int = 245_760
+    spacing: int = 1280
+    student_eval_every: int = 1280
+    teacher_limit: int = 128_000
     teacher_factor: float = 3.0
     student_cap: float = 6.0
     hold_fraction: float = 0.3
@@ -75,21 +78,27 @@ class Setting:
 
     def __post_init__(self) -> None:
         """Refuses what would fail after the teachers were trained."""
-        require(
-            self.n_teachers >= 1 and self.group >= 1,
-            f"setting.n_teachers and setting.group must be at least 1, got"
-            f" {self.n_teachers} and {self.group}.",
-        )
-        require(
-            self.n_teachers % self.group == 0,
-            f"setting.group = {self.group} must divide setting.n_teachers ="
-            f" {self.n_teachers}.",
-        )
-        require(
-            self.spacing % self.student_eval_every == 0,
-            f"setting.spacing = {self.spacing} must be a multiple of"
-            f" setting.student_eval_every = {self.student_eval_every}.",
-        )
+        for name in (
+            "n_teachers",
+            "group",
+            "spacing",
+            "student_eval_every",
+            "teacher_limit",
+            "teacher_width",
+            "student_width",
+        ):
+            v = getattr(self, name)
+            require(v >= 1, f"setting.{name} must be at least 1, got {v}.")
+        for name in ("spacing", "teacher_limit"):
+            unit = {"spacing": "student_eval_every", "teacher_limit": "spacing"}[name]
+            v, u = getattr(self, name), getattr(self, unit)
+            require(
+                v % u == 0,
+                f"setting.{name} = {v} must be a multiple of setting.{unit} = {u}.",
+            )
+        for name in ("choice_points", "claim_points"):
+            v = getattr(self, name)
+            require(v >= 2, f"setting.{name} must be at least 2, got {v}.")
         require(
             self.hold_fraction > 0 or self.hold_samples > 0,
             "setting.hold_fraction must be positive where hold_samples is 0.",
@@ -98,9 +107,60 @@ class Setting:
             self.student_cap > 0,
             f"setting.student_cap must be positive, got {self.student_cap}.",
         )
-        for spec in self.teacher_specs():
-            require(spec.segment > 0, "setting.spacing must hold whole blocks.")
-        MLP(d=self.task.d, hidden=(self.student_width,), n_classes=self.task.n_classes)
+        least = 3.0 if self.rule == "cpu" else 1.3
+        require(
+            self.teacher_factor >= least,
+            f"setting.teacher_factor must be at least {least} for the final checkpoint"
+            f" of rule {self.rule!r}, got {self.teacher_factor}.",
+        )
+        require(
+            bool(self.degrees) and all(1 <= a <= self.task.d for a in self.degrees),
+            f"setting.degrees must lie in 1..d = 1..{self.task.d}, got {self.degrees}.",
+        )
+        require(
+            1 in self.degrees,
+            "setting.degrees must hold 1, which the checkpoint choice needs.",
+        )
+        self.example_students((Strategy(name="ce"),))
+
+    @property
+    def lanes(self) -> int:
+        """Seeds of one group."""
+        n = self.n_teachers
+        return max(g for g in range(1, min(self.group, n) + 1) if n % g == 0)
+
+    def example_students(self, strategies: tuple[Strategy, ...]) -> RunSpec:
+        """A student record with made-up checkpoints: for checks and for timing."""
+        teacher = self.teacher_specs()[0]
+        return self.student_spec(
+            strategies,
+            TeacherRef(spec=teacher, final=self.teacher_limit),
+            caps=PerSeed((self.hold_samples or self.student_eval_every,) * self.lanes),
+        )
+
+    def student_spec(
+        self, strategies: tuple[Strategy, ...], teacher: TeacherRef, *, caps: PerSeed
+    ) -> RunSpec:
+        """The record of one group's students.
+
+        Args:
+          strategies: one lane each.
+          teacher: whose trajectory teaches.
+          caps: samples that a student of each seed may see.
+        """
+        task = self.task
+        return RunSpec(
+            kind="student",
+            task=task,
+            model=MLP(d=task.d, hidden=(self.student_width,), n_classes=task.n_classes),
+            strategies=strategies,
+            optimizer=self.student_optimizer,
+            stop=Stop(max_samples=caps, accuracy=0.95),
+            eval_every=self.student_eval_every,
+            teacher=teacher,
+            n_seeds=teacher.spec.n_seeds,
+            first_seed=teacher.spec.first_seed,
+        )
 
     def teacher_specs(self) -> list[RunSpec]:
         """One record a group of seeds."""
@@ -109,6 +169,8 @@ class Setting:
             hidden=(self.teacher_width,),
             n_classes=self.task.n_classes,
         )
+        whole = ceil(self.teacher_factor * self.teacher_limit / self.spacing)
+        whole *= self.spacing
         return [
             RunSpec(
                 kind="teacher",
@@ -117,16 +179,17 @@ class Setting:
                 strategies=(Strategy(name="teacher"),),
                 optimizer=self.teacher_optimizer,
                 stop=Stop(
-                    max_samples=self.teacher_cap,
+                    max_samples=whole,
                     accuracy=0.9,
                     factor=self.teacher_factor,
+                    give_up=self.teacher_limit,
                 ),
                 eval_every=self.spacing,
                 checkpoint_every=self.spacing,
                 first_seed=first,
-                n_seeds=self.group,
+                n_seeds=self.lanes,
             )
-            for first in range(0, self.n_teachers, self.group)
+            for first in range(0, self.n_teachers, self.lanes)
         ]
 
 
@@ -144,16 +207,20 @@ def cpu() -> Setting:
         student_width=20,
         n_teachers=20,
         group=5,
-        spacing=3072,
-        student_eval_every=3072,
-        teacher_cap=1_228_800,
+        spacing=2560,
+        student_eval_every=2560,
+        teacher_limit=409_600,
     )
 
 
 def paper() -> Setting:
     """The published setting (section 2 and Figure 1): (100, 6), width 50,000 to 100.
 
-    Rate 0.01 constant, batch 1, checkpoints every 100k samples, first stage 1M.
+    Batch 1, checkpoints every 100k samples, first stage 1M. Where the sources differ:
+    rate 0.01 constant for teacher and students (the released teacher script has 0.005
+    or 0.01 constant, the student script a warm-up and cosine), tau = 1 as in the
+    released MLP scripts (the text uses a near-zero one: `--tau 0`), and students train
+    to 1.5 n90 of their teacher, where the claims are read, not to 20M.
     """
     rate = LearningRate(peak=0.01)
     return Setting(
@@ -166,8 +233,8 @@ def paper() -> Setting:
         group=1,
         spacing=100_000,
         student_eval_every=20_000,
-        teacher_cap=20_000_000,
-        teacher_factor=1.5,
+        teacher_limit=20_000_000,
+        teacher_factor=1.6,
         student_cap=1.5,
         hold_samples=1_000_000,
         rule="paper",
@@ -215,7 +282,10 @@ class Teachers:
     def per_seed(self, name: str) -> PerSeed:
         """A candidate checkpoint of every seed; None where there is none."""
         return PerSeed(
-            tuple(None if c.final is None else getattr(c, name) for c in self.chosen)
+            tuple(
+                getattr(c, name) if ok else None
+                for c, ok in zip(self.chosen, self.usable, strict=True)
+            )
         )
 
     def holds(self) -> PerSeed:
@@ -250,26 +320,17 @@ class Teachers:
         """Seeds whose teacher learned and has a final checkpoint, `(S,)` bool."""
         import numpy as np
 
-        return np.asarray([c.final is not None for c in self.chosen])
+        final = np.asarray([c.final is not None for c in self.chosen])
+        return final & np.isfinite(self.n90)
 
-    def student_spec(
-        self, strategies: tuple[Strategy, ...], *, cap: "np.ndarray | None" = None
+    def students(
+        self, strategies: tuple[Strategy, ...], caps: "np.ndarray | None" = None
     ) -> RunSpec:
-        """The record of students of these teachers."""
-        s, task = self.setting, self.setting.task
-        caps = self.caps() if cap is None else cap
-        return RunSpec(
-            kind="student",
-            task=task,
-            model=MLP(d=task.d, hidden=(s.student_width,), n_classes=task.n_classes),
-            strategies=strategies,
-            optimizer=s.student_optimizer,
-            stop=Stop(max_samples=PerSeed(tuple(int(c) for c in caps)), accuracy=0.9),
-            eval_every=s.student_eval_every,
-            teacher=TeacherRef(spec=self.run.spec, final=self.per_seed("final")),
-            n_seeds=self.run.spec.n_seeds,
-            first_seed=self.run.spec.first_seed,
-        )
+        """The record of students of these teachers; `caps` as in `self.caps()`."""
+        ref = TeacherRef(spec=self.run.spec, final=self.per_seed("final"))
+        samples = self.caps() if caps is None else caps
+        whole = PerSeed(tuple(int(c) for c in samples))
+        return self.setting.student_spec(strategies, ref, caps=whole)
 
 
 def train_teachers(
@@ -304,21 +365,24 @@ def _study(
     inside, outside = (np.asarray(side) for side in zip(*pairs, strict=True))
     score_axis = 1 if run.spec.task.n_classes == 2 else slice(None)
     steps, accuracy = run.metrics.steps, run.metrics.curves("teacher")
+    limit = np.full(run.spec.n_seeds, setting.teacher_limit)
+    n90 = samples_to(np.asarray(steps), accuracy, 0.9, cap=limit)
     chosen = []
     for s in range(run.spec.n_seeds):
         c = out["degree1"][s][..., score_axis].reshape(len(steps), -1)
         se = out["degree1_se"][s][..., score_axis].reshape(len(steps), -1)
+        # What a seed's companions make it train beyond its own end is not looked at.
+        own = steps <= setting.teacher_factor * n90[s]
         chosen.append(
             choose_checkpoints(
-                steps,
-                accuracy[s],
-                inside[s] - outside[s],
-                blind_score(c, se),
+                steps[own],
+                accuracy[s][own],
+                (inside[s] - outside[s])[own],
+                blind_score(c, se)[own],
                 n_classes=run.spec.task.n_classes,
                 scale_rule=setting.rule,
             )
         )
-    n90 = samples_to(np.asarray(steps), accuracy, 0.9)
     return Teachers(
         run, setting, out, inside, outside, tuple(chosen), n90, measured.wall_seconds
     )
@@ -345,3 +409,40 @@ def gaps(degree1: "np.ndarray", support: "Array") -> "tuple[np.ndarray, np.ndarr
 
     gap = jax.vmap(lambda c: degree1_gap(c, support))(degree1)
     return np.asarray(gap.inside).mean(-1), np.asarray(gap.outside)
+
+
+def abscissa(teachers: list[Teachers]) -> "np.ndarray":
+    """What samples of every seed are divided by in figures; NaN leaves a seed out.
+
+    A single teacher's samples are shown in millions, those of several in units of each
+    teacher's n90, so that early and late transitions can be compared.
+    """
+    import numpy as np
+
+    usable = np.concatenate([t.usable for t in teachers])
+    n90 = np.concatenate([t.n90 for t in teachers])
+    return np.where(usable, n90 if len(n90) > 1 else 1e6, np.nan)
+
+
+def scaled_rows(
+    teachers: list[Teachers], curves: "list[tuple[np.ndarray, np.ndarray]]"
+) -> "tuple[np.ndarray, np.ndarray]":
+    """Every group's (steps (R,), values (S, R)) as (x, y) rows of the usable seeds."""
+    import numpy as np
+
+    from sandbox.plotting.curves import stack_ragged
+
+    rows = [(steps, y) for steps, ys in curves for y in ys]
+    scale = abscissa(teachers)
+    keep = np.flatnonzero(~np.isnan(scale))
+    x = stack_ragged([rows[i][0] / scale[i] for i in keep])
+    return x, stack_ragged([rows[i][1] for i in keep])
+
+
+def task_text(task: BooleanTask) -> str:
+    """A task in a title, e.g. `Parity, d=32, k=6`."""
+    words = [type(task).__name__]
+    for name in ("d", "k", "eps", "depth", "feature_complexity"):
+        if hasattr(task, name):
+            words.append(f"{name}={getattr(task, name)}")
+    return ", ".join(words)

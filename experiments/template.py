@@ -70,7 +70,7 @@ class Config:
 
 def smoke() -> Config:
     """d=24, k=6, five teachers of width 500."""
-    return Config(setting=Setting(task=Target(d=24, k=6)))
+    return Config(setting=Setting(task=Target(d=24, k=6), degrees=(1, 2, 3, 4)))
 
 
 def cpu() -> Config:
@@ -79,9 +79,10 @@ def cpu() -> Config:
         task=Target(d=32, k=6),
         teacher_width=1000,
         n_teachers=10,
-        spacing=3072,
-        student_eval_every=3072,
-        teacher_cap=1_228_800,
+        spacing=2560,
+        student_eval_every=2560,
+        teacher_limit=409_600,
+        degrees=(1, 2, 3, 4),
     )
     return Config(setting=setting)
 

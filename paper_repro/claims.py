@@ -6,11 +6,11 @@ its 95% bootstrap interval supports it:
     ratio at least r      median >= r, lower end > 1
     ratio at most r       median <= r, upper end <= 2
     difference            median > 0, lower end > 0
-    share at most r       median <= r, upper end <= r
-    value at most/least r every teacher's value, here shown as their median
+    at most r, below r    median <= r (< r), upper end likewise
 
 With fewer teachers the point rule decides and the interval is shown; with one there is
-no interval. `holds` is None where nothing could be measured.
+no interval. `holds` is None where nothing could be measured. How many teachers there
+are is counted before any of them drops out of a ratio.
 """
 
 import math
@@ -27,14 +27,7 @@ from sandbox.theory.sample_complexity import Estimate, median_estimate
 ENOUGH = 10
 """Teachers from which the interval must support the claim."""
 
-Kind = Literal[
-    "ratio_at_least",
-    "ratio_at_most",
-    "difference",
-    "share_at_most",
-    "at_most",
-    "at_least",
-]
+Kind = Literal["ratio_at_least", "ratio_at_most", "difference", "at_most", "below"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +75,7 @@ def claim(
     Args:
       id: e.g. `P2`.
       statement: in words.
-      values: one number a teacher; NaN where it has none, inf where never.
+      values: one number a trained teacher; NaN where it has none, inf where never.
       kind: which rule of the module docstring.
       bound: r of that rule.
       rule: the rule in words.
@@ -90,7 +83,7 @@ def claim(
       students: whether students entered (one a teacher).
     """
     estimate = median_estimate(np.asarray(values, float))
-    n = estimate.n
+    n, trained = estimate.n, len(values)
     return Claim(
         id=id,
         statement=statement,
@@ -100,24 +93,23 @@ def claim(
         lower=estimate.lower,
         upper=estimate.upper,
         seeds={"teachers": n, "students": n if students else 0},
-        single_teacher=n == 1,
-        holds=decide(kind, bound, estimate),
+        single_teacher=trained == 1,
+        holds=decide(kind, bound, estimate, teachers=trained),
     )
 
 
-def decide(kind: Kind, bound: float, e: Estimate) -> bool | None:
-    """Applies a rule to an estimate."""
+def decide(kind: Kind, bound: float, e: Estimate, *, teachers: int) -> bool | None:
+    """Applies a rule to an estimate from a number of trained teachers."""
     if e.n == 0 or math.isnan(e.value):
         return None
     point, support = {
         "ratio_at_least": (e.value >= bound, e.lower > 1),
         "ratio_at_most": (e.value <= bound, e.upper <= 2),
         "difference": (e.value > 0, e.lower > 0),
-        "share_at_most": (e.value <= bound, e.upper <= bound),
         "at_most": (e.value <= bound, e.upper <= bound),
-        "at_least": (e.value >= bound, e.lower >= bound),
+        "below": (e.value < bound, e.upper < bound),
     }[kind]
-    return bool(point and (e.n < ENOUGH or support))
+    return bool(point and (teachers < ENOUGH or support))
 
 
 def number(value: float) -> float | str | None:
@@ -127,38 +119,21 @@ def number(value: float) -> float | str | None:
     return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
-def write_results(
-    path: Path,
-    *,
-    study: str,
-    scale: str,
-    hardware: dict[str, Any],
-    versions: dict[str, str],
-    wall_seconds: float,
-    teachers: dict[str, Any],
-    runs: list[str],
-    claims: Sequence[Claim],
-) -> None:
-    """Writes the machine-readable result of a study."""
+def write_results(path: Path, claims: Sequence[Claim], header: dict[str, Any]) -> None:
+    """Writes the machine-readable result of a study.
+
+    Args:
+      path: of the JSON file.
+      claims: its rows.
+      header: everything else: study, scale, hardware, versions, wall_seconds, ...
+    """
     rows = []
     for c in claims:
         row = asdict(c)
         for name in ("obtained", "lower", "upper"):
             row[name] = number(row[name])
         rows.append(row)
-    write_json(
-        path,
-        {
-            "study": study,
-            "scale": scale,
-            "hardware": hardware,
-            "versions": versions,
-            "wall_seconds": round(wall_seconds, 1),
-            "teachers": teachers,
-            "runs": runs,
-            "claims": rows,
-        },
-    )
+    write_json(path, {**header, "claims": rows})
 
 
 def print_table(title: str, claims: Sequence[Claim]) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import jax
 
 from experiments import parity_curriculum, parity_mlp
 from experiments.parity_setting import Setting
@@ -11,7 +11,7 @@ from sandbox.distill.sources import PerSeed
 from sandbox.train.estimate import seconds_per_sample
 from sandbox.train.progress import clock
 from sandbox.train.run import folder_of
-from sandbox.train.spec import RunSpec, Stop, TeacherRef
+from sandbox.train.spec import RunSpec
 
 PUBLISHED_N90 = 10.5e6
 """Samples after which the published teacher has learned."""
@@ -28,28 +28,36 @@ def print_estimate(studies: list[str], scale: str, root: Path) -> None:
     specs = setting.teacher_specs()
     missing = [s for s in specs if not folder_of(s, root).complete]
     each = seconds_per_sample(specs[0])
-    guess = PUBLISHED_N90 if scale == "paper" else setting.teacher_cap / 4
-    likely = min(setting.teacher_factor * guess, setting.teacher_cap)
-    lanes = setting.group
-    total = [each * len(missing) * n for n in (likely, setting.teacher_cap)]
-    _line(
-        f"teachers: {len(missing)} of {len(specs)} groups to train", each, lanes, total
-    )
+    guess = PUBLISHED_N90 if scale == "paper" else setting.teacher_limit / 2
+    samples = (setting.teacher_factor * guess, specs[0].stop.largest)
+    total = [each * len(missing) * n for n in samples]
+    what = f"teachers, {len(missing)} of {len(specs)} groups not finished"
+    _line(what, each, setting.lanes, total)
     for name in studies:
-        spec = _student_spec(name, configs[name], specs[0])
+        spec = _students(name, configs[name])
         each = seconds_per_sample(spec)
         cap = getattr(configs[name], "student_samples", 0)
-        n = cap or setting.student_cap * guess
-        most = cap or setting.student_cap * setting.teacher_cap / 1.3
-        more = [each * len(specs) * v for v in (n, most)]
-        _line(f"{name} students", each, lanes * len(spec.strategies), more)
+        most = setting.student_cap * setting.teacher_limit
+        counts = (cap or setting.student_cap * guess, cap or most)
+        more = [each * len(specs) * n for n in counts]
+        _line(f"{name} students", each, setting.lanes * len(spec.strategies), more)
         total = [a + b for a, b in zip(total, more, strict=True)]
+    size = parameters(specs[0]) * 4 * setting.lanes / 1e9
+    disk = [len(specs) * size * n / setting.spacing for n in samples]
     print(
-        f"in all about {clock(total[0])} if teachers learn after {guess:,.0f} samples,"
-        f" at most {clock(total[1])}; probes and evaluations come on top (some"
-        " percent). Interrupt whenever you like, the same command goes on.",
+        f"in all about {clock(total[0])} if teachers learn after {guess:,.0f} samples"
+        f" (at most {clock(total[1])}), counted from the start of whatever is not"
+        f" finished; probes and evaluations come on top. Checkpoints take about"
+        f" {disk[0]:.1f} GB (at most {disk[1]:.1f}). Interrupt whenever you like, the"
+        " same command goes on.",
         flush=True,
     )
+
+
+def parameters(spec: RunSpec) -> int:
+    """Number of parameters of a run's model."""
+    shapes = jax.eval_shape(spec.model.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def _line(what: str, each: float, lanes: int, total: list[float]) -> None:
@@ -61,31 +69,14 @@ def _line(what: str, each: float, lanes: int, total: list[float]) -> None:
     )
 
 
-def _student_spec(name: str, config: Any, teacher: RunSpec) -> RunSpec:
+def _students(name: str, config: Any) -> RunSpec:
     """A student record with made-up checkpoints, for timing only."""
     s: Setting = config.setting
-    final = teacher.stop.largest // s.spacing * s.spacing
-    ref = TeacherRef(spec=teacher, final=PerSeed((final,) * teacher.n_seeds))
-    step = PerSeed((s.spacing,) * teacher.n_seeds)
+    step = PerSeed((s.spacing,) * s.lanes)
     hold = s.hold_samples or s.student_eval_every
     if name == "parity_mlp":
-        strategies = parity_mlp.strategies(config, middle=step, hold=hold)
+        lanes = parity_mlp.strategies(config, middle=step, hold=hold)
     else:
-        strategies = parity_curriculum.strategies(
-            config, {c: step for c in config.candidates}, hold
-        )
-    from sandbox.models.mlp import MLP
-
-    model = MLP(d=s.task.d, hidden=(s.student_width,), n_classes=s.task.n_classes)
-    return RunSpec(
-        kind="student",
-        task=s.task,
-        model=model,
-        strategies=strategies,
-        optimizer=s.student_optimizer,
-        stop=Stop(max_samples=int(np.ceil(s.student_eval_every))),
-        eval_every=s.student_eval_every,
-        teacher=ref,
-        n_seeds=teacher.n_seeds,
-        first_seed=teacher.first_seed,
-    )
+        steps = {c: step for c in config.candidates}
+        lanes = parity_curriculum.strategies(config, steps, hold)
+    return s.example_students(lanes)

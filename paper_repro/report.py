@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from paper_repro.claims import Claim, number, print_table, write_results
 from sandbox.plotting.style import save
 from sandbox.probes.transitions import locate
-from sandbox.store.provenance import hardware, versions
+from sandbox.store.config import to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,49 +28,73 @@ class Report:
     Attributes:
       study: its name.
       scale: smoke, cpu or paper.
+      config: what was run.
       figure: drawn from the store.
       claims: evaluated by their rules.
       teachers: every group of teachers.
-      runs: every run behind it.
-      probe_seconds: what the measurements behind it took.
+      students: every group's students.
+      probe_seconds: what the measurements took.
     """
 
     study: str
     scale: str
+    config: Any
     figure: "Figure"
     claims: Sequence[Claim]
     teachers: "Sequence[Teachers]"
-    runs: "list[Run]"
+    students: "Sequence[Run]"
     probe_seconds: float
 
     def publish(self, *, figures: Path = FIGURES, results: Path = RESULTS) -> None:
         """Writes figure and results, prints the claims table."""
         png, svg = save(self.figure, figures / self.scale / self.study)
-        counts = count_teachers(self.teachers)
-        wall = sum(r.provenance["wall_seconds"] for r in self.runs)
         path = results / f"{self.study}.{self.scale}.json"
-        write_results(
-            path,
-            study=self.study,
-            scale=self.scale,
-            hardware=hardware(),
-            versions=versions(),
-            wall_seconds=wall + self.probe_seconds,
-            teachers={**counts, "each": describe_teachers(self.teachers)},
-            runs=[f"{r.spec.kind}/{r.folder.path.name}" for r in self.runs],
-            claims=self.claims,
-        )
+        header = self.header()
+        write_results(path, self.claims, header)
+        counts, failed = header["teachers"], header["failed_lanes"]
         learned = f"{counts['learned']} of {counts['trained']} teachers learned"
         print_table(f"{self.study}, {self.scale} scale: {learned}", self.claims)
+        for lane in failed:
+            print(f"left out, non-finite: {lane}")
         for p in (png, svg, path):
             print(p.relative_to(ROOT) if p.is_relative_to(ROOT) else p)
 
+    def header(self) -> dict[str, Any]:
+        """Everything a result file says besides its claims; facts are the runs' own."""
+        runs = [t.run for t in self.teachers] + list(self.students)
+        made = [r.provenance for r in runs]
+        wall = sum(p["wall_seconds"] for p in made) + self.probe_seconds
+        failed = [f for r in runs for f in r.outcome["failed"]]
+        return {
+            "study": self.study,
+            "scale": self.scale,
+            "config": to_json(self.config),
+            "hardware": _one_or_all([p["hardware"] for p in made]),
+            "versions": _one_or_all([p["versions"] for p in made]),
+            "commit": _one_or_all([p["git"].get("commit", "unknown") for p in made]),
+            "wall_seconds": round(wall, 1),
+            "runs": [f"{r.spec.kind}/{r.folder.path.name}" for r in runs],
+            "failed_lanes": failed,
+            "teachers": {
+                **count_teachers(self.teachers),
+                "each": describe_teachers(self.teachers),
+            },
+        }
+
+
+def _one_or_all(facts: list[Any]) -> Any:
+    """The fact all runs share, or the list of different ones."""
+    distinct = [f for i, f in enumerate(facts) if f not in facts[:i]]
+    return distinct[0] if len(distinct) == 1 else distinct
+
 
 def count_teachers(groups: "Sequence[Teachers]") -> dict[str, int]:
-    """Teachers trained, and those that learned within their fixed limit."""
+    """Teachers trained, those that learned within their limit, and blind choices."""
+    blind = [v for t in groups for v in t.per_seed("blind").values]
     return {
         "trained": sum(len(t.chosen) for t in groups),
         "learned": sum(int(t.usable.sum()) for t in groups),
+        "with_blind_checkpoint": sum(v is not None for v in blind),
     }
 
 
@@ -85,6 +109,7 @@ def describe_teachers(groups: "Sequence[Teachers]") -> "list[dict[str, Any]]":
                     "seed": t.run.spec.seeds[s],
                     "n90": number(float(t.n90[s])),
                     "transition": asdict(phase) if phase else None,
+                    "spacing_over_n90": float(t.setting.spacing / t.n90[s]),
                     "checkpoints": asdict(chosen),
                 }
             )

@@ -295,11 +295,20 @@ def test_a_class_of_ones_own_needs_its_study(
     code, _, err = ask(capsys, *command)
     assert code == 2 and "only through --study MODULE" in err
     code, _, err = ask(capsys, *command, "--study", "my_study")
-    assert code == 0 and not err
+    assert code == 0 and "warning" not in err
+    data = identity(spec)
+    assert set(data["foreign"]) == {"my_study:MyParity"}
+    data["foreign"]["my_study:Base"] = "0"  # a parent that it has lost since
+    write_json(only(root) / "config.json", data)
+    RunFolder(only(root)).commit({"kind": "teacher"})
+    code, _, err = ask(capsys, *command, "--study", "my_study")
+    assert code == 0 and err.startswith("warning: my_study:Base was edited")
+    write_json(only(root) / "config.json", identity(spec))
+    RunFolder(only(root)).commit({"kind": "teacher"})
     study.write_text(STUDY + "    more: int = 2\n")
     monkeypatch.delitem(sys.modules, "my_study")
     code, _, err = ask(capsys, *command, "--study", "my_study")
-    assert code == 0 and err.startswith("warning: MyParity was edited")
+    assert code == 0 and err.startswith("warning: my_study:MyParity was edited")
     sys.modules.pop("my_study")
 
 

@@ -79,7 +79,7 @@ def test_a_new_target_from_the_template(tmp_path):
         str(copy), "smoke", "--setting.task.d", "10", "--setting.task.k", "3",
         "--setting.n-teachers", "2", "--setting.group", "2", "--setting.spacing", "256",
         "--setting.student-eval-every", "256", "--setting.teacher-width", "64",
-        "--setting.teacher-cap", "15360", "--setting.choice-points", "2048",
+        "--setting.teacher-limit", "7680", "--setting.choice-points", "2048",
         "--setting.claim-points", "2048", "--setting.degrees", "1", "2",
         PYTHONPATH=str(ROOT), SANDBOX_RUNS=str(runs), cwd=tmp_path,
     )  # fmt: skip

@@ -229,8 +229,9 @@ def study_classes(name: str) -> tuple[type, ...]:
 def _warn_changed(folder: RunFolder, spec: Any) -> None:
     """Says so if a class of the user's own is no longer what the run was made with."""
     then = read_json(folder.path / "config.json").get("foreign") or {}
-    for name, source in foreign_sources(spec).items():
-        if then.get(name) != source:
+    now = foreign_sources(spec)
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
             print(
                 f"warning: {name} was edited since {folder.path} was trained; the probe"
                 " uses it as it is now.",

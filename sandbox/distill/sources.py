@@ -6,19 +6,28 @@ questions, on the host, between chunks of training:
     checkpoint_at(t, lane)   which checkpoint step teaches sample t
     next_switch(t, lane)     the first t' > t where that answer changes
 
+To add one, write a frozen dataclass that subclasses `Source`; one that moves on by what
+the student has learnt also defines `advances` (see `Adaptive`).
+
 Everything is counted in samples the student has seen, never in optimizer steps. Past a
 seed's final checkpoint every schedule means the final checkpoint.
 
 Source: Panigrahi et al. (arXiv 2410.05464), section 2 and released code.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
-from typing import NamedTuple
+from math import ceil, inf
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from sandbox.errors import require
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is an `int` proper, which is what records store."""
+    return type(value) is int
 
 
 @dataclass(frozen=True)
@@ -27,16 +36,16 @@ class PerSeed:
 
     Attributes:
       values: one entry a seed; None marks a seed for which it does not exist, and whose
-        lane is then trained on nothing and reported as absent.
+        lane is then reported as absent: nothing meaningful is trained there.
     """
 
     values: tuple[int | None, ...]
 
     def __post_init__(self) -> None:
-        """Refuses negative entries."""
+        """Refuses negative and fractional entries."""
         require(
-            all(v is None or v >= 0 for v in self.values),
-            f"per-seed values must be non-negative, got {self.values}.",
+            all(v is None or (is_whole(v) and v >= 0) for v in self.values),
+            f"per-seed values must be non-negative whole numbers, got {self.values}.",
         )
 
 
@@ -61,8 +70,81 @@ class Lane(NamedTuple):
     position: int = 0
 
 
+def _at_least_one(name: str, value: int, unit: str) -> None:
+    require(
+        is_whole(value) and value >= 1,
+        f"{name} must be at least 1 {unit}, a whole number, got {value}.",
+    )
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Who teaches a lane at each sample: what the loop needs from a schedule.
+
+    The answers must follow from the record and the lane alone. Subclasses write the
+    first three methods and inherit defaults for the rest.
+
+    Attributes:
+      needs_teacher: False where labels teach throughout.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+
+    @abstractmethod
+    def checkpoint_at(self, t: int, lane: Lane) -> int | None:
+        """The checkpoint step that teaches sample t; None if the lane has no teacher.
+
+        Args:
+          t: index of the sample, from 0.
+          lane: the lane's seed, final checkpoint and last switch.
+        """
+        ...
+
+    @abstractmethod
+    def next_switch(self, t: int, lane: Lane) -> int | None:
+        """The first sample after t at which that answer changes; None for never."""
+        ...
+
+    @abstractmethod
+    def checkpoints(self, lane: Lane) -> tuple[int, ...]:
+        """Every checkpoint step that may be asked for, so that it is checked early."""
+        ...
+
+    def borders(self, n_seeds: int) -> list[tuple[str, int]]:
+        """(Field, samples) pairs that must be whole blocks: the gaps between switches.
+
+        Args:
+          n_seeds: seeds of the group.
+        """
+        del n_seeds
+        return []
+
+    def per_seed(self) -> tuple[PerSeed, ...]:
+        """The per-seed values of the record, whose lengths are checked."""
+        return ()
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """A source that moves on by the lane's own evaluations.
+
+    Its `next_switch` is None: it switches where `advances` says so, which is counted in
+    `Lane.position`.
+    """
+
+    def advances(self, t: int, lane: Lane, history: Sequence[float]) -> bool:
+        """Whether the lane moves on at the evaluation at sample t.
+
+        Args:
+          t: samples seen.
+          lane: the lane's seed, final checkpoint and last switch.
+          history: accuracies since the last switch, oldest first.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class Labels:
+class Labels(Source):
     """The label teaches: plain cross-entropy training (CE)."""
 
     needs_teacher = False
@@ -84,7 +166,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Final:
+class Final(Source):
     """The final checkpoint teaches throughout: one-shot distillation."""
 
     needs_teacher = True
@@ -105,7 +187,7 @@ class Final:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progressive:
+class Progressive(Source):
     """Successive checkpoints, ahead of the student as in the released code.
 
     Sample t is taught by the first multiple of `every` at or after `speed * (t + 1)`.
@@ -122,11 +204,11 @@ class Progressive:
 
     def __post_init__(self) -> None:
         """Refuses a schedule that never moves or switches between samples."""
+        _at_least_one("source.every", self.every, "sample")
         require(
-            self.every >= 1,
-            f"source.every must be at least 1 sample, got {self.every}.",
+            0 < self.speed < inf,
+            f"source.speed must be positive and finite, got {self.speed}.",
         )
-        require(self.speed > 0, f"source.speed must be positive, got {self.speed}.")
         require(
             (self.every / self._speed).denominator == 1,
             f"source.every / source.speed = {self.every}/{self.speed} must be a whole"
@@ -153,9 +235,14 @@ class Progressive:
         """Every multiple of `every` up to the final checkpoint, and that one."""
         return (*range(self.every, lane.final, self.every), lane.final)
 
+    def borders(self, n_seeds: int) -> list[tuple[str, int]]:
+        """The samples that each checkpoint teaches."""
+        del n_seeds
+        return [("source.every / speed", int(self.every / self._speed))]
+
 
 @dataclass(frozen=True, kw_only=True)
-class NShot:
+class NShot(Source):
     """(N, T)-progressive: chosen checkpoints for T samples each, then the final one.
 
     Attributes:
@@ -176,13 +263,22 @@ class NShot:
         )
         holds = self.hold.values if isinstance(self.hold, PerSeed) else (self.hold,)
         require(
-            all(h is None or h >= 1 for h in holds),
-            f"source.hold must be at least 1 sample, got {self.hold}.",
+            all(h is None or (is_whole(h) and h >= 1) for h in holds),
+            f"source.hold must be at least 1 sample, a whole number, got {self.hold}.",
         )
         require(
-            all(isinstance(s, PerSeed) or s >= 0 for s in self.steps),
-            f"source.steps must be non-negative, got {self.steps}.",
+            all(isinstance(s, PerSeed) or (is_whole(s) and s >= 0) for s in self.steps),
+            f"source.steps must be non-negative whole numbers, got {self.steps}.",
         )
+
+    def borders(self, n_seeds: int) -> list[tuple[str, int]]:
+        """The samples that each seed's chosen checkpoints teach."""
+        holds = [of_seed(self.hold, seed) for seed in range(n_seeds)]
+        return [("source.hold", hold) for hold in holds if hold is not None]
+
+    def per_seed(self) -> tuple[PerSeed, ...]:
+        """Those of the steps and the hold that differ from seed to seed."""
+        return tuple(v for v in (*self.steps, self.hold) if isinstance(v, PerSeed))
 
     def _resolved(self, lane: Lane) -> tuple[list[int], int] | None:
         steps = [of_seed(s, lane.seed) for s in self.steps]
@@ -217,7 +313,7 @@ class NShot:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UntilSaturation:
+class UntilSaturation(Source):
     """Moves to the next checkpoint when the student has stopped improving.
 
     Asked at every evaluation, on the accuracies recorded since the last switch (the one
@@ -244,18 +340,9 @@ class UntilSaturation:
 
     def __post_init__(self) -> None:
         """Refuses a schedule that cannot be judged."""
-        require(
-            self.every >= 1,
-            f"source.every must be at least 1 sample, got {self.every}.",
-        )
-        require(
-            self.limit >= 1,
-            f"source.limit must be at least 1 sample, got {self.limit}.",
-        )
-        require(
-            self.window >= 1,
-            f"source.window must be at least 1 evaluation, got {self.window}.",
-        )
+        _at_least_one("source.every", self.every, "sample")
+        _at_least_one("source.limit", self.limit, "sample")
+        _at_least_one("source.window", self.window, "evaluation")
         require(
             self.min_gain > 0, f"source.min_gain must be positive, got {self.min_gain}."
         )
@@ -292,4 +379,5 @@ class UntilSaturation:
         return stalled and max(history) - history[0] >= self.min_gain
 
 
-Source = Labels | Final | Progressive | NShot | UntilSaturation
+BuiltInSource = Labels | Final | Progressive | NShot | UntilSaturation
+"""The schedules of this module, which a stored record may name."""

@@ -17,7 +17,7 @@ Example:
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sandbox.distill.sources import Labels, Source
+from sandbox.distill.sources import BuiltInSource, Labels, Source, is_whole
 from sandbox.distill.updates import Joint
 from sandbox.distill.views import Identity
 from sandbox.errors import require
@@ -33,7 +33,10 @@ class Anneal:
 
     def __post_init__(self) -> None:
         """Refuses an empty ramp."""
-        require(self.over >= 1, f"anneal.over must be at least 1, got {self.over}.")
+        require(
+            is_whole(self.over) and self.over >= 1,
+            f"anneal.over must be at least 1, a whole number, got {self.over}.",
+        )
 
 
 def ends(value: "float | Anneal") -> tuple[float, float, int]:
@@ -100,7 +103,7 @@ class Strategy:
 
     Attributes:
       name: how the lane is called in metrics, tables and legends.
-      source: who teaches.
+      source: who teaches; a schedule of `sandbox.distill.sources` or one's own.
       target: what of the teacher is matched.
       loss: how the student is scored.
       view: how student and teacher parameters relate.
@@ -108,7 +111,7 @@ class Strategy:
     """
 
     name: str
-    source: Source = field(default_factory=Labels)
+    source: BuiltInSource | Source = field(default_factory=Labels)
     target: Target = field(default_factory=Target)
     loss: Loss = field(default_factory=Loss)
     view: Identity = field(default_factory=Identity)
@@ -117,7 +120,12 @@ class Strategy:
     def __post_init__(self) -> None:
         """Refuses combinations that mean nothing."""
         require(bool(self.name), "strategy.name must not be empty.")
-        if isinstance(self.source, Labels):
+        require(
+            isinstance(self.source, Source) and not isinstance(self.source, type),
+            f"strategy {self.name!r}: source must be a schedule of who teaches (see"
+            f" sandbox.distill.sources.Source), got {self.source!r}.",
+        )
+        if not self.source.needs_teacher:
             require(
                 self.target == Target() and self.loss == Loss(),
                 f"strategy {self.name!r} learns from labels alone, so target and loss"
@@ -133,7 +141,7 @@ class Strategy:
     @property
     def alpha(self) -> "float | Anneal":
         """Weight of the label term: 1 where labels teach."""
-        return 1.0 if isinstance(self.source, Labels) else self.loss.alpha
+        return self.loss.alpha if self.source.needs_teacher else 1.0
 
     @property
     def structure(self) -> tuple[str, float, float, Identity, Joint]:
@@ -150,7 +158,7 @@ def shared_structure(strategies: tuple[Strategy, ...]) -> Strategy:
     Raises:
       ConfigError: two lanes differ in what is compiled in.
     """
-    taught = [s for s in strategies if not isinstance(s.source, Labels)]
+    taught = [s for s in strategies if s.source.needs_teacher]
     for s in taught[1:]:
         require(
             s.structure == taught[0].structure,

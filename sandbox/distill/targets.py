@@ -21,7 +21,10 @@ def log_soften(
     logits: Float[Array, "*n C"], tau: Float[Array, "*n"]
 ) -> Float[Array, "*n C"]:
     """Log softmax(logits / tau) for tau > 0, finite wherever the logits are."""
-    return jax.nn.log_softmax(logits / tau[..., None], -1)
+    below = logits - jnp.max(logits, -1, keepdims=True)  # no NaN for tiny tau
+    info = jnp.finfo(logits.dtype)
+    scaled = below / jnp.maximum(tau, info.tiny)[..., None]
+    return jax.nn.log_softmax(jnp.maximum(scaled, info.min / 2), -1)
 
 
 def annealed(

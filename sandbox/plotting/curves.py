@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Real
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 
 def band(
@@ -15,12 +16,13 @@ def band(
     label: str,
     color: str,
     points: int = 300,
+    shade: bool = True,
     **line: object,
 ) -> None:
     """Draws the median over seeds and the band between their quartiles.
 
     Each seed's curve is interpolated onto a common grid that ends where its curve does;
-    the median is drawn while at least half of the seeds are still recorded.
+    the median is drawn while at least nine in ten seeds are still recorded.
 
     Args:
       ax: where.
@@ -29,6 +31,7 @@ def band(
       label: legend entry.
       color: of line and band.
       points: of the grid.
+      shade: whether the band is drawn.
       **line: passed to `Axes.plot`.
     """
     kept = [(a[~np.isnan(b)], b[~np.isnan(b)]) for a, b in zip(x, y, strict=True)]
@@ -37,10 +40,10 @@ def band(
         return
     grid = np.linspace(0, max(a[-1] for a, _ in kept), points)
     rows = np.asarray([np.interp(grid, a, b, right=np.nan) for a, b in kept])
-    alive = (~np.isnan(rows)).mean(0) >= 0.5
+    alive = (~np.isnan(rows)).mean(0) >= 0.9
     low, mid, high = np.nanquantile(rows[:, alive], [0.25, 0.5, 0.75], axis=0)
     ax.plot(grid[alive], mid, color=color, label=label, **line)  # pyright: ignore
-    if len(rows) > 1:
+    if shade and len(rows) > 1:
         ax.fill_between(grid[alive], low, high, color=color, alpha=0.15, linewidth=0)
 
 
@@ -83,6 +86,9 @@ def strips(
             if np.isfinite(median):
                 ax.plot([median] * 2, [row - 0.32, row + 0.32], color=color, lw=2)
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -90,7 +96,8 @@ def strips(
 
 def stack_ragged(rows: Sequence[Real[np.ndarray, " _"]]) -> Float[np.ndarray, "S R"]:
     """Rows of different length as one array, padded with NaN."""
-    out = np.full((len(rows), max(len(r) for r in rows)), np.nan)
+    longest = max((len(r) for r in rows), default=0)
+    out = np.full((len(rows), longest), np.nan)
     for i, r in enumerate(rows):
         out[i, : len(r)] = r
     return out

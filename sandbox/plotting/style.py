@@ -31,6 +31,15 @@ COLORS = {
 """One colour a strategy or candidate checkpoint, the same in every figure."""
 
 
+DEGREE_COLORS = ("#0b6e69", "#c17c00", "#5a5a5a", "#a0522d", "#4b0082")
+"""Colours of monomial degrees 1, 2, ...; none is a strategy's."""
+
+
+def color_of(name: str) -> str:
+    """A strategy's colour; the same grey for every name without one of its own."""
+    return COLORS.get(name, "#6b7280")
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Draws with the project's style and no display."""

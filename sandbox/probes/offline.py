@@ -5,7 +5,8 @@ once. Any probe works: a frozen record with `measure(params, key) -> dict of arr
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -18,11 +19,14 @@ from sandbox.store.config import digest, foreign_sources, to_json
 from sandbox.store.files import exclusive, read_json, write_atomic, write_json
 from sandbox.store.provenance import provenance
 from sandbox.store.runs import SCHEMA, RunFolder
+from sandbox.train.loop import Interrupted
 from sandbox.train.progress import Progress, default_progress, seeds_text
 from sandbox.train.run import Run
+from sandbox.train.signals import collected_signals, join_sittings, say
 from sandbox.train.teaching import task_key
 from sandbox.types import Array, Params
 
+SAVE_SECONDS = 10.0
 _VALUES = "values.safetensors"
 
 
@@ -69,6 +73,10 @@ def measure_trajectory(
       seeds: positions of seeds in the group; all of them by default.
       lane: position of the strategy that is measured.
       progress: who is told.
+
+    Raises:
+      Interrupted: SIGINT, SIGTERM or SIGUSR1 arrived; call again to go on.
+      StoreError: the folder is held by another process, or a file was altered.
     """
     chosen = run.trajectory.steps if steps is None else tuple(int(s) for s in steps)
     positions = list(range(run.spec.n_seeds) if seeds is None else seeds)
@@ -102,28 +110,106 @@ def _measure(
     what: dict[str, Any],
     progress: Progress,
 ) -> None:
-    from safetensors.numpy import save
-
-    begin = time.monotonic()
     folder.prepare()
     write_json(folder.path / "config.json", what)
+    state = _restore(folder, len(steps))
     seeds = [run.spec.seeds[i] for i in where[0]]
     title = f"probe {folder.path.name[:6]}, {seeds_text(seeds)}"
-    progress.start(title, len(steps), 0, "checkpoints")
     keys = jnp.stack([task_key(s) for s in seeds])
-    rows: list[dict[str, np.ndarray]] = []
-    with jax.enable_x64(run.spec.dtype == "float64"):
-        for i, step in enumerate(steps):
-            params = jax.tree.map(lambda p: p[where], run.trajectory.read(step))
-            measured = _measure_seeds(probe, params, keys)
-            rows.append({k: np.asarray(v) for k, v in measured.items()})
-            progress.update(i + 1, f"checkpoint {step:,}")
+
+    def one(step: int) -> dict[str, np.ndarray]:
+        params = jax.tree.map(lambda p: p[where], run.trajectory.read(step))
+        measured = _measure_seeds(probe, params, keys)
+        return {k: np.asarray(v) for k, v in measured.items()}
+
+    finished = False
+    progress.start(title, len(steps), len(state.rows), "checkpoints")
+    try:
+        with jax.enable_x64(run.spec.dtype == "float64"):
+            _measure_rows(one, steps, state, folder, progress)
+        _finish(state, folder)
+        finished = True
+    finally:
+        note = "" if finished else f"at checkpoint {len(state.rows)} of {len(steps)}"
+        progress.close(note, finished=finished)
+
+
+@dataclass
+class _State:
+    """Rows measured so far, seconds spent on them, and the sittings it took."""
+
+    rows: list[dict[str, np.ndarray]]
+    wall: float
+    sittings: list[dict[str, str]]
+
+
+def _measure_rows(
+    one: Callable[[int], dict[str, np.ndarray]],
+    steps: Sequence[int],
+    state: _State,
+    folder: RunFolder,
+    progress: Progress,
+) -> None:
+    """Measures the steps that are missing, or saves and raises at a signal."""
+    saved = time.monotonic()
+    clock = saved - state.wall
+    with collected_signals() as stop:
+        while not stop and len(state.rows) < len(steps):
+            step = steps[len(state.rows)]
+            state.rows.append(one(step))
+            state.wall = time.monotonic() - clock
+            progress.update(len(state.rows), f"checkpoint {step:,}")
+            if time.monotonic() - saved > SAVE_SECONDS:
+                _save(state, folder)
+                saved = time.monotonic()
+        if stop:
+            _save(state, folder)
+            raise Interrupted(
+                f"stopped after {len(state.rows)} of {len(steps)} checkpoints by signal"
+                f" {stop[0]}; what was measured is saved in {folder.path}, run the same"
+                " command to go on."
+            )
+
+
+def _save(state: _State, folder: RunFolder) -> None:
+    names = list(state.rows[0]) if state.rows else []
+    tensors = {f"value/{k}": np.stack([r[k] for r in state.rows]) for k in names}
+    meta = {
+        "rows": len(state.rows),
+        "wall": state.wall,
+        "names": names,
+        "sittings": state.sittings,
+    }
+    folder.save_resume(len(state.rows), tensors, meta)
+
+
+def _restore(folder: RunFolder, most: int) -> _State:
+    """What an earlier sitting measured, or nothing."""
+    found = folder.load_resume()
+    if found is None:
+        return _State([], 0.0, join_sittings([]))
+    tensors, meta = found
+    n = meta.get("rows", -1)
+    sound = 0 <= n <= most and {"wall", "names", "sittings"} <= meta.keys()
+    if not sound or any(
+        f"value/{k}" not in tensors or len(tensors[f"value/{k}"]) != n
+        for k in meta["names"]
+    ):
+        say(f"{folder.path}: the saved state does not fit; starting over")
+        return _State([], 0.0, join_sittings([]))
+    rows = [{k: tensors[f"value/{k}"][i] for k in meta["names"]} for i in range(n)]
+    return _State(rows, meta["wall"], join_sittings(meta["sittings"]))
+
+
+def _finish(state: _State, folder: RunFolder) -> None:
+    from safetensors.numpy import save
+
+    rows = state.rows
     values = {k: np.stack([r[k] for r in rows], 1) for k in rows[0]}
     write_atomic(folder.path / _VALUES, save(values))
-    wall = time.monotonic() - begin
-    write_json(folder.path / "provenance.json", provenance(wall_seconds=wall))
+    source = {**provenance(wall_seconds=state.wall), "sittings": state.sittings}
+    write_json(folder.path / "provenance.json", source)
     folder.commit({"kind": "probe"})
-    progress.close("")
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,28 +1,34 @@
 """Frozen records to JSON and back, strictly, and their content hash.
 
-A record becomes `{"type": class name, field: value, ...}`. Reading checks every tag
-against the classes that the field declares, every value against its annotation, and
-refuses unknown or missing keys with their path (`$.task.kk`). A user's own class is
-accepted only if it is passed in `extra`: a name found in a file is never imported.
+A record becomes `{"type": tag, field: value, ...}`. The tag of a class of the library
+is its name; that of a user's own class is `<file stem>:<class name>`, the same whether
+the file is run or imported. Reading checks every tag against the classes that the field
+declares, every value against its annotation, and refuses unknown or missing keys with
+their path (`$.task.kk`). A user's own class is accepted only if it is passed in
+`extra`: a name found in a file is never imported.
 """
 
+import ast
 import difflib
 import hashlib
 import inspect
 import json
 import math
+import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sandbox.errors import ConfigError
 
 
 def to_json(value: Any) -> Any:
-    """Plain JSON data of a record: tuples as lists, dataclasses tagged by name."""
+    """Plain JSON data of a record: tuples as lists, dataclasses with their tag."""
     if is_dataclass(value) and not isinstance(value, type):
-        out: dict[str, Any] = {"type": type(value).__name__}
+        out: dict[str, Any] = {"type": class_tag(type(value))}
         hints = get_type_hints(type(value))
         for f in fields(value):
             out[f.name] = to_json(_as_declared(hints[f.name], getattr(value, f.name)))
@@ -55,15 +61,48 @@ def digest(data: Any) -> str:
     return hashlib.sha256(canonical(data).encode()).hexdigest()[:16]
 
 
+def class_tag(cls: type) -> str:
+    """What a class is called in a record: `Parity`, or `my_study:Parity` if foreign."""
+    if not _is_foreign(cls):
+        return cls.__name__
+    file = _file_of(cls)
+    if file is None:
+        stem = cls.__module__.rpartition(".")[2]
+    else:
+        stem = file.parent.name if file.stem == "__init__" else file.stem
+    return f"{stem}:{cls.__qualname__}"
+
+
+def _is_foreign(cls: type) -> bool:
+    """Whether a class belongs neither to the library nor to Python's own."""
+    package = cls.__module__.partition(".")[0]
+    return package != "sandbox" and package not in sys.stdlib_module_names
+
+
+def _file_of(cls: type) -> Path | None:
+    name = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return None if name is None else Path(name)
+
+
 def foreign_sources(value: Any) -> dict[str, str]:
-    """sha256 of the source of every part whose class is defined outside `sandbox`."""
+    """Tag -> sha256 of the code of every class in a record that is a user's own.
+
+    The code of a class is its source and that of every function, class, constant and
+    import at the top of the same file that it refers to by name, directly or through
+    another. Comments, layout and the order of definitions do not count, nor does what
+    stands under `if __name__ == "__main__"` or in another file.
+
+    Raises:
+      ConfigError: a class is not defined in a file, or two share a tag.
+    """
     found: dict[str, str] = {}
 
     def walk(v: Any) -> None:
         if is_dataclass(v) and not isinstance(v, type):
-            for cls in type(v).__mro__[:-1]:
-                if not cls.__module__.startswith("sandbox."):
-                    found[cls.__qualname__] = _source_hash(cls)
+            for cls in filter(_is_foreign, type(v).__mro__):
+                tag, code = class_tag(cls), _code_hash(cls)
+                if found.setdefault(tag, code) != code:
+                    raise ConfigError(f"two different classes are {tag}; rename one.")
             for f in fields(v):
                 walk(getattr(v, f.name))
         elif isinstance(v, tuple | list):
@@ -74,15 +113,73 @@ def foreign_sources(value: Any) -> dict[str, str]:
     return found
 
 
-def _source_hash(cls: type) -> str:
+@cache  # a class stays what it was when it was imported, whatever its file becomes
+def _code_hash(cls: type) -> str:
+    file, first = _file_of(cls), cls.__qualname__.partition(".")[0]
     try:
-        text = inspect.getsource(cls)
-    except (OSError, TypeError) as e:
+        top = {} if file is None else _top_level(ast.parse(file.read_bytes()))
+    except (OSError, SyntaxError, ValueError):
+        top = {}
+    if first not in top:
         raise ConfigError(
             f"{cls.__qualname__} must be defined in a file, because its source is part"
             " of the run's identity."
-        ) from e
-    return hashlib.sha256(text.encode()).hexdigest()
+        )
+    todo, seen = [first], set()
+    while todo:
+        name = todo.pop()
+        if name in seen or name not in top:
+            continue
+        seen.add(name)
+        for node in top[name]:
+            todo += [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+    code = [ast.unparse(node) for name in sorted(seen) for node in top[name]]
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()
+
+
+def _top_level(module: ast.Module) -> dict[str, list[ast.stmt]]:
+    """Name -> the statements of a module that bind or alter it, in order."""
+    out: dict[str, list[ast.stmt]] = {}
+    for statement in module.body:
+        if isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test):
+            continue
+        for name, node in _bindings(statement):
+            nodes = out.setdefault(name, [])
+            if node not in nodes:
+                nodes.append(node)
+    return out
+
+
+def _bindings(statement: ast.stmt) -> Iterator[tuple[str, ast.stmt]]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name, statement
+        return
+    if isinstance(statement, ast.Import):
+        for a in statement.names:
+            yield a.asname or a.name.partition(".")[0], ast.Import([a])
+        return
+    if isinstance(statement, ast.ImportFrom):
+        for a in statement.names:
+            one = ast.ImportFrom(statement.module, [a], statement.level)
+            yield a.asname or a.name, one
+        return
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+        yield _root(call.func), statement  # TABLE.update(...)
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
+            if not isinstance(node.ctx, ast.Load):
+                yield _root(node), statement
+        elif isinstance(node, ast.stmt) and node is not statement:  # in an if or try
+            if not isinstance(node, ast.Expr):
+                yield from ((name, statement) for name, _ in _bindings(node))
+
+
+def _root(node: ast.expr) -> str:
+    """`a` of `a.b[c].d`."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def from_json(
@@ -93,13 +190,17 @@ def from_json(
     Args:
       cls: the declared class.
       data: what `to_json` made.
-      extra: classes that protocol-typed fields may hold (tasks, models), by name.
+      extra: classes that protocol-typed fields (task, model, source) may hold.
       path: where in the file `data` stands, for messages.
 
     Raises:
       ConfigError: anything that does not fit, with its path.
     """
-    return _read(cls, data, {c.__name__: c for c in extra}, path)
+    known: dict[str, type] = {}
+    for c in extra:
+        if known.setdefault(class_tag(c), c) is not c:
+            raise ConfigError(f"two different classes are {class_tag(c)}; rename one.")
+    return _read(cls, data, known, path)
 
 
 def _read(annotation: Any, data: Any, extra: Mapping[str, type], path: str) -> Any:
@@ -117,9 +218,9 @@ def _read(annotation: Any, data: Any, extra: Mapping[str, type], path: str) -> A
             raise ConfigError(f"{path}: expected one of {options}, got {data!r}.")
         return data
     if isinstance(annotation, type) and is_dataclass(annotation):
-        return _read_record({annotation.__name__: annotation}, data, extra, path)
-    if isinstance(annotation, type) and getattr(annotation, "_is_protocol", False):
-        return _read_record(extra, data, extra, path)
+        return _read_record({class_tag(annotation): annotation}, data, extra, path)
+    if _is_protocol(annotation):
+        return _read_record(_fitting(annotation, extra, data, path), data, extra, path)
     return _read_scalar(annotation, data, path)
 
 
@@ -142,8 +243,11 @@ def _read_union(
 ) -> Any:
     if isinstance(data, dict):
         records: dict[str, type] = {
-            o.__name__: o for o in options if isinstance(o, type) and is_dataclass(o)
+            class_tag(o): o for o in options if isinstance(o, type) and is_dataclass(o)
         }
+        if data.get("type") not in records:
+            for o in filter(_is_protocol, options):
+                records |= _fitting(o, extra, data, path)
         return _read_record(records, data, extra, path)
     errors = []
     for option in options:
@@ -154,6 +258,39 @@ def _read_union(
         except ConfigError as e:
             errors.append(str(e))
     raise ConfigError(errors[0] if errors else f"{path}: got {_kind(data)}.")
+
+
+def _is_protocol(annotation: Any) -> bool:
+    return isinstance(annotation, type) and getattr(annotation, "_is_protocol", False)
+
+
+def _fitting(
+    protocol: type, extra: Mapping[str, type], data: Any, path: str
+) -> dict[str, type]:
+    """The handed-in classes that define what a protocol asks for.
+
+    Raises:
+      ConfigError: `data` is of a class that was handed in and does not.
+    """
+    lacks = {tag: _lacking(cls, protocol) for tag, cls in extra.items()}
+    tag = data.get("type") if isinstance(data, dict) else None
+    if isinstance(tag, str) and lacks.get(tag):
+        raise ConfigError(
+            f"{path}.type: {tag} is no {protocol.__name__}, because it does not define"
+            f" {', '.join(lacks[tag])}."
+        )
+    return {tag: cls for tag, cls in extra.items() if not lacks[tag]}
+
+
+def _lacking(cls: type, protocol: type) -> list[str]:
+    bases = [
+        b for b in protocol.__mro__ if _is_protocol(b) and b.__name__ != "Protocol"
+    ]
+    asked = {n for b in bases for n in (*vars(b), *inspect.get_annotations(b))}
+    has = {f.name for f in fields(cls)} if is_dataclass(cls) else set()
+    return sorted(
+        n for n in asked if n[0] != "_" and n not in has and not hasattr(cls, n)
+    )
 
 
 def _read_record(

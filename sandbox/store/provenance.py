@@ -4,13 +4,14 @@ import importlib.metadata
 import os
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "safetensors", "pyarrow")
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def versions() -> dict[str, str]:
@@ -31,13 +32,33 @@ def hardware() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(
-            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
-        ),
+        "cores": _cores(),
+        "memory_gb": _memory_gb(),
         "platform": jax.default_backend(),
         "devices": [f"{d.platform}:{d.device_kind}" for d in devices],
     }
+
+
+def _cores() -> int:
+    """Cores this process may use; where that is not told, all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_gb() -> float | None:
+    """Physical memory; None where the system does not tell."""
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
+    return round(size / 2**30, 1)
+
+
+def _peak_memory_mb() -> int:
+    """Largest resident size so far; macOS counts bytes, Linux KiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _cpu_model() -> str:
@@ -52,20 +73,30 @@ def _cpu_model() -> str:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether the tree differs from it; empty outside a checkout."""
-    if shutil.which("git") is None:
-        return {}
+    """Commit of the library's checkout and whether its files differ from it.
 
-    def ask(*args: str) -> str:
-        done = subprocess.run(
-            ["git", *args], capture_output=True, text=True, timeout=10, check=False
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    commit = ask("rev-parse", "HEAD")
-    if not commit:
+    Empty where the library is installed without a checkout, or git gives no answer.
+    """
+    if not (_CHECKOUT / ".git").exists():
         return {}
-    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}
+    try:
+        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(*args: str) -> str:
+    done = subprocess.run(
+        ["git", *args],
+        cwd=_CHECKOUT,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=10,
+        check=True,
+    )
+    return done.stdout.strip()
 
 
 def provenance(*, wall_seconds: float) -> dict[str, Any]:
@@ -78,5 +109,5 @@ def provenance(*, wall_seconds: float) -> dict[str, Any]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "finished_unix": int(time.time()),
         "wall_seconds": round(wall_seconds, 2),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mb": _peak_memory_mb(),
     }

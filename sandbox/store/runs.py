@@ -159,8 +159,3 @@ def _problem(path: Path, entry: Mapping[str, Any] | None) -> str:
     if sha256_file(path) != entry["sha256"]:
         return "was altered (its sha256 is not the manifest's)"
     return ""
-
-
-def find_runs(root: Path) -> list[RunFolder]:
-    """Every run folder under `root`, finished or not, by kind and hash."""
-    return [RunFolder(p.parent) for p in sorted(root.glob("*/*/config.json"))]

@@ -82,7 +82,12 @@ def _median(v: np.ndarray) -> np.ndarray:
 def ratio(
     numerator: Real[np.ndarray, " S"], denominator: Real[np.ndarray, " S"]
 ) -> Float[np.ndarray, " S"]:
-    """Paired ratio; NaN (no information) where the denominator is not finite."""
+    """Paired ratio of sample counts, where infinite means "beyond the cap".
+
+    inf / finite is infinite and finite / inf is 0, so that both count on their side of
+    a median; inf / inf says nothing and is NaN, as is anything over NaN.
+    """
     top, bottom = np.asarray(numerator, float), np.asarray(denominator, float)
-    known = np.isfinite(bottom) & ~np.isnan(top)
-    return np.where(known, top / np.where(known, bottom, 1), np.nan)
+    unknown = np.isnan(top) | np.isnan(bottom) | (np.isinf(top) & np.isinf(bottom))
+    with np.errstate(invalid="ignore"):
+        return np.where(unknown, np.nan, top / bottom)

@@ -5,7 +5,7 @@ from collections import OrderedDict
 import jax
 import numpy as np
 
-from sandbox.distill.sources import Labels, Lane, UntilSaturation
+from sandbox.distill.sources import Adaptive, Lane
 from sandbox.errors import StoreError
 from sandbox.store.trajectories import Trajectory
 from sandbox.train.spec import RunSpec
@@ -62,7 +62,7 @@ class LanePlan:
         out = np.full(self.position.shape, ABSENT, np.int64)
         for s, i in np.ndindex(out.shape):
             source = self.spec.strategies[i].source
-            if isinstance(source, Labels):
+            if not source.needs_teacher:
                 out[s, i] = LABELS
                 continue
             lane = self._lane(s, i)
@@ -72,7 +72,11 @@ class LanePlan:
 
     @property
     def absent(self) -> np.ndarray:
-        """Lanes that have no teacher to learn from, `(S, L)` bool."""
+        """Lanes that have no teacher to learn from, `(S, L)` bool.
+
+        The arithmetic of a group runs for them too, but on nothing meaningful: what
+        they hold is no result, their metrics are NaN, and the outcome lists them.
+        """
         return self.steps_at(0) == ABSENT
 
     def next_switch(self, t: int) -> int | None:
@@ -86,7 +90,7 @@ class LanePlan:
         return min(found, default=None)
 
     def advance(self, t: int, steps: np.ndarray, accuracy: np.ndarray) -> None:
-        """Lets saturation lanes move on, at the evaluation at sample t.
+        """Lets adaptive lanes move on, at the evaluation at sample t.
 
         Args:
           t: samples seen.
@@ -95,7 +99,7 @@ class LanePlan:
         """
         for s, i in np.ndindex(self.position.shape):
             source, lane = self.spec.strategies[i].source, self._lane(s, i)
-            if not isinstance(source, UntilSaturation) or lane is None:
+            if not isinstance(source, Adaptive) or lane is None:
                 continue
             since = accuracy[steps >= lane.switched_at, s, i]
             if source.advances(t, lane, [float(a) for a in since]):

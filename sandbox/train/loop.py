@@ -8,11 +8,7 @@ host does falls on absolute sample counts fixed by the record, so chunk length, 
 and interruptions cannot change a bit of the result.
 """
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,24 +16,26 @@ from typing import Any
 import jax
 import numpy as np
 
-from sandbox.errors import SandboxError
+from sandbox.errors import ConfigError
 from sandbox.store.files import exclusive, write_atomic, write_json
 from sandbox.store.metrics import FILE, Metrics
 from sandbox.store.provenance import provenance
 from sandbox.store.runs import RunFolder, default_root
-from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpoint
+from sandbox.store.trajectories import Trajectory, save_checkpoint
 from sandbox.train.engine import Engine
 from sandbox.train.lanes import LABELS, LanePlan
 from sandbox.train.progress import Progress, default_progress, seeds_text
 from sandbox.train.run import Run, folder_of, identity
+from sandbox.train.signals import (
+    Interrupted,
+    collected_signals,
+    join_sittings,
+    say,
+)
 from sandbox.train.spec import RunSpec
 
 SAVE_SECONDS = 10.0
 CHUNK_SECONDS = 0.5
-
-
-class Interrupted(SandboxError):
-    """A signal asked the run to stop; its state was saved and it can be resumed."""
 
 
 @dataclass
@@ -50,6 +48,7 @@ class LoopState:
       wall: seconds spent so far, over all sittings.
       steps: evaluations so far.
       columns: what was recorded there, name -> list of `(S, L)`.
+      sittings: what each sitting computed with, this one last.
     """
 
     engine: Any
@@ -57,6 +56,7 @@ class LoopState:
     wall: float = 0.0
     steps: list[int] = field(default_factory=list)
     columns: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    sittings: list[dict[str, str]] = field(default_factory=list)
 
 
 def fit(
@@ -121,45 +121,85 @@ class _Loop:
         folder.prepare()
         write_json(folder.path / "config.json", identity(spec))
         state = self._restore()
+        self._drop_checkpoints(state.t if state.steps else -1)
         title = f"{spec.kind} {folder.path.name[:6]}, {seeds_text(spec.seeds)}"
+        finished = False
         self.progress.start(title, spec.stop.largest, state.t)
+        try:
+            self._train(state)
+            self._finish(state)
+            finished = True
+        finally:
+            note = self._note(state) if finished else f"at sample {state.t:,}"
+            self.progress.close(note, finished=finished)
+
+    def _train(self, state: LoopState) -> None:
+        """Trains until all seeds are done, or saves and raises at a signal."""
         clock = time.monotonic() - state.wall
-        saved = time.monotonic()
-        if state.t == 0:
-            self._visit(state)
-        with _signals() as stop:
-            rate = 0.0
-            while not self._done(state):
+        saved, rate = time.monotonic(), 0.0
+        with collected_signals() as stop:
+            if state.t == 0:
+                self._visit(state)
+            while not stop and not self._done(state):
                 begin, t = time.monotonic(), state.t
                 self._advance(state, rate)
                 rate = (state.t - t) / max(time.monotonic() - begin, 1e-9)
                 state.wall = time.monotonic() - clock
                 self._visit(state)
-                if stop or time.monotonic() - saved > SAVE_SECONDS:
+                if time.monotonic() - saved > SAVE_SECONDS:
                     self._save(state)
                     saved = time.monotonic()
-                if stop:
-                    self.progress.close(f"interrupted at {state.t:,}")
-                    raise Interrupted(
-                        f"stopped at sample {state.t:,} by signal {stop[0]}; its state"
-                        f" is saved in {folder.path}, run the same command to go on."
-                    )
-        self._finish(state)
+            if stop:
+                self._save(state)
+                raise Interrupted(
+                    f"stopped at sample {state.t:,} by signal {stop[0]}; its state is"
+                    f" saved in {self.folder.path}, run the same command to go on."
+                )
+
+    def _drop_checkpoints(self, after: int) -> None:
+        """Removes what an earlier sitting stored beyond the point it resumes from."""
+        for path in (self.folder.path / "ckpt").glob("step_*.safetensors"):
+            if int(path.stem.removeprefix("step_")) > after:
+                path.unlink()
 
     def _advance(self, state: LoopState, rate: float) -> None:
         """Trains up to the next border, or a chunk towards it."""
         spec, t = self.spec, state.t
-        borders = [(t // spec.eval_every + 1) * spec.eval_every]
+        border = (t // spec.eval_every + 1) * spec.eval_every
         switch = self.plan.next_switch(t)
-        if switch is not None:
-            borders.append(switch)
+        if switch is not None and switch < border:
+            border = switch
+        if border <= t or (border - t) % spec.segment:
+            raise self._off_border(t, border)
         limit = self.chunk_samples or max(rate * CHUNK_SECONDS, spec.segment)
         pieces = max(int(limit) // spec.segment, 1)
-        n = min((min(borders) - t) // spec.segment, pieces)
+        n = min((border - t) // spec.segment, pieces)
         teacher, index = self.plan.teachers_at(t)
         state.engine = self.engine.run(state.engine, t, n, teacher, index)
         jax.block_until_ready(state.engine)
         state.t = t + n * spec.segment
+
+    def _off_border(self, t: int, border: int) -> ConfigError:
+        """The error for a switch that no whole number of segments leads to."""
+        spec, plan = self.spec, self.plan
+        who = ""
+        for s, i in np.ndindex(plan.position.shape):
+            lane = spec.teacher.lane(s) if spec.teacher is not None else None
+            if lane is None:
+                continue
+            lane = lane._replace(
+                switched_at=int(plan.switched_at[s, i]),
+                position=int(plan.position[s, i]),
+            )
+            strategy = spec.strategies[i]
+            if strategy.source.next_switch(t, lane) == border:
+                who = f" of seed {spec.seeds[s]} / {strategy.name} ({strategy.source})"
+                break
+        return ConfigError(
+            f"the teacher switch{who} at sample {border:,} is not a whole number of"
+            f" segments of {spec.segment} samples after sample {t:,}; move it to a"
+            " multiple of that."
+        )
 
     def _visit(self, state: LoopState) -> None:
         """What falls on this sample: evaluation, checkpoint, saturation, progress."""
@@ -178,36 +218,47 @@ class _Loop:
     def _record(self, state: LoopState) -> None:
         train_loss, state.engine = self.engine.read_loss(state.engine)
         row = {**self.engine.evaluate(state.engine), "train_loss": train_loss}
-        dead = (self.engine.first_bad(state.engine) >= 0) | self.absent
+        bad = self.engine.first_bad(state.engine)
+        dead = (bad >= 0) | self.absent
         row = {k: np.where(dead, np.nan, v) for k, v in row.items()}
-        seen = np.full(dead.shape, state.t, np.int64)
+        seen = np.where(bad >= 0, bad, state.t)  # a failed lane learned no further
+        seen = np.where(self.absent, 0, seen).astype(np.int64)
         row["student_forward"] = row["student_backward"] = seen
-        row["teacher_forward"] = np.where(self.taught[None, :] & ~self.absent, seen, 0)
+        row["teacher_forward"] = np.where(self.taught[None, :], seen, 0)
         row["teacher_step"] = self.plan.steps_at(max(state.t - 1, 0))
         state.steps.append(state.t)
         for name, value in row.items():
             state.columns.setdefault(name, []).append(np.asarray(value))
 
     def _done(self, state: LoopState) -> bool:
-        """Whether each seed is at its cap or a factor past its level, or none lives."""
+        """Whether every seed is done (see `Stop`), or no lane lives."""
         stop = self.spec.stop
         if state.t % self.spec.eval_every:
             return False  # only at evaluations, so that no chunk decides
         if state.t >= stop.largest:
             return True
-        failed = self.engine.first_bad(state.engine) >= 0
-        out = self.absent | failed
-        if failed.any() and out.all():
+        bad = self.engine.first_bad(state.engine)
+        if (bad >= 0).any() and ((bad >= 0) | self.absent).all():
             return True
         if stop.accuracy is None:
             return False
+        caps = stop.max_samples
+        cap = np.asarray(caps if isinstance(caps, int) else caps.values, float)
+        return bool((state.t >= np.minimum(cap, self._level_end(state, bad))).all())
+
+    def _level_end(self, state: LoopState, bad: np.ndarray) -> np.ndarray:
+        """Where each seed ends by its level, as far as is known: `(S,)`, inf if not.
+
+        A lane that fails is not waited for, unless its seed had given up before.
+        """
+        stop = self.spec.stop
+        give_up = np.inf if stop.give_up is None else stop.give_up
         steps, acc = np.asarray(state.steps), np.asarray(state.columns["accuracy"])
         reached = acc >= stop.accuracy
         first = np.where(reached.any(0), steps[reached.argmax(0)], np.inf)
-        first = np.where(out, 0, first).max(1)  # (S,) last lane to get there
-        caps = stop.max_samples
-        cap = np.asarray(caps if isinstance(caps, int) else caps.values, float)
-        return bool((state.t >= np.minimum(cap, stop.factor * first)).all())
+        out = self.absent | ((bad >= 0) & (bad < give_up))
+        last = np.where(out, 0, first).max(1)  # (S,) last lane to get there
+        return np.where(last <= give_up, stop.factor * last, give_up)
 
     def _note(self, state: LoopState) -> str:
         if not state.steps:
@@ -232,17 +283,28 @@ class _Loop:
             tensors[f"column/{name}"] = np.asarray(rows)
         tensors["lanes/position"] = self.plan.position
         tensors["lanes/switched_at"] = self.plan.switched_at
-        meta = {"t": state.t, "wall": state.wall, "columns": list(state.columns)}
+        meta = {
+            "t": state.t,
+            "wall": state.wall,
+            "columns": list(state.columns),
+            "sittings": state.sittings,
+        }
         self.folder.save_resume(state.t, tensors, meta)
 
     def _restore(self) -> LoopState:
         """The newest intact saved state, or a fresh one."""
         fresh = self.engine.init()
         found = self.folder.load_resume()
-        if found is None:
-            return LoopState(fresh)
-        tensors, meta = found
         leaves, treedef = jax.tree.flatten(fresh)
+        if found is not None and not self._fits(*found, leaves):
+            say(
+                f"{self.folder.path}: the saved state does not fit this version's"
+                " engine; starting over"
+            )
+            found = None
+        if found is None:
+            return LoopState(fresh, sittings=join_sittings([]))
+        tensors, meta = found
         saved = [tensors[f"state/{i}"] for i in range(len(leaves))]
         self.plan.position = tensors["lanes/position"]
         self.plan.switched_at = tensors["lanes/switched_at"]
@@ -252,6 +314,23 @@ class _Loop:
             wall=meta["wall"],
             steps=[int(s) for s in tensors["steps"]],
             columns={n: list(tensors[f"column/{n}"]) for n in meta["columns"]},
+            sittings=join_sittings(meta.get("sittings", [])),
+        )
+
+    def _fits(
+        self, tensors: dict[str, np.ndarray], meta: dict[str, Any], leaves: list[Any]
+    ) -> bool:
+        """Whether a saved state has the tensors that this engine would have saved."""
+        expected = {f"state/{i}": (v.shape, v.dtype) for i, v in enumerate(leaves)}
+        for name in ("position", "switched_at"):
+            v = getattr(self.plan, name)
+            expected[f"lanes/{name}"] = (v.shape, v.dtype)
+        columns = {f"column/{n}" for n in meta.get("columns", [])}
+        rest = {k: v for k, v in tensors.items() if k not in columns | {"steps"}}
+        return (
+            {"t", "wall", "columns"} <= meta.keys()
+            and columns | {"steps"} <= tensors.keys()
+            and {k: (v.shape, v.dtype) for k, v in rest.items()} == expected
         )
 
     def _finish(self, state: LoopState) -> None:
@@ -265,8 +344,7 @@ class _Loop:
                 for s, i in np.argwhere(mask)
             ]
 
-        if not (path / checkpoint_name(state.t)).is_file():
-            save_checkpoint(path, state.t, self.engine.params(state.engine))
+        save_checkpoint(path, state.t, self.engine.params(state.engine))
         columns = {n: np.asarray(rows) for n, rows in state.columns.items()}
         metrics = Metrics(np.asarray(state.steps), spec.seeds, tuple(names), columns)
         write_atomic(path / FILE, metrics.to_parquet())
@@ -277,27 +355,6 @@ class _Loop:
             "absent": lanes(self.absent),
         }
         write_json(path / "outcome.json", outcome)
-        write_json(path / "provenance.json", provenance(wall_seconds=state.wall))
+        source = {**provenance(wall_seconds=state.wall), "sittings": state.sittings}
+        write_json(path / "provenance.json", source)
         self.folder.commit({"kind": spec.kind})
-        self.progress.close(self._note(state))
-
-
-@contextmanager
-def _signals() -> Iterator[list[str]]:
-    """Collects SIGINT, SIGTERM and SIGUSR1 until the loop looks; main thread only."""
-    caught: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        caught.append(signal.Signals(number).name)
-
-    before = {s: signal.signal(s, note) for s in watched}
-    try:
-        yield caught
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)

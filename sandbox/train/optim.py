@@ -7,8 +7,10 @@ The learning rate is a function of the samples seen before the step, t:
 """
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Literal
 
+from sandbox.distill.sources import is_whole
 from sandbox.errors import require
 from sandbox.types import Array
 
@@ -34,8 +36,16 @@ class LearningRate:
 
     def __post_init__(self) -> None:
         """Refuses rates and horizons that cannot train."""
-        require(self.peak > 0, f"lr.peak must be positive, got {self.peak}.")
-        require(self.warmup >= 0, f"lr.warmup must be at least 0, got {self.warmup}.")
+        require(
+            0 < self.peak < inf,
+            f"lr.peak must be positive and finite, got {self.peak}.",
+        )
+        for name in ("warmup", "total"):
+            v = getattr(self, name)
+            require(
+                is_whole(v) and v >= 0,
+                f"lr.{name} must be at least 0, a whole number of samples, got {v}.",
+            )
         require(
             self.decay in ("constant", "cosine"),
             f"lr.decay must be constant or cosine, got {self.decay!r}.",
@@ -103,7 +113,10 @@ class Adam:
         for name in ("b1", "b2"):
             v = getattr(self, name)
             require(0 <= v < 1, f"optimizer.{name} must lie in [0, 1), got {v}.")
-        require(self.eps > 0, f"optimizer.eps must be positive, got {self.eps}.")
+        require(
+            0 < self.eps < inf,
+            f"optimizer.eps must be positive and finite, got {self.eps}.",
+        )
 
     def transform(self) -> "optax.GradientTransformation":
         """The optax rule without its learning rate."""

@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from sandbox.train.signals import say
+
 
 @runtime_checkable
 class Progress(Protocol):
@@ -22,8 +24,8 @@ class Progress(Protocol):
         """`done` units are finished."""
         ...
 
-    def close(self, note: str) -> None:
-        """The work is over."""
+    def close(self, note: str, *, finished: bool = True) -> None:
+        """No more is done: all is `finished`, or it was stopped or failed."""
         ...
 
 
@@ -36,7 +38,7 @@ class Silent:
     def update(self, done: int, note: str) -> None:
         """Nothing."""
 
-    def close(self, note: str) -> None:
+    def close(self, note: str, *, finished: bool = True) -> None:
         """Nothing."""
 
 
@@ -52,7 +54,7 @@ class Lines:
         self._title, self._total, self._from, self._unit = title, total, done, unit
         self._begin = self._last = time.monotonic()
         resumed = f", resumed at {done:,}" if done else ""
-        _say(f"{title}: at most {total:,} {unit}{resumed}")
+        say(f"{title}: at most {total:,} {unit}{resumed}")
 
     def update(self, done: int, note: str) -> None:
         """Prints rate and time left, if the last line is old enough."""
@@ -62,15 +64,16 @@ class Lines:
         self._last = now
         rate = (done - self._from) / max(now - self._begin, 1e-9)
         left = (self._total - done) / max(rate, 1e-9)
-        _say(
+        say(
             f"{self._title}: {done:,}/{self._total:,}  {rate:,.0f} {self._unit}/s"
             f"  at most {clock(left)} left  {note}"
         )
 
-    def close(self, note: str) -> None:
+    def close(self, note: str, *, finished: bool = True) -> None:
         """Prints how long it took."""
         took = clock(time.monotonic() - self._begin)
-        _say(f"{self._title}: done in {took}  {note}")
+        outcome = "done in" if finished else "stopped after"
+        say(f"{self._title}: {outcome} {took}  {note}")
 
 
 class Bar:
@@ -115,19 +118,18 @@ class Bar:
             self._task, completed=done, rate=f"{rate:,.0f} {self._unit}/s", note=note
         )
 
-    def close(self, note: str) -> None:
-        """Leaves the finished bar on the screen."""
-        self._bar.update(self._task, note=note)
-        self._bar.stop()
+    def close(self, note: str, *, finished: bool = True) -> None:
+        """Leaves the bar on the screen as it is."""
+        try:
+            note = note if finished else f"stopped  {note}"
+            self._bar.update(self._task, note=note)
+        finally:
+            self._bar.stop()
 
 
 def default_progress() -> Progress:
     """A bar on a terminal, lines elsewhere."""
     return Bar() if sys.stderr.isatty() else Lines()
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

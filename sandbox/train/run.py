@@ -97,7 +97,7 @@ def open_run(path: Path, *, extra: Iterable[type] = ()) -> Run:
 
     Args:
       path: the folder.
-      extra: classes of tasks or models defined outside `sandbox`.
+      extra: classes of tasks, models or sources defined outside `sandbox`.
 
     Raises:
       StoreError: no finished run is there, or its config was altered.

@@ -7,18 +7,10 @@ is not part of the record, because it cannot change a bit of the result.
 """
 
 from dataclasses import dataclass, field
-from math import gcd, lcm
+from math import gcd, inf, lcm
 from typing import Literal
 
-from sandbox.distill.sources import (
-    Labels,
-    Lane,
-    NShot,
-    PerSeed,
-    Progressive,
-    UntilSaturation,
-    of_seed,
-)
+from sandbox.distill.sources import Adaptive, Lane, PerSeed, is_whole, of_seed
 from sandbox.distill.strategy import Strategy, shared_structure
 from sandbox.errors import require
 from sandbox.models.base import Model
@@ -29,36 +21,75 @@ MAX_SEGMENT = 1024
 """Most rows sampled and taught at once."""
 
 
+_OPTIONS = {
+    "kind": ("teacher", "student"),
+    "engine": ("auto", "online_sgd", "generic"),
+    "dtype": ("float32", "float64"),
+}
+_LEAST = {
+    "n_seeds": 1,
+    "batch_size": 1,
+    "eval_points": 1,
+    "block": 1,
+    "eval_every": 1,
+    "first_seed": 0,
+    "checkpoint_every": 0,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stop:
     """When a seed is done; a group runs until all its seeds are.
 
-    A seed is done at `max_samples`, or earlier at `factor` times the first evaluation
-    where all its lanes had reached `accuracy`.
+    A seed is done at the earliest of
+
+        max_samples,
+        factor x n, where n is the first evaluation at which all its lanes have reached
+          `accuracy`,
+        give_up, if some lane has not reached `accuracy` by then.
 
     Attributes:
       max_samples: the cap.
       accuracy: None runs to the cap.
       factor: how much longer to train after the level was reached.
+      give_up: a seed that has not reached `accuracy` by then is done (and counts as
+        never having learned); None waits for it until the cap.
     """
 
     max_samples: int | PerSeed
     accuracy: float | None = None
     factor: float = 1.0
+    give_up: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses a cap that trains nothing."""
+        """Refuses a cap that trains nothing and levels that cannot be met."""
         caps = self.max_samples
         values = caps.values if isinstance(caps, PerSeed) else (caps,)
         require(
-            all(v is not None and 0 < v < 2**32 for v in values),
-            f"stop.max_samples must lie in 1..2^32-1, got {self.max_samples}.",
+            all(is_whole(v) and 0 < v < 2**32 for v in values if v is not None)
+            and None not in values,
+            f"stop.max_samples must be whole numbers in 1..2^32-1, got"
+            f" {self.max_samples}.",
         )
         require(
             self.accuracy is None or 0 < self.accuracy <= 1,
             f"stop.accuracy must lie in (0, 1], got {self.accuracy}.",
         )
-        require(self.factor >= 1, f"stop.factor must be at least 1, got {self.factor}.")
+        require(
+            1 <= self.factor < inf,
+            f"stop.factor must be at least 1 and finite, got {self.factor}.",
+        )
+        if self.give_up is not None:
+            require(
+                self.accuracy is not None,
+                f"stop.give_up = {self.give_up} needs stop.accuracy, the level that a"
+                " seed must have reached by then.",
+            )
+            require(
+                is_whole(self.give_up) and 1 <= self.give_up <= self.largest,
+                f"stop.give_up must be a whole number in 1..max_samples ="
+                f" 1..{self.largest}, got {self.give_up}.",
+            )
 
     @property
     def largest(self) -> int:
@@ -111,18 +142,25 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         """Refuses whatever could only fail later."""
+        self._check_options()
         self._check_sizes()
         self._check_lanes()
         self._check_borders()
         self._check_engine()
 
+    def _check_options(self) -> None:
+        for name, options in _OPTIONS.items():
+            v = getattr(self, name)
+            require(
+                isinstance(v, str) and v in options,
+                f"{name} must be one of {', '.join(options)}, got {v!r}.",
+            )
+
     def _check_sizes(self) -> None:
-        for name in ("n_seeds", "batch_size", "eval_points", "block", "eval_every"):
+        for name, least in _LEAST.items():
             v = getattr(self, name)
-            require(v >= 1, f"{name} must be at least 1, got {v}.")
-        for name in ("first_seed", "checkpoint_every"):
-            v = getattr(self, name)
-            require(v >= 0, f"{name} must be at least 0, got {v}.")
+            require(is_whole(v), f"{name} must be a whole number, got {v!r}.")
+            require(v >= least, f"{name} must be at least {least}, got {v}.")
         d = getattr(self.model, "d", self.task.d)
         require(d == self.task.d, f"model.d = {d} must equal task.d = {self.task.d}.")
         require(
@@ -142,13 +180,16 @@ class RunSpec:
         shared_structure(self.strategies)
         per_seed = [self.stop.max_samples]
         for s in self.strategies:
-            if isinstance(s.source, NShot):
-                per_seed += [*s.source.steps, s.source.hold]
+            per_seed += s.source.per_seed()
             require(
-                isinstance(s.source, Labels) or self.teacher is not None,
+                not s.source.needs_teacher or self.teacher is not None,
                 f"strategy {s.name!r} needs a teacher; set teacher=.",
             )
         if self.teacher is not None:
+            require(
+                isinstance(self.teacher, TeacherRef),
+                f"teacher must be a TeacherRef or None, got {self.teacher!r:.60}.",
+            )
             require(
                 self.teacher.spec.n_seeds == self.n_seeds
                 and self.teacher.spec.first_seed == self.first_seed,
@@ -157,6 +198,11 @@ class RunSpec:
             require(
                 self.teacher.spec.task == self.task,
                 "teacher.spec.task must equal the students' task.",
+            )
+            require(
+                self.teacher.spec.dtype == self.dtype,
+                f"teacher.spec.dtype = {self.teacher.spec.dtype} must equal the"
+                f" students' dtype = {self.dtype}.",
             )
             per_seed.append(self.teacher.final)
         for v in per_seed:
@@ -187,7 +233,7 @@ class RunSpec:
     def _check_borders(self) -> None:
         for name, v in self._borders():
             require(
-                v % self.unit == 0,
+                is_whole(v) and v % self.unit == 0,
                 f"{name} = {v} must be a multiple of {self.unit} samples (the block of"
                 f" {self.block} and the batch of {self.batch_size} must both divide"
                 " it).",
@@ -213,14 +259,8 @@ class RunSpec:
         if self.checkpoint_every:
             out.append(("checkpoint_every", self.checkpoint_every))
         for s in self.strategies:
-            if isinstance(s.source, Progressive):
-                width = s.source.next_switch(0, Lane(0, 2**62))
-                out.append((f"source.every / speed of {s.name!r}", int(width or 0)))
-            if isinstance(s.source, NShot):
-                for i in range(self.n_seeds):
-                    hold = of_seed(s.source.hold, i)
-                    if hold is not None:
-                        out.append((f"source.hold of {s.name!r}", hold))
+            own = s.source.borders(self.n_seeds)
+            out += [(f"{field} of {s.name!r}", v) for field, v in own]
         return out
 
     @property
@@ -269,7 +309,7 @@ class RunSpec:
     @property
     def saturating(self) -> bool:
         """Whether any lane advances by its own evaluations."""
-        return any(isinstance(s.source, UntilSaturation) for s in self.strategies)
+        return any(isinstance(s.source, Adaptive) for s in self.strategies)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +327,16 @@ class TeacherRef:
 
     def __post_init__(self) -> None:
         """Refuses a teacher without checkpoints."""
+        require(
+            isinstance(self.spec, RunSpec),
+            f"teacher.spec must be a RunSpec, got {self.spec!r:.60}.",
+        )
+        require(
+            isinstance(self.final, PerSeed)
+            or (is_whole(self.final) and self.final >= 0),
+            f"teacher.final must be a checkpoint step, a whole number or PerSeed, got"
+            f" {self.final!r:.60}.",
+        )
         require(
             self.spec.checkpoint_every > 0,
             "teacher.spec.checkpoint_every must be positive, so that it can teach.",

@@ -133,6 +133,18 @@ def test_ties_go_to_the_lowest_class() -> None:
     np.testing.assert_array_equal(soften(z, jnp.zeros(2)), [[0, 1, 0], [1, 0, 0]])
 
 
+@pytest.mark.parametrize("tau", [1e-3, 1e-30, 1e-38])
+def test_tiny_temperatures_have_finite_logs(tau: float) -> None:
+    z = jnp.array([[300.0, 20.0, -300.0], [5.0, 5.0, 1e4]], jnp.float32)
+    logs = log_soften(z, jnp.full(2, tau, jnp.float32))
+    assert np.isfinite(logs).all()
+    np.testing.assert_array_equal(jnp.exp(logs), [[1, 0, 0], [0, 0, 1]])
+    loss = Loss(direction="reverse")
+    args = (jnp.eye(3)[:2], z, jnp.full(2, tau, jnp.float32), jnp.zeros(2))
+    sup = supervise(loss, *args)
+    assert np.isfinite(delta(loss, z, sup)).all()
+
+
 def test_softening_by_hand(x64: None) -> None:
     z = jnp.log(jnp.array([[1.0, 4.0, 16.0]]))
     np.testing.assert_allclose(soften(z, jnp.ones(1)), np.array([[1, 4, 16]]) / 21)

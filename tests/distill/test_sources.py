@@ -1,14 +1,17 @@
 """Schedules, their answers worked out by hand."""
 
+import jaxtyping
 import pytest
 
 from sandbox.distill.sources import (
+    Adaptive,
     Final,
     Labels,
     Lane,
     NShot,
     PerSeed,
     Progressive,
+    Source,
     UntilSaturation,
 )
 from sandbox.errors import ConfigError
@@ -90,6 +93,30 @@ def test_saturation_position() -> None:
     assert source.checkpoints(Lane(0, 250)) == (100, 200, 250)
 
 
+def test_what_the_loop_asks_of_every_source() -> None:
+    hold = PerSeed((64, None, 32))
+    asked = {
+        Labels(): [],
+        Final(): [],
+        Progressive(every=100, speed=0.5): [("source.every / speed", 200)],
+        NShot(steps=(5,), hold=hold): [("source.hold", 64), ("source.hold", 32)],
+        NShot(steps=(5,), hold=8): [("source.hold", 8)] * 3,
+        UntilSaturation(every=100, limit=500): [],
+    }
+    for source, borders in asked.items():
+        assert isinstance(source, Source) and source.borders(3) == borders
+        assert isinstance(source, Adaptive) == isinstance(source, UntilSaturation)
+    assert NShot(steps=(5, hold), hold=hold).per_seed() == (hold, hold)
+    assert Final().per_seed() == ()
+
+    class Half(Source):
+        def checkpoint_at(self, t: int, lane: Lane) -> int | None:
+            return 0
+
+    with pytest.raises(TypeError, match="checkpoints"):
+        Half()  # pyright: ignore[reportAbstractUsage]
+
+
 STALLED = [0.50, 0.60, 0.70, 0.70, 0.70]
 
 
@@ -126,6 +153,12 @@ REFUSED = [
     (lambda: NShot(steps=(5,), hold=0), r"source\.hold"),
     (lambda: NShot(steps=(5,), hold=PerSeed((5, 0))), r"source\.hold"),
     (lambda: PerSeed((1, -1)), r"per-seed values"),
+    (lambda: PerSeed((1, 2.0)), r"per-seed values"),
+    (lambda: Progressive(every=10.0), r"source\.every"),
+    (lambda: Progressive(every=10, speed=float("inf")), r"source\.speed"),
+    (lambda: NShot(steps=(5.0,), hold=5), r"source\.steps"),
+    (lambda: NShot(steps=(5,), hold=5.0), r"source\.hold"),
+    (lambda: UntilSaturation(every=5, limit=5.0), r"source\.limit"),
     (lambda: UntilSaturation(every=0, limit=5), r"source\.every"),
     (lambda: UntilSaturation(every=5, limit=0), r"source\.limit"),
     (lambda: UntilSaturation(every=5, limit=5, window=0), r"source\.window"),
@@ -134,7 +167,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("build, named", REFUSED)
-def test_refused(build: object, named: str) -> None:
+def test_refused(build: object, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without the types that only tests check, as where the library is used.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ConfigError, match=named) as e:
         build()
     assert str(e.value).endswith(".") and "\n" not in str(e.value)

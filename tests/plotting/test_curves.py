@@ -27,7 +27,7 @@ def test_band_draws_the_median_inside_its_quartiles():
     assert path[:, 1].max() == pytest.approx(high.max())
 
 
-def test_band_stops_when_half_of_the_seeds_have_ended():
+def test_band_stops_when_seeds_have_ended():
     x = stack_ragged([np.arange(3.0), np.arange(3.0), np.arange(11.0)])
     ax = Figure().subplots()
     band(ax, x, np.where(np.isnan(x), np.nan, 1.0), label="a", color="k", points=11)

@@ -1,23 +1,37 @@
 """Records to JSON and back: strict reading, and a hash of everything."""
 
+import importlib.util
 import json
+import sys
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 
 from sandbox.distill.sources import (
     Final,
+    Lane,
     NShot,
     PerSeed,
     Progressive,
+    Source,
     UntilSaturation,
 )
 from sandbox.distill.strategy import Anneal, Loss, Strategy, Target
 from sandbox.errors import ConfigError
 from sandbox.models.mlp import MLP
-from sandbox.store.config import canonical, digest, foreign_sources, from_json, to_json
+from sandbox.store.config import (
+    canonical,
+    class_tag,
+    digest,
+    foreign_sources,
+    from_json,
+    to_json,
+)
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import ExplicitSupport, NoisyParity, Parity, RandomSupport
 from sandbox.train.optim import SGD, Adam, LearningRate
@@ -112,7 +126,10 @@ BAD = [
     ("task.eps", float("nan"), r"^\$\.task\.eps: expected float, got nan"),
     ("task.k", 99, r"^\$\.task: task\.k must lie in 1\.\.d = 1\.\.10, got 99"),
     ("task.type", "Parities", r"^\$\.task\.type: expected one of .*got 'Parities'"),
-    ("task.type", "MLP", r"^\$\.task\.\w+: unknown field of MLP"),
+    ("task.type", "MLP", r"^\$\.task\.type: MLP is no Task, .*not define bayes, enum"),
+    ("task.type", "my_study:Parity", r"^\$\.task\.type: .*through --study MODULE"),
+    ("strategies.1.source", 3, r"^\$\.strategies\[1\]\.source: expected an object"),
+    ("stop.give_up", 1.5, r"^\$\.stop\.give_up: expected int"),
     ("task", 3, r"^\$\.task: expected an object, got 3"),
     ("task.support.type", "os.system", r"^\$\.task\.support\.type: .*got 'os\.system'"),
     ("task.support.indices", 3, r"^\$\.task\.support\.indices: expected a list"),
@@ -226,9 +243,186 @@ class Mine(Parity):
 def test_a_class_of_ones_own_must_be_handed_in() -> None:
     spec = replace(TEACHER, task=Mine(d=10, k=2, extra=4))
     data = to_json(spec)
-    with pytest.raises(ConfigError, match=r"^\$\.task\.type: .*'Mine'.*--study MODULE"):
+    with pytest.raises(
+        ConfigError, match=r"^\$\.task\.type: .*'test_config:Mine'.*--study"
+    ):
         read(data)
     assert from_json(RunSpec, data, extra=(*BUILT_IN, Mine)) == spec
-    assert set(foreign_sources(spec)) == {"Mine"} and foreign_sources(TEACHER) == {}
-    assert set(foreign_sources((1, [spec]))) == {"Mine"}
+    assert set(foreign_sources(spec)) == {"test_config:Mine"}
+    assert foreign_sources(TEACHER) == {}
+    assert set(foreign_sources((1, [spec]))) == {"test_config:Mine"}
     assert identity(spec)["foreign"] == foreign_sources(spec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backwards(Source):
+    """Checkpoints from late to early, `every` samples each."""
+
+    every: int
+    shift: int | PerSeed = 0
+
+    def checkpoint_at(self, t: int, lane: Lane) -> int | None:
+        return max(lane.final - t // self.every * 128, 128)
+
+    def next_switch(self, t: int, lane: Lane) -> int | None:
+        after = (t // self.every + 1) * self.every
+        return after if self.checkpoint_at(t, lane) != 128 else None
+
+    def checkpoints(self, lane: Lane) -> tuple[int, ...]:
+        return tuple(range(128, lane.final + 1, 128))
+
+    def borders(self, n_seeds: int) -> list[tuple[str, int]]:
+        return [("source.every", self.every)]
+
+    def per_seed(self) -> tuple[PerSeed, ...]:
+        return (self.shift,) if isinstance(self.shift, PerSeed) else ()
+
+
+def test_a_source_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stored, read with extra=, part of the identity, and its fields checked."""
+
+    def train(source: Source) -> RunSpec:
+        mine = (Strategy(name="a", source=Final()), Strategy(name="b", source=source))
+        return replace(STUDENT, strategies=mine)
+
+    spec = train(Backwards(every=64))
+    data = json.loads(canonical(to_json(spec)))
+    assert data["strategies"][1]["source"]["type"] == "test_config:Backwards"
+    assert from_json(RunSpec, data, extra=(*BUILT_IN, Backwards)) == spec
+    with pytest.raises(ConfigError, match=r"\[1\]\.source\.type: .*--study MODULE"):
+        read(data)
+    with pytest.raises(ConfigError, match=r"source\.type: test_config:Mine is no Sour"):
+        bad = changed(data, "strategies.1.source.type", "test_config:Mine")
+        from_json(RunSpec, bad, extra=(*BUILT_IN, Mine))
+    assert set(foreign_sources(spec)) == {"test_config:Backwards"}
+    with pytest.raises(ConfigError, match=r"source\.every of 'b' = 33 must be a mult"):
+        train(Backwards(every=33))
+    with pytest.raises(ConfigError, match="one entry for each of n_seeds = 2"):
+        train(Backwards(every=64, shift=PerSeed((0,))))
+    assert replace(train(Backwards(every=32)), eval_every=320).segment == 32
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for not_one in (Backwards, 3):
+        with pytest.raises(ConfigError, match="'b': source must be a schedule"):
+            train(not_one)  # pyright: ignore[reportArgumentType]
+
+
+# ------------------------------------------------------- the code of one's own classes
+
+STUDY = """
+import numpy as np
+from dataclasses import dataclass, field
+from sandbox.tasks.parity import Parity as Base
+
+SCALE = 3
+TABLE = {}
+TABLE["a"] = 1
+UNUSED = 4
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    size: int = 1
+
+def helper(x):
+    return deeper(x) * SCALE
+
+def deeper(x):
+    return x
+
+@dataclass(frozen=True, kw_only=True)
+class Parity(Base):
+    part: Part = field(default_factory=Part)
+
+    def labels(self, x, supports):
+        return helper(super().labels(x, supports)) + TABLE["a"]
+
+if __name__ == "__main__":
+    SCALE = 3
+    made = Parity(d=10, k=2)
+"""
+
+
+def load(folder: Path, text: str, name: str = "a_study") -> ModuleType:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(text)
+    sys.modules.pop(name, None)
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def sources(folder: Path, text: str) -> dict[str, str]:
+    try:
+        return foreign_sources(load(folder, text).Parity(d=10, k=2))
+    finally:
+        sys.modules.pop("a_study", None)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("UNUSED = 4", "UNUSED = 5"),
+        ("SCALE = 3\nTABLE", "SCALE  =  (3)  # three\nTABLE"),
+        ("def deeper(x):\n", "def deeper(x):\n    # as it is\n\n"),
+        ("    made =", "    more ="),
+    ],
+)
+def test_what_is_not_code_of_a_class(tmp_path: Path, old: str, new: str) -> None:
+    assert STUDY.count(old) == 1
+    before = sources(tmp_path / "1", STUDY)
+    assert set(before) == {"a_study:Parity", "a_study:Part"}
+    assert sources(tmp_path / "2", STUDY.replace(old, new)) == before
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("SCALE = 3\nTABLE", "SCALE = 4\nTABLE"),
+        ('TABLE["a"] = 1\n', 'TABLE["a"] = 2\n'),
+        ("return deeper(x) *", "return deeper(x) +"),
+        ("    return x\n", "    return -x\n"),
+        ("size: int = 1", "size: int = 2"),
+        ("import Parity as Base", "import NoisyParity as Base"),
+    ],
+)
+def test_whatever_a_class_uses_is_its_code(tmp_path: Path, old: str, new: str) -> None:
+    assert STUDY.count(old) == 1
+    before = sources(tmp_path / "1", STUDY)["a_study:Parity"]
+    assert sources(tmp_path / "2", STUDY.replace(old, new))["a_study:Parity"] != before
+
+
+def test_a_study_is_the_same_run_or_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = sources(tmp_path, STUDY)
+    main = load(tmp_path, STUDY + "FOUND = None\n", "a_study")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    for cls in (main.Parity, main.Part):
+        cls.__module__ = "__main__"
+    assert foreign_sources(main.Parity(d=10, k=2)) == imported
+    assert class_tag(main.Parity) == "a_study:Parity"
+    sys.modules.pop("a_study")
+
+
+def test_ones_own_parity_is_never_the_built_in(tmp_path: Path) -> None:
+    mine = load(tmp_path, STUDY).Parity
+    spec = replace(TEACHER, task=mine(d=10, k=2))
+    data = to_json(spec)
+    assert data["task"]["type"] == "a_study:Parity"
+    with pytest.raises(ConfigError, match="only through --study MODULE"):
+        read(data)
+    assert from_json(RunSpec, data, extra=(*BUILT_IN, mine)) == spec
+    plain = to_json(replace(TEACHER, task=Parity(d=10, k=2)))
+    assert type(from_json(RunSpec, plain, extra=(*BUILT_IN, mine)).task) is Parity
+    other = load(tmp_path / "other", STUDY).Parity
+    with pytest.raises(ConfigError, match="two different classes are a_study:Parity"):
+        from_json(RunSpec, data, extra=(mine, other))
+    sys.modules.pop("a_study")
+
+
+def test_a_class_without_a_file_has_no_identity() -> None:
+    space: dict[str, Any] = {"__name__": "nowhere"}
+    exec(STUDY, space)
+    with pytest.raises(ConfigError, match="Parity must be defined in a file"):
+        foreign_sources(space["Parity"](d=10, k=2))

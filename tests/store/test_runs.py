@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from sandbox.errors import StoreError
-from sandbox.store import files
+from sandbox.store import files, provenance
 from sandbox.store.files import exclusive, read_json, write_atomic, write_json
 from sandbox.store.metrics import FILE, Metrics, read_metrics
-from sandbox.store.runs import MANIFEST, RunFolder, default_root, find_runs
+from sandbox.store.runs import MANIFEST, RunFolder, default_root
 
 
 @pytest.fixture
@@ -77,7 +77,6 @@ def test_a_sound_run(run: RunFolder) -> None:
     assert run.complete and run.problems() == []
     assert set(run.manifest()) == {"config.json", "ckpt/step_1.bin", "data.bin"}
     run.check("data.bin")
-    assert find_runs(run.path.parents[1]) == [run]
 
 
 DAMAGE = {
@@ -282,3 +281,52 @@ def test_the_table_in_rows(tmp_path: Path) -> None:
         "strategy": ["x", "y"] * 4,
         "v": list(range(8)),
     }
+
+
+# --------------------------------------------------------------------- provenance
+
+
+def test_macos_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    linux = provenance.provenance(wall_seconds=1.0)
+    monkeypatch.delattr(provenance.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(provenance.os, "cpu_count", lambda: 7)
+
+    def untold(name: str) -> int:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(provenance.os, "sysconf", untold)
+    there = provenance.hardware()
+    assert there["cores"] == 7 and there["memory_gb"] is None
+    monkeypatch.setattr(provenance.sys, "platform", "darwin")
+    peak = provenance.provenance(wall_seconds=1.0)["peak_memory_mb"]
+    assert peak <= linux["peak_memory_mb"] // 512  # the same number read as bytes
+
+
+def test_git_is_asked_about_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "checkout"
+    monkeypatch.setattr(provenance, "_CHECKOUT", root)
+    assert provenance.git_state() == {}  # no such folder
+    root.mkdir()
+
+    def git(*args: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *args], cwd=root, check=True, capture_output=True)
+
+    git("init")
+    assert provenance.git_state() == {}  # no commit
+    git("commit", "--allow-empty", "-m", "first")
+    state = provenance.git_state()
+    assert len(state["commit"]) == 40 and state["dirty"] is False
+    (root / "new").write_text("")
+    assert provenance.git_state() == state | {"dirty": True}
+    for error in (FileNotFoundError("git"), subprocess.TimeoutExpired("git", 10)):
+
+        def fail(*args: object, error: Exception = error, **kw: object) -> None:
+            raise error
+
+        with monkeypatch.context() as m:
+            m.setattr(provenance.subprocess, "run", fail)
+            assert provenance.git_state() == {}

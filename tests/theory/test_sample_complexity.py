@@ -46,8 +46,9 @@ def test_too_few_values_have_no_interval():
     assert one.value == 3 and np.isnan(one.lower) and np.isnan(one.upper)
 
 
-def test_ratio_keeps_infinite_numerators_only():
-    top, bottom = np.array([4, np.inf, 4, np.nan]), np.array([2, 2, np.inf, 2])
+def test_ratio_counts_what_was_not_reached_on_its_side():
+    top = np.array([4, np.inf, 4, np.inf, np.nan, 4])
+    bottom = np.array([2, 2, np.inf, np.inf, 2, np.nan])
     got = ratio(top, bottom)
-    assert got[0] == 2 and got[1] == np.inf
-    assert np.isnan(got[2]) and np.isnan(got[3])
+    assert got[:3].tolist() == [2, np.inf, 0]
+    assert np.isnan(got[3:]).all()

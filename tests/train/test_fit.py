@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -102,7 +103,7 @@ from sandbox.train.spec import RunSpec
 class Say:
     def start(self, title, total, done): print("from", done, flush=True)
     def update(self, done, note): print(done, flush=True)
-    def close(self, note): print("done", flush=True)
+    def close(self, note, *, finished): print("done", flush=True)
 
 loop.SAVE_SECONDS = 0
 spec = from_json(RunSpec, json.loads(sys.argv[1]), extra=BUILT_IN)
@@ -191,13 +192,12 @@ def test_counters_and_teachers_in_the_metrics(
     m = run.metrics
     np.testing.assert_array_equal(m.steps, np.arange(0, 1537, 64))
     assert m.seeds == (0, 1) and m.strategies == tuple(s.name for s in spec.strategies)
-    seen = np.broadcast_to(m.steps, (2, 25))
     for s in spec.strategies:
+        seen = np.stack([m.steps, m.steps * (s.name != "2-shot")])
         for name in ("student_forward", "student_backward"):
             np.testing.assert_array_equal(m.curves(s.name, name), seen)
         cost = m.curves(s.name, "teacher_forward")
-        taught = np.array([s.name != "ce", s.name not in ("ce", "2-shot")])
-        np.testing.assert_array_equal(cost, seen * taught[:, None])
+        np.testing.assert_array_equal(cost, seen * (s.name != "ce"))
     last = np.maximum(m.steps - 1, 0)
     expected = [min(-(-(t + 1) // 128) * 128, 1024) for t in last]
     np.testing.assert_array_equal(m.curves("progressive", "teacher_step")[1], expected)
@@ -355,6 +355,45 @@ REFUSED = {
     ),
     "level": (lambda: dict(stop=Stop(max_samples=64, accuracy=1.5)), r"stop\.accuracy"),
     "factor": (lambda: dict(stop=Stop(max_samples=64, factor=0.5)), r"stop\.factor"),
+    "endless": (
+        lambda: dict(stop=Stop(max_samples=64, factor=float("inf"))),
+        r"stop\.factor .*finite",
+    ),
+    "half a cap": (lambda: dict(stop=Stop(max_samples=64.5)), r"stop\.max_samples"),
+    "no cap": (
+        lambda: dict(stop=Stop(max_samples=PerSeed((64, None)))),
+        r"stop\.max_samples",
+    ),
+    "give up at no level": (
+        lambda: dict(stop=Stop(max_samples=64, give_up=64)),
+        r"stop\.give_up = 64 needs stop\.accuracy",
+    ),
+    "give up at once": (lambda: gives_up(0), r"stop\.give_up .* 1\.\.1536, got 0"),
+    "give up too late": (lambda: gives_up(1537), r"stop\.give_up .*, got 1537"),
+    "give up halfway": (lambda: gives_up(64.0), r"stop\.give_up must be a whole"),
+    "kind": (lambda: dict(kind="pupil"), "kind must be one of teacher, student, got"),
+    "engine": (lambda: dict(engine="fast"), "engine must be one of auto, .*'fast'"),
+    "dtype": (lambda: dict(dtype=np.float32), "dtype must be one of float32, float64"),
+    "float evaluations": (
+        lambda: dict(eval_every=1024.0),
+        r"eval_every must be a whole number, got 1024\.0",
+    ),
+    "float seeds": (lambda: dict(n_seeds=2.0), "n_seeds must be a whole number"),
+    "true": (lambda: dict(batch_size=True), "batch_size must be a whole number"),
+    "lr inf": (
+        lambda: dict(optimizer=SGD(lr=LearningRate(peak=float("inf")))),
+        r"lr\.peak must be positive and finite, got inf",
+    ),
+    "half a warmup": (
+        lambda: dict(optimizer=SGD(lr=LearningRate(warmup=0.5))),
+        r"lr\.warmup",
+    ),
+    "eps inf": (lambda: dict(optimizer=Adam(eps=float("inf"))), r"optimizer\.eps"),
+    "no ref": (lambda: dict(teacher=3), "teacher must be a TeacherRef or None, got 3"),
+    "other dtype": (
+        lambda: dict(dtype="float64"),
+        r"teacher\.spec\.dtype = float32 must equal the students' dtype = float64",
+    ),
     "eval border": (lambda: dict(eval_every=40), "eval_every = 40 must be a multiple"),
     "checkpoint border": (
         lambda: dict(checkpoint_every=120),
@@ -411,24 +450,40 @@ REFUSED = {
 }
 
 
+def gives_up(at: Any) -> dict[str, Any]:
+    return dict(stop=Stop(max_samples=1536, accuracy=0.9, give_up=at))
+
+
 def lanes(*strategies: Strategy) -> dict[str, Any]:
     return dict(strategies=strategies)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_before_training(make_student: Make, name: str) -> None:
+def test_refused_before_training(
+    make_student: Make, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the types that only tests check, as where the library is used.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     changes, named = REFUSED[name]
     with pytest.raises(ConfigError, match=named) as e:
         make_student(**changes())
     assert str(e.value).endswith(".") and "\n" not in str(e.value)
 
 
-def test_teachers_must_keep_checkpoints(teacher: RunSpec) -> None:
+def test_teachers_must_keep_checkpoints(
+    teacher: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ConfigError, match=r"teacher\.spec\.checkpoint_every"):
         TeacherRef(spec=replace(teacher, checkpoint_every=0), final=0)
     two = (Strategy(name="a"), Strategy(name="b"))
     with pytest.raises(ConfigError, match=r"teacher\.spec must train one strategy"):
         TeacherRef(spec=replace(teacher, strategies=two), final=0)
+    for final in (None, 1024.0, "1024", -1):
+        with pytest.raises(ConfigError, match=r"teacher\.final must be a checkpoint"):
+            TeacherRef(spec=teacher, final=final)  # pyright: ignore
+    with pytest.raises(ConfigError, match=r"teacher\.spec must be a RunSpec"):
+        TeacherRef(spec=None, final=0)  # pyright: ignore
 
 
 def test_the_engine_is_chosen_by_capability(make_student: Make) -> None:

@@ -1,10 +1,13 @@
 """The host's plan of teachers: saturation lanes advance alone, indices are right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+from sandbox.distill.sources import Lane, Source
+from sandbox.distill.strategy import Strategy
 from sandbox.store.trajectories import Trajectory
 from sandbox.train.lanes import ABSENT, LABELS, LanePlan
 from sandbox.train.run import folder_of
@@ -30,6 +33,47 @@ def test_saturation_counts_from_its_last_switch(make_student: Make) -> None:
     assert [s[1] for s in seen] == [0, 0, 0, 1, 1, 2, 2, 2, 3]
     np.testing.assert_array_equal(plan.switched_at[:, 4], [384, 512])
     assert (plan.position[:, :4] == 0).all()  # the other lanes never move
+
+
+@dataclass(frozen=True)
+class Eager(Source):
+    """The next checkpoint at every evaluation that beats the last."""
+
+    def checkpoint_at(self, t: int, lane: Lane) -> int | None:
+        return min(128 * (lane.position + 1), lane.final)
+
+    def next_switch(self, t: int, lane: Lane) -> int | None:
+        return None
+
+    def checkpoints(self, lane: Lane) -> tuple[int, ...]:
+        return tuple(range(128, lane.final + 1, 128))
+
+    def advances(self, t: int, lane: Lane, history: Sequence[float]) -> bool:
+        return history[-1] > history[0]
+
+
+@dataclass(frozen=True)
+class Unlabelled(Eager):
+    """The same questions, never asked: labels teach."""
+
+    needs_teacher = False
+
+
+def test_sources_of_ones_own(make_student: Make) -> None:
+    own = (
+        Strategy(name="eager", source=Eager()),
+        Strategy(name="l", source=Unlabelled()),
+    )
+    spec = make_student(strategies=own)
+    assert spec.saturating and spec.strategies[1].alpha == 1.0
+    plan = LanePlan(spec, None)
+    accuracy = np.array([0.5, 0.5, 0.6, 0.6])[:, None, None] * np.ones((1, 2, 2))
+    steps = np.arange(0, 256, 64)
+    for r, t in enumerate(steps):
+        plan.advance(int(t), steps[: r + 1], accuracy[: r + 1])
+    np.testing.assert_array_equal(plan.steps_at(200), [[256, LABELS]] * 2)
+    assert not plan.absent.any()
+    assert not make_student(strategies=own[1:], teacher=None).unit % 16
 
 
 def test_steps_and_switches(make_student: Make) -> None:
