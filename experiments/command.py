@@ -8,10 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sandbox.errors import ConfigError, SandboxError
-
-EXIT_INTERRUPTED = 75
-"""Exit code after a signal: the state was saved, the same command goes on."""
+from sandbox.errors import ConfigError, Interrupted, SandboxError
 
 
 def parse(
@@ -39,7 +36,7 @@ def parse(
 
 def _report(error: SandboxError) -> int:
     print(f"error: {error}", file=sys.stderr)
-    return 2
+    return error.exit_code
 
 
 def guarded(action: Callable[[], None]) -> None:
@@ -50,11 +47,9 @@ def guarded(action: Callable[[], None]) -> None:
         print(
             "interrupted; the same command goes on from what is stored", file=sys.stderr
         )
-        raise SystemExit(EXIT_INTERRUPTED) from e
+        raise SystemExit(Interrupted.exit_code) from e
     except SandboxError as e:
-        interrupted = type(e).__name__ == "Interrupted"
-        code = _report(e)
-        raise SystemExit(EXIT_INTERRUPTED if interrupted else code) from e
+        raise SystemExit(_report(e)) from e
 
 
 def study_main(

@@ -6,7 +6,13 @@ message is one sentence that names the field, the bad value and the fix.
 
 
 class SandboxError(Exception):
-    """Base of every error whose message is meant for the user."""
+    """Base of every error whose message is meant for the user.
+
+    Attributes:
+      exit_code: what a command that ends with it returns.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(SandboxError, ValueError):
@@ -15,6 +21,12 @@ class ConfigError(SandboxError, ValueError):
 
 class StoreError(SandboxError):
     """A run folder is missing, incomplete, altered or held by another process."""
+
+
+class Interrupted(SandboxError):
+    """A signal asked the work to stop; its state was saved and it can be resumed."""
+
+    exit_code = 75
 
 
 class DivergenceError(SandboxError):

@@ -350,7 +350,7 @@ def test_an_interrupted_run_asks_to_be_tried_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from sandbox.cli import runs
-    from sandbox.train.loop import Interrupted
+    from sandbox.errors import Interrupted
 
     def stop(_: object) -> None:
         raise Interrupted("stopped at sample 5 by signal SIGTERM.")

@@ -32,8 +32,6 @@ examples:
 `sandbox COMMAND --help` says more. Studies are run by `python -m paper_repro` and
 `python -m experiments.NAME`.
 """
-INTERRUPTED = 75
-"""Exit code of an interrupted training run: what was done is safe, try again."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,16 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except SandboxError as e:
         print(f"error: {e}", file=sys.stderr)
-        return INTERRUPTED if _interrupted(e) else 2
+        return e.exit_code
     except KeyboardInterrupt:
         print("error: interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `sandbox runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _interrupted(error: SandboxError) -> bool:
-    """Whether a training loop saved its state and stopped (looked up without jax)."""
-    loop = sys.modules.get("sandbox.train.loop")
-    return loop is not None and isinstance(error, loop.Interrupted)

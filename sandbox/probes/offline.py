@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sandbox.errors import Interrupted
 from sandbox.store.config import digest, foreign_sources, to_json
 from sandbox.store.files import exclusive, read_json, write_atomic, write_json
 from sandbox.store.provenance import provenance
 from sandbox.store.runs import SCHEMA, RunFolder
-from sandbox.train.loop import Interrupted
 from sandbox.train.progress import Progress, default_progress, seeds_text
 from sandbox.train.run import Run
 from sandbox.train.signals import collected_signals, join_sittings, say

@@ -2,8 +2,8 @@
 
 It is the oracle of the blocked engine and the only engine for deeper networks, batches
 and momentum. Lanes and seeds are vmapped; everything else is shared with the blocked
-engine through `sandbox.train.teaching`. A lane that leaves the floats' range is frozen at
-the start of that segment; the others do not notice.
+engine through `sandbox.train.teaching`. A lane that leaves the floats' range is frozen
+at the start of that segment; the others do not notice.
 """
 
 from functools import partial
@@ -145,7 +145,8 @@ def run_chunk(
         def body(carry, inp):
             (x, weight, sup), eta, t = inp
             lanes_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), sup)
-            phi, optimizer, loss = step(*carry, x, weight, lanes_first, eta, t)
+            phi, optimizer = carry
+            phi, optimizer, loss = step(phi, optimizer, x, weight, lanes_first, eta, t)
             return (phi, optimizer), loss
 
         begin = (state.phi, state.optimizer)

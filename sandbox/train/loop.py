@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sandbox.errors import ConfigError
+from sandbox.errors import ConfigError, Interrupted
 from sandbox.store.files import exclusive, write_atomic, write_json
 from sandbox.store.metrics import FILE, Metrics
 from sandbox.store.provenance import provenance
@@ -27,7 +27,6 @@ from sandbox.train.lanes import LABELS, LanePlan
 from sandbox.train.progress import Progress, default_progress, seeds_text
 from sandbox.train.run import Run, folder_of, identity
 from sandbox.train.signals import (
-    Interrupted,
     collected_signals,
     join_sittings,
     say,

@@ -11,14 +11,9 @@ from typing import Any
 
 import jax
 
-from sandbox.errors import SandboxError
 from sandbox.store.provenance import versions
 
 _DECIDES_BITS = ("jax", "jaxlib", "xla_flags")
-
-
-class Interrupted(SandboxError):
-    """A signal asked the work to stop; its state was saved and it can be resumed."""
 
 
 @contextmanager

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sandbox import cli
 from sandbox.distill.strategy import Strategy
-from sandbox.errors import StoreError
+from sandbox.errors import Interrupted, StoreError
 from sandbox.models.mlp import MLP
 from sandbox.probes import offline
 from sandbox.probes.offline import Measured, measure_trajectory
@@ -23,7 +22,6 @@ from sandbox.tasks.parity import Parity
 from sandbox.train.loop import fit
 from sandbox.train.progress import Silent
 from sandbox.train.run import Run
-from sandbox.train.signals import Interrupted
 from sandbox.train.spec import RunSpec, Stop
 
 
@@ -164,4 +162,4 @@ def test_a_held_measurement_names_its_holder(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_command_line_knows_an_interrupted_measurement() -> None:
-    assert cli._interrupted(Interrupted("stopped."))
+    assert Interrupted("stopped.").exit_code == 75

@@ -16,12 +16,12 @@ import pytest
 
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive, UntilSaturation
 from sandbox.distill.strategy import Strategy, Target
-from sandbox.errors import ConfigError, DivergenceError, StoreError
+from sandbox.errors import ConfigError, DivergenceError, Interrupted, StoreError
 from sandbox.models.mlp import MLP
 from sandbox.store.config import canonical, to_json
 from sandbox.tasks.parity import ExplicitSupport, Parity
 from sandbox.train import loop
-from sandbox.train.loop import Interrupted, fit
+from sandbox.train.loop import fit
 from sandbox.train.optim import SGD, Adam, LearningRate
 from sandbox.train.progress import Silent
 from sandbox.train.run import Run, folder_of, open_run

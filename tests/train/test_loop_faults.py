@@ -12,12 +12,12 @@ import pytest
 
 from sandbox.distill.sources import Final, Labels
 from sandbox.distill.strategy import Strategy
-from sandbox.errors import ConfigError
+from sandbox.errors import ConfigError, Interrupted
 from sandbox.store.runs import RunFolder
 from sandbox.store.trajectories import checkpoint_name
 from sandbox.tasks.parity import Parity
 from sandbox.train import loop, signals
-from sandbox.train.loop import Interrupted, fit
+from sandbox.train.loop import fit
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.progress import Bar, Lines, Silent
 from sandbox.train.run import Run, folder_of
