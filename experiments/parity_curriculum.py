@@ -301,7 +301,7 @@ def _draw_correlations(ax: "Axes", result: Result) -> None:
     label = "sampling noise"
     band(ax, x, floor, label=label, color="0.6", linewidth=0.8, shade=False)
     ax.set_xlim(0, 2.2 if result.config.setting.n_teachers > 1 else None)
-    ax.set_ylim(0, None)
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
     ax.set_ylabel("mean |cov(p(1|x), χ_A(x))|")
     ax.set_title("in support (—), off (···)")
     ax.legend(loc="upper right")

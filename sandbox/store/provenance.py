@@ -10,14 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sandbox import __version__
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "safetensors", "pyarrow")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def versions() -> dict[str, str]:
     """Versions of Python, this project and what it computes with."""
-    out = {"python": platform.python_version()}
-    for name in ("distillation-sandbox", *_PACKAGES):
+    out = {"python": platform.python_version(), "sandbox": __version__}
+    for name in _PACKAGES:
         try:
             out[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
