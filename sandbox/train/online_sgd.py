@@ -205,12 +205,16 @@ def _close(
     first = jnp.argmin(finite_TL, 0).astype(jnp.uint32) + t0
     fresh = (~finite) & (state.bad == ALIVE)
     ok = finite & (state.bad == ALIVE)
-    keep = jnp.repeat(ok, m)[None, :] if n_lanes > 1 else ok[:, None]
-    g = jnp.where(keep, g, jnp.zeros_like(g))
+    if n_lanes > 1:
+        keep = jnp.repeat(ok, m)[None, :]
+        w = state.w - jnp.dot(x.T, jnp.where(keep, g, 0), precision=_HIGH)
+    else:  # the same, without a pass over g
+        w = state.w - jnp.dot(x.T, g, precision=_HIGH)
+        w = jnp.where(ok[0], w, state.w)
     loss_TL = value(plan.structure.loss, _logits(margins), sup)
     loss = jnp.sum(loss_TL * weight[:, None], 0)
     return state._replace(
-        w=state.w - jnp.dot(x.T, g, precision=_HIGH),
+        w=w,
         u=jnp.where(ok[None, :, None], u, state.u),
         c=jnp.where(ok[None, :], c, state.c),
         bad=jnp.where(fresh, first, state.bad),
