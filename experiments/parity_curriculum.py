@@ -304,7 +304,8 @@ def _draw_correlations(ax: "Axes", result: Result) -> None:
     ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
     ax.set_ylabel("mean |cov(p(1|x), χ_A(x))|")
     ax.set_title("in support (—), off (···)")
-    ax.legend(loc="upper right")
+    if ax.get_lines():
+        ax.legend(loc="upper right")
 
 
 def largest_class(c: "np.ndarray") -> "np.ndarray":

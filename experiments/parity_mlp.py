@@ -234,9 +234,8 @@ def _draw_strips(ax: "Axes", result: Result) -> None:
     usable = np.concatenate([t.usable for t in result.teachers])
     values = [np.where(usable, result.n90_teacher, np.nan)]
     values += [result.n_students(n) for n in names[1:]]
-    unit, word = (1e6, "million") if np.nanmax(values[0]) > 2e6 else (1e3, "thousand")
-    if not usable.any():
-        unit, word = 1e3, "thousand"
+    slow = np.any(np.nan_to_num(values[0]) > 2e6)
+    unit, word = (1e6, "million") if slow else (1e3, "thousand")
     cap = max(float(np.max(t.caps())) for t in result.teachers) / unit
     strips(
         ax,

@@ -105,8 +105,8 @@ def test_claims_and_result_file(tmp_path, mlp, curriculum, capsys):
     ]
     expected = (
         {"P1", "P2", "P3.ce", "P3.one_shot"},
-        {"P5.middle", "P5.final", "P5.before", "P6.middle", "P6.before", "P6.after",
-         "P6.blind"},
+        {"P5.middle", "P5.final", "P5.before", "P5.before_last", "P6.middle",
+         "P6.before", "P6.after", "P6.blind"},
     )  # fmt: skip
     for (result, figure, claims), ids in zip(rows, expected, strict=True):
         report = Report(
@@ -179,7 +179,10 @@ def test_paper_preset_has_the_published_numbers():
     [
         ({"group": 0}, "setting.group"),
         ({"n_teachers": 0}, "setting.n_teachers"),
-        ({"spacing": 100, "student_eval_every": 100}, "eval_every"),
+        (
+            {"spacing": 100, "student_eval_every": 100, "teacher_limit": 10_000},
+            "eval_every",
+        ),
         ({"student_eval_every": 100}, "setting.spacing"),
         ({"hold_fraction": 0.0}, "setting.hold_fraction"),
         ({"student_cap": 0.0}, "setting.student_cap"),

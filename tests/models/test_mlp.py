@@ -9,7 +9,7 @@ import pytest
 
 from sandbox.errors import ConfigError
 from sandbox.models.base import Model
-from sandbox.models.mlp import MLP, TILE, WIDE
+from sandbox.models.mlp import MANY_ROWS, MLP, TILE, WIDE
 from sandbox.models.mlp_module import tiled_logits
 
 
@@ -63,9 +63,14 @@ def test_wide_networks_are_tiled_and_agree() -> None:
     assert m % TILE
     model = MLP(d=5, hidden=(m,))
     params = model.init(jax.random.key(0))
-    x = jnp.ones((3, 5))
-    tiled = jax.make_jaxpr(lambda p: model.apply(p, x).logits)(params)
-    assert f"3,{m}]" not in str(tiled)  # no (B, m) array
+    x = jnp.ones((MANY_ROWS, 5))
+
+    def arrays(rows: int) -> str:
+        few = x[:rows]
+        return str(jax.make_jaxpr(lambda p: model.apply(p, few).logits)(params))
+
+    assert f"{MANY_ROWS},{m}]" not in arrays(MANY_ROWS)  # no (B, m) array
+    assert f"3,{m}]" in arrays(3)  # few rows: the plain pass
     plain = model.apply(params, x, taps=("hidden_0",))
     np.testing.assert_allclose(model.apply(params, x).logits, plain.logits, atol=1e-5)
 
