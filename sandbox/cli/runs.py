@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _row(run: RunFolder) -> list[str]:
     config, outcome = _read(run.path / "config.json"), _read(run.path / "outcome.json")
-    spec = config.get("spec") or {}
+    spec = config.get("spec") or _as_spec(config)
     strategies = spec.get("strategies") or []
     names = ",".join(str(s.get("name", "?")) for s in strategies) or "?"
     state, samples, seconds = _progress(run, outcome)
@@ -69,6 +69,15 @@ def _row(run: RunFolder) -> list[str]:
         f"{seconds:,.0f}" if seconds is not None else "?",
     ]
     return [c if len(c) <= _WIDE else c[: _WIDE - 3] + "..." for c in cells]
+
+
+def _as_spec(config: dict[str, Any]) -> dict[str, Any]:
+    """What a measurement's config says, in the fields of a run's."""
+    probe = config.get("probe")
+    if not isinstance(probe, dict):
+        return {}
+    of = {"name": f"{probe.get('type', '?')} of {config.get('run', '?')}"}
+    return {"task": probe.get("task"), "model": probe.get("model"), "strategies": [of]}
 
 
 def _progress(run: RunFolder, outcome: Any) -> tuple[str, int | None, float | None]:
