@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 
 from experiments import parity_setting
 from experiments.parity_mlp import reached
-from experiments.parity_setting import Setting, Teachers
+from experiments.parity_setting import Setting
+from experiments.parity_teachers import (
+    Teachers,
+    abscissa,
+    gaps,
+    scaled_rows,
+    supports,
+    train_teachers,
+)
 from sandbox.distill.sources import NShot, PerSeed
 from sandbox.distill.strategy import Strategy, Target
 from sandbox.errors import require
@@ -161,7 +169,7 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
     """Trains and measures what is missing and opens the rest."""
     from sandbox.train.loop import fit
 
-    teachers = parity_setting.train_teachers(config.setting, root, progress)
+    teachers = train_teachers(config.setting, root, progress)
     students = []
     for t in teachers:
         steps = {c: t.per_seed(c) for c in config.candidates}
@@ -202,8 +210,7 @@ def _measure_candidates(
                     t.run, probe, root=root, steps=steps, seeds=(s,), progress=progress
                 )
                 seconds += out.wall_seconds
-                supports = parity_setting.supports(t.run, s)
-                pairs = parity_setting.gaps(out.values["degree1"][0], supports)
+                pairs = gaps(out.values["degree1"][0], supports(t.run, s))
                 found.update(zip(steps, zip(*pairs, strict=True), strict=True))
             for n in names:
                 inside[n].append(float(found[at[n]][0]))
@@ -251,7 +258,6 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
 def _draw_teacher(ax: "Axes", result: Result) -> None:
     import numpy as np
 
-    from experiments.parity_setting import abscissa, scaled_rows
     from sandbox.plotting.curves import band
     from sandbox.plotting.style import color_of
 
@@ -279,7 +285,6 @@ def _draw_teacher(ax: "Axes", result: Result) -> None:
 def _draw_correlations(ax: "Axes", result: Result) -> None:
     import numpy as np
 
-    from experiments.parity_setting import scaled_rows
     from sandbox.plotting.curves import band
     from sandbox.plotting.style import DEGREE_COLORS
 
@@ -317,7 +322,6 @@ def largest_class(c: "np.ndarray") -> "np.ndarray":
 
 
 def _draw_students(ax: "Axes", result: Result) -> None:
-    from experiments.parity_setting import scaled_rows
     from sandbox.plotting.curves import band
     from sandbox.plotting.style import color_of
 

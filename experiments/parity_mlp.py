@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import parity_setting
-from experiments.parity_setting import Setting, Teachers
+from experiments.parity_setting import Setting, task_text
+from experiments.parity_teachers import Teachers, scaled_rows, train_teachers
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
 from sandbox.distill.strategy import Strategy, Target
 
@@ -160,7 +161,7 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
     """Trains what is missing and opens the rest."""
     from sandbox.train.loop import fit
 
-    teachers = parity_setting.train_teachers(config.setting, root, progress)
+    teachers = train_teachers(config.setting, root, progress)
     students = []
     for t in teachers:
         lanes = strategies(config, middle=t.per_seed("middle"), hold=t.holds())
@@ -192,7 +193,6 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
 
 
 def _draw_curves(ax: "Axes", result: Result, published: "dict[str, list]") -> None:
-    from experiments.parity_setting import scaled_rows, task_text
     from sandbox.plotting.curves import band
     from sandbox.plotting.style import color_of
 

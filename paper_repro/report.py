@@ -13,7 +13,7 @@ from sandbox.store.config import to_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from experiments.parity_setting import Teachers
+    from experiments.parity_teachers import Teachers
     from sandbox.train.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
