@@ -121,13 +121,6 @@ class Result:
     outside: "dict[str, np.ndarray]"
     probe_seconds: float
 
-    @property
-    def n90_teacher(self) -> "np.ndarray":
-        """Samples to .90 of every teacher."""
-        import numpy as np
-
-        return np.concatenate([t.n90 for t in self.teachers])
-
     def n_students(self, candidate: str, level: float = 0.9) -> "np.ndarray":
         """Samples to `level` of every student; inf past its cap, NaN if absent."""
         import numpy as np

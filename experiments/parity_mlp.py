@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING
 
 from experiments import parity_setting
 from experiments.parity_setting import Setting, task_text
-from experiments.parity_teachers import Teachers, scaled_rows, train_teachers
+from experiments.parity_teachers import (
+    Teachers,
+    learned_n90,
+    scaled_rows,
+    train_teachers,
+)
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
 from sandbox.distill.strategy import Strategy, Target
 
@@ -83,10 +88,8 @@ class Result:
 
     @property
     def n90_teacher(self) -> "np.ndarray":
-        """Samples to .90 of every teacher."""
-        import numpy as np
-
-        return np.concatenate([t.n90 for t in self.teachers])
+        """Samples to .90 of every teacher that learned, NaN for the others."""
+        return learned_n90(self.teachers)
 
     def n_students(self, strategy: str, level: float = 0.9) -> "np.ndarray":
         """Samples to `level` of every student; inf past its cap, NaN if absent."""
@@ -231,8 +234,7 @@ def _draw_strips(ax: "Axes", result: Result) -> None:
     from sandbox.plotting.style import color_of
 
     names = ["teacher", *result.students[0].metrics.strategies]
-    usable = np.concatenate([t.usable for t in result.teachers])
-    values = [np.where(usable, result.n90_teacher, np.nan)]
+    values = [result.n90_teacher]
     values += [result.n_students(n) for n in names[1:]]
     slow = np.any(np.nan_to_num(values[0]) > 2e6)
     unit, word = (1e6, "million") if slow else (1e3, "thousand")

@@ -191,6 +191,13 @@ def gaps(degree1: "np.ndarray", support: "Array") -> "tuple[np.ndarray, np.ndarr
     return np.asarray(gap.inside).mean(-1), np.asarray(gap.outside)
 
 
+def learned_n90(teachers: list[Teachers]) -> "np.ndarray":
+    """Samples to accuracy .90 of every teacher that learned, NaN for the others."""
+    import numpy as np
+
+    return np.concatenate([np.where(t.usable, t.n90, np.nan) for t in teachers])
+
+
 def abscissa(teachers: list[Teachers]) -> "np.ndarray":
     """What samples of every seed are divided by in figures; NaN leaves a seed out.
 
@@ -199,9 +206,8 @@ def abscissa(teachers: list[Teachers]) -> "np.ndarray":
     """
     import numpy as np
 
-    usable = np.concatenate([t.usable for t in teachers])
-    n90 = np.concatenate([t.n90 for t in teachers])
-    return np.where(usable, n90 if len(n90) > 1 else 1e6, np.nan)
+    n90 = learned_n90(teachers)
+    return n90 if len(n90) > 1 else np.where(np.isnan(n90), np.nan, 1e6)
 
 
 def scaled_rows(

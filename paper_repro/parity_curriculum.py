@@ -6,6 +6,7 @@ import numpy as np
 
 from experiments import parity_curriculum
 from experiments.parity_curriculum import Result
+from experiments.parity_teachers import learned_n90
 from paper_repro.claims import Claim, claim
 from paper_repro.published import SPIKE
 from paper_repro.report import Report
@@ -73,15 +74,9 @@ def correlations(result: Result) -> list[Claim]:
     ]
 
 
-def usable_n90(result: Result) -> np.ndarray:
-    """n90 of every teacher that learned, NaN for the others."""
-    usable = np.concatenate([t.usable for t in result.teachers])
-    return np.where(usable, result.n90_teacher, np.nan)
-
-
 def cpu_students(result: Result) -> list[Claim]:
     """P6 by the rules of the cpu scale."""
-    middle, teacher = result.n_students("middle"), usable_n90(result)
+    middle, teacher = result.n_students("middle"), learned_n90(result.teachers)
     pace = [
         claim(
             f"P6.{name}",
