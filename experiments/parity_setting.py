@@ -222,7 +222,7 @@ def paper() -> Setting:
         spacing=100_000,
         student_eval_every=20_000,
         teacher_limit=20_000_000,
-        teacher_factor=1.6,
+        teacher_factor=1.4,
         student_cap=1.5,
         hold_samples=1_000_000,
         rule="paper",
