@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import parity_setting
+from experiments.parity_missing import list_missing, missing_runs
 from experiments.parity_mlp import reached
 from experiments.parity_setting import Setting
 from experiments.parity_teachers import (
@@ -22,6 +23,7 @@ from experiments.parity_teachers import (
     abscissa,
     gaps,
     scaled_rows,
+    student_curves,
     supports,
     train_teachers,
 )
@@ -122,7 +124,7 @@ class Result:
     probe_seconds: float
 
     def n_students(self, candidate: str, level: float = 0.9) -> "np.ndarray":
-        """Samples to `level` of every student; inf past its cap, NaN if absent."""
+        """Samples to `level`, (teachers, initialisations), as `reached` counts them."""
         import numpy as np
 
         caps = [student_caps(self.config, t) for t in self.teachers]
@@ -242,6 +244,7 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
         fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=6)
         if published:
             c.plot([], [], "o", mfc="none", mec="0.2", ms=3.5, label="published")
+        list_missing(fig, missing_runs(result.teachers, result.students))
         single = result.config.setting.n_teachers == 1
         for ax in (a, b, c):
             ax.set_xlabel("million samples" if single else "samples / n90 of teacher")
@@ -268,11 +271,10 @@ def _draw_teacher(ax: "Axes", result: Result) -> None:
         ax.axvline(mark, color=color_of(name), lw=1.2, label=LABELS[name])
         if len(at) > 1:
             ax.plot(at, np.full(len(at), 0.49 - 0.012 * i), "|", c=color_of(name), ms=3)
-    n = len(x)
     ax.set_xlim(0, None if result.config.setting.n_teachers == 1 else 2.2)
     ax.set_ylim(0.44, 1.02)
     ax.set_ylabel("teacher accuracy")
-    ax.set_title(f"teacher, {n} seed{'' if n == 1 else 's'}")
+    ax.set_title(f"teacher, {len(x)} seed{'' if len(x) == 1 else 's'}")
 
 
 def _draw_correlations(ax: "Axes", result: Result) -> None:
@@ -319,14 +321,15 @@ def _draw_students(ax: "Axes", result: Result) -> None:
     from sandbox.plotting.style import color_of
 
     for name in result.config.candidates:
-        rows = [(r.metrics.steps, r.metrics.curves(name)) for r in result.students]
+        rows = [(r.metrics.steps, student_curves(r, name)) for r in result.students]
         x, y = scaled_rows(result.teachers, rows)
         band(ax, x, y, label=LABELS[name], color=color_of(name))
     if result.config.setting.n_teachers > 1:
         ax.set_xlim(0, result.config.setting.student_cap)
     ax.set_ylim(0.44, 1.02)
     ax.set_ylabel("student accuracy")
-    ax.set_title("2-shot students")
+    inits = result.config.setting.student_inits
+    ax.set_title("2-shot students" + (f", {inits} a teacher" if inits > 1 else ""))
 
 
 def main() -> None:

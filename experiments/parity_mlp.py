@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments import parity_setting
+from experiments.parity_missing import counts_text, list_missing, missing_runs
 from experiments.parity_setting import Setting, task_text
 from experiments.parity_teachers import (
     Teachers,
     learned_n90,
     scaled_rows,
+    student_curves,
+    student_lanes,
     train_teachers,
 )
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
@@ -87,12 +90,17 @@ class Result:
     students: "list[Run]"
 
     @property
+    def names(self) -> list[str]:
+        """The strategies, each once."""
+        return [s.name for s in self.students[0].spec.strategies if s.init == 0]
+
+    @property
     def n90_teacher(self) -> "np.ndarray":
         """Samples to .90 of every teacher that learned, NaN for the others."""
         return learned_n90(self.teachers)
 
     def n_students(self, strategy: str, level: float = 0.9) -> "np.ndarray":
-        """Samples to `level` of every student; inf past its cap, NaN if absent."""
+        """Samples to `level`, (teachers, initialisations), as `reached` counts them."""
         import numpy as np
 
         return np.concatenate(
@@ -111,7 +119,7 @@ def reached(
     *,
     cap: "np.ndarray | None" = None,
 ) -> "np.ndarray":
-    """Samples to `level` of one group's students under a strategy, `(S,)`.
+    """Samples to `level` of one group's students under a strategy, `(S, I)`.
 
     Infinite beyond the cap, and for a blind choice that found no checkpoint; NaN for a
     seed whose teacher did not learn, whose rule has no checkpoint, or whose student
@@ -121,18 +129,23 @@ def reached(
 
     from sandbox.theory.sample_complexity import samples_to
 
-    m = run.metrics
     caps = teachers.caps() if cap is None else cap
-    n = samples_to(m.steps, m.curves(strategy), level, cap=caps)
-    out = {
-        kind: np.isin(
-            m.seeds, [a["seed"] for a in run.outcome[kind] if a["strategy"] == strategy]
-        )
-        for kind in ("absent", "failed")
-    }
-    if strategy == "blind":  # a rule that finds no checkpoint has not taught
-        n, out["absent"] = np.where(out["absent"], np.inf, n), ~teachers.usable
-    return np.where(out["absent"] | out["failed"] | ~teachers.usable, np.nan, n)
+    columns = []
+    for lane in student_lanes(run, strategy):
+        n = samples_to(run.metrics.steps, run.metrics.curves(lane), level, cap=caps)
+        out = {
+            kind: np.isin(
+                run.metrics.seeds,
+                [a["seed"] for a in run.outcome[kind] if a["strategy"] == lane],
+            )
+            for kind in ("absent", "failed")
+        }
+        if strategy == "blind":  # a rule that finds no checkpoint has not taught
+            n = np.where(out["absent"], np.inf, n)
+            out["absent"] = ~teachers.usable
+        missing = out["absent"] | out["failed"] | ~teachers.usable
+        columns.append(np.where(missing, np.nan, n))
+    return np.stack(columns, 1)
 
 
 def strategies(
@@ -191,6 +204,7 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
         left, right = fig.subplots(1, 2, width_ratios=(1.35, 1))
         _draw_curves(left, result, published or {})
         _draw_strips(right, result)
+        list_missing(fig, missing_runs(result.teachers, result.students))
         fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=6)
     return fig
 
@@ -201,14 +215,12 @@ def _draw_curves(ax: "Axes", result: Result, published: "dict[str, list]") -> No
 
     s = result.config.setting
     curves = {"teacher": [(t.steps, t.accuracy) for t in result.teachers]}
-    for name in result.students[0].metrics.strategies:
+    for name in result.names:
         curves[name] = [
-            (r.metrics.steps, r.metrics.curves(name)) for r in result.students
+            (r.metrics.steps, student_curves(r, name)) for r in result.students
         ]
-    n = 0
     for name, rows in curves.items():
         x, y = scaled_rows(result.teachers, rows)
-        n = len(x)
         control = name == "one_shot_hard"
         style = {"linestyle": "--", "shade": False} if control else {}
         label = label_of(name, result.config)
@@ -223,8 +235,7 @@ def _draw_curves(ax: "Axes", result: Result, published: "dict[str, list]") -> No
         ax.set_xlim(0, s.student_cap)
     ax.set_ylabel("accuracy on fresh inputs")
     ax.set_ylim(0.45, 1.02)
-    many = "one seed" if n == 1 else f"median and quartiles of {n} seeds"
-    ax.set_title(f"{task_text(s.task)}: {many}")
+    ax.set_title(f"{task_text(s.task)}: {counts_text(result.teachers, s)}")
 
 
 def _draw_strips(ax: "Axes", result: Result) -> None:
@@ -233,9 +244,9 @@ def _draw_strips(ax: "Axes", result: Result) -> None:
     from sandbox.plotting.curves import strips
     from sandbox.plotting.style import color_of
 
-    names = ["teacher", *result.students[0].metrics.strategies]
+    names = ["teacher", *result.names]
     values = [result.n90_teacher]
-    values += [result.n_students(n) for n in names[1:]]
+    values += [result.n_students(n).ravel() for n in result.names]
     slow = np.any(np.nan_to_num(values[0]) > 2e6)
     unit, word = (1e6, "million") if slow else (1e3, "thousand")
     cap = max(float(np.max(t.caps())) for t in result.teachers) / unit
@@ -247,7 +258,7 @@ def _draw_strips(ax: "Axes", result: Result) -> None:
         cap=cap,
     )
     ax.set_xlabel(f"samples to accuracy .90 ({word})")
-    ax.set_title("every seed; ▸ not by its cap")
+    ax.set_title("each run; ▸ not by its cap")
 
 
 def label_of(name: str, config: Config) -> str:

@@ -9,7 +9,7 @@ from math import ceil
 from typing import Literal
 
 from sandbox.distill.sources import PerSeed
-from sandbox.distill.strategy import Strategy
+from sandbox.distill.strategy import Strategy, replicas
 from sandbox.errors import require
 from sandbox.models.mlp import MLP
 from sandbox.tasks.base import BooleanTask
@@ -36,6 +36,8 @@ class Setting:
       teacher_limit: samples within which a teacher must reach accuracy .90; one that
         does not is counted as never having learned and enters no ratio.
       teacher_factor: a teacher that did trains on to this multiple of its n90.
+      student_inits: initialisations of every student; all share their teacher's
+        passes and their seed's samples.
       student_cap: samples of a student, as a multiple of its teacher's n90.
       hold_fraction: first stage of a 2-shot student, a fraction of its teacher's n90.
       hold_samples: the same in samples; 0 uses the fraction.
@@ -56,6 +58,7 @@ class Setting:
     student_eval_every: int = 1280
     teacher_limit: int = 128_000
     teacher_factor: float = 3.0
+    student_inits: int = 1
     student_cap: float = 6.0
     hold_fraction: float = 0.3
     hold_samples: int = 0
@@ -74,6 +77,7 @@ class Setting:
             "teacher_limit",
             "teacher_width",
             "student_width",
+            "student_inits",
         ):
             v = getattr(self, name)
             require(v >= 1, f"setting.{name} must be at least 1, got {v}.")
@@ -132,7 +136,7 @@ class Setting:
         """The record of one group's students.
 
         Args:
-          strategies: one lane each.
+          strategies: one lane each, from every initialisation.
           teacher: whose trajectory teaches.
           caps: samples that a student of each seed may see.
         """
@@ -141,7 +145,7 @@ class Setting:
             kind="student",
             task=task,
             model=MLP(d=task.d, hidden=(self.student_width,), n_classes=task.n_classes),
-            strategies=strategies,
+            strategies=replicas(strategies, self.student_inits),
             optimizer=self.student_optimizer,
             stop=Stop(max_samples=caps, accuracy=0.95),
             eval_every=self.student_eval_every,
@@ -217,6 +221,7 @@ def paper() -> Setting:
         student_width=100,
         teacher_optimizer=SGD(lr=rate),
         student_optimizer=SGD(lr=rate),
+        student_inits=5,
         n_teachers=1,
         group=1,
         spacing=100_000,

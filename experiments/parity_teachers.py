@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxtyping import Float
+
 from experiments.parity_setting import Setting
 from sandbox.distill.sources import PerSeed
-from sandbox.distill.strategy import Strategy
+from sandbox.distill.strategy import Strategy, replica_name
 from sandbox.train.spec import RunSpec, TeacherRef
 
 if TYPE_CHECKING:
@@ -191,6 +193,22 @@ def gaps(degree1: "np.ndarray", support: "Array") -> "tuple[np.ndarray, np.ndarr
     return np.asarray(gap.inside).mean(-1), np.asarray(gap.outside)
 
 
+def student_lanes(run: "Run", strategy: str) -> list[str]:
+    """The lanes of a strategy in a run of students, one an initialisation."""
+    names = [replica_name(strategy, i) for i in range(len(run.spec.strategies))]
+    return [n for n in names if n in run.metrics.strategies]
+
+
+def student_curves(
+    run: "Run", strategy: str, name: str = "accuracy"
+) -> "Float[np.ndarray, 'S I R']":
+    """A metric of all students of a strategy: seeds, initialisations, evaluations."""
+    import numpy as np
+
+    lanes = student_lanes(run, strategy)
+    return np.stack([run.metrics.curves(lane, name) for lane in lanes], 1)
+
+
 def learned_n90(teachers: list[Teachers]) -> "np.ndarray":
     """Samples to accuracy .90 of every teacher that learned, NaN for the others."""
     import numpy as np
@@ -213,13 +231,16 @@ def abscissa(teachers: list[Teachers]) -> "np.ndarray":
 def scaled_rows(
     teachers: list[Teachers], curves: "list[tuple[np.ndarray, np.ndarray]]"
 ) -> "tuple[np.ndarray, np.ndarray]":
-    """Every group's (steps (R,), values (S, R)) as (x, y) rows of the usable seeds."""
+    """Every group's (steps (R,), values) as (x, y) rows of the usable seeds.
+
+    Values are `(S, R)`, or `(S, I, R)` where every seed has I curves.
+    """
     import numpy as np
 
     from sandbox.plotting.curves import stack_ragged
 
-    rows = [(steps, y) for steps, ys in curves for y in ys]
+    rows = [(steps, np.atleast_2d(y)) for steps, ys in curves for y in ys]
     scale = abscissa(teachers)
     keep = np.flatnonzero(~np.isnan(scale))
-    x = stack_ragged([rows[i][0] / scale[i] for i in keep])
-    return x, stack_ragged([rows[i][1] for i in keep])
+    flat = [(rows[i][0] / scale[i], y) for i in keep for y in rows[i][1]]
+    return stack_ragged([x for x, _ in flat]), stack_ragged([y for _, y in flat])

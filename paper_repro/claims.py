@@ -42,6 +42,8 @@ class Claim:
       obtained: the statistic.
       lower: lower end of its interval.
       upper: upper end.
+      students_lower: smallest statistic of a single student; NaN with one a teacher.
+      students_upper: largest.
       seeds: teachers and students that entered.
       single_teacher: whether it rests on one teacher.
       holds: True, False, or None if it was not run.
@@ -54,6 +56,8 @@ class Claim:
     obtained: float
     lower: float
     upper: float
+    students_lower: float
+    students_upper: float
     seeds: dict[str, int]
     single_teacher: bool
     holds: bool | None
@@ -69,21 +73,31 @@ def claim(
     rule: str,
     expected: str,
     students: bool,
+    in_all: bool = False,
 ) -> Claim:
     """Evaluates one claim.
+
+    Where a teacher has several students, its number is their median, or the largest if
+    the rule speaks of all of them.
 
     Args:
       id: e.g. `P2`.
       statement: in words.
-      values: one number a trained teacher; NaN where it has none, inf where never.
+      values: one number a trained teacher, `(T,)` or `(T, I)` with one a student; NaN
+        where it has none, inf where never.
       kind: which rule of the module docstring.
       bound: r of that rule.
       rule: the rule in words.
       expected: what the paper shows.
-      students: whether students entered (one a teacher).
+      students: whether students entered.
+      in_all: whether the rule must be true of every student.
     """
-    estimate = median_estimate(np.asarray(values, float))
-    n, trained = estimate.n, len(values)
+    each = np.asarray(values, float)
+    each = each[:, None] if each.ndim == 1 else each
+    estimate = median_estimate(_per_teacher(each, in_all=in_all))
+    n, trained = estimate.n, len(each)
+    several = students and each.shape[1] > 1 and n > 0
+    known = each[~np.isnan(each)]
     return Claim(
         id=id,
         statement=statement,
@@ -92,10 +106,22 @@ def claim(
         obtained=estimate.value,
         lower=estimate.lower,
         upper=estimate.upper,
-        seeds={"teachers": n, "students": n if students else 0},
+        students_lower=float(known.min()) if several else math.nan,
+        students_upper=float(known.max()) if several else math.nan,
+        seeds={"teachers": n, "students": len(known) if students else 0},
         single_teacher=trained == 1,
         holds=decide(kind, bound, estimate, teachers=trained),
     )
+
+
+def _per_teacher(each: np.ndarray, *, in_all: bool) -> np.ndarray:
+    """One number a teacher from `(T, I)`, over the students that have one."""
+    out = np.full(len(each), np.nan)
+    for i, row in enumerate(each):
+        known = row[~np.isnan(row)]
+        if len(known):
+            out[i] = known.max() if in_all else median_estimate(known).value
+    return out
 
 
 def decide(kind: Kind, bound: float, e: Estimate, *, teachers: int) -> bool | None:
@@ -130,7 +156,13 @@ def write_results(path: Path, claims: Sequence[Claim], header: dict[str, Any]) -
     rows = []
     for c in claims:
         row = asdict(c)
-        for name in ("obtained", "lower", "upper"):
+        for name in (
+            "obtained",
+            "lower",
+            "upper",
+            "students_lower",
+            "students_upper",
+        ):
             row[name] = number(row[name])
         rows.append(row)
     write_json(path, {**header, "claims": rows})
@@ -180,6 +212,8 @@ def show(c: Claim) -> str:
     text = _digits(c.obtained)
     if not math.isnan(c.lower):
         text += f" [{_digits(c.lower)}, {_digits(c.upper)}]"
+    if not math.isnan(c.students_lower):
+        text += f" ({_digits(c.students_lower)} to {_digits(c.students_upper)})"
     return text
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from experiments import parity_mlp
 from experiments.parity_mlp import Result
+from experiments.parity_teachers import student_curves
 from paper_repro.claims import Claim, claim
 from paper_repro.published import ACCURACY
 from paper_repro.report import Report
@@ -55,7 +56,7 @@ def cpu_claims(result: Result) -> list[Claim]:
         claim(
             "P2",
             "the progressive student keeps the teacher's pace",
-            ratio(progressive, n90),
+            ratio(progressive, n90[:, None]),
             kind="ratio_at_most",
             bound=1.5,
             rule="median n90(progressive) / n90(teacher) <= 1.5",
@@ -99,7 +100,7 @@ def paper_claims(result: Result) -> list[Claim]:
         claim(
             "P2",
             "the progressive student keeps the teacher's pace",
-            ratio(result.n_students("progressive"), n90),
+            ratio(result.n_students("progressive"), n90[:, None]),
             kind="ratio_at_most",
             bound=1.2,
             rule="n90(progressive) / n90(teacher) <= 1.2",
@@ -126,11 +127,12 @@ def paper_claims(result: Result) -> list[Claim]:
 
 
 def accuracy_at(result: Result, strategy: str, multiple: float) -> np.ndarray:
-    """Accuracy at the last evaluation up to a multiple of the teacher's n90."""
-    out: list[float] = []
+    """Accuracy `(T, I)` at the last evaluation up to `multiple` n90 of the teacher."""
+    rows: list[np.ndarray] = []
     for t, r in zip(result.teachers, result.students, strict=True):
-        steps, y = r.metrics.steps, r.metrics.curves(strategy)
+        steps, y = r.metrics.steps, student_curves(r, strategy)
         for s, n in enumerate(t.n90):
             seen = np.flatnonzero(steps <= multiple * n) if t.usable[s] else []
-            out.append(float(y[s, seen[-1]]) if len(seen) else np.nan)
-    return np.asarray(out)
+            none = np.full(y.shape[1], np.nan)
+            rows.append(y[s, :, seen[-1]] if len(seen) else none)
+    return np.stack(rows)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.parity_missing import missing_runs
 from paper_repro.claims import Claim, number, print_table, write_results
 from sandbox.plotting.style import save
 from sandbox.probes.transitions import locate
@@ -51,11 +52,11 @@ class Report:
         path = results / f"{self.study}.{self.scale}.json"
         header = self.header()
         write_results(path, self.claims, header)
-        counts, failed = header["teachers"], header["failed_lanes"]
+        counts = header["teachers"]
         learned = f"{counts['learned']} of {counts['trained']} teachers learned"
         print_table(f"{self.study}, {self.scale} scale: {learned}", self.claims)
-        for lane in failed:
-            print(f"left out, non-finite: {lane}")
+        for what in header["left_out"]:
+            print(f"left out: {what}")
         for p in (png, svg, path):
             print(p.relative_to(ROOT) if p.is_relative_to(ROOT) else p)
 
@@ -64,7 +65,7 @@ class Report:
         runs = [t.run for t in self.teachers] + list(self.students)
         made = [r.provenance for r in runs]
         wall = sum(p["wall_seconds"] for p in made) + self.probe_seconds
-        failed = [f for r in runs for f in r.outcome["failed"]]
+        trained = zip(runs, made, strict=True)
         return {
             "study": self.study,
             "scale": self.scale,
@@ -73,13 +74,25 @@ class Report:
             "versions": _one_or_all([p["versions"] for p in made]),
             "commit": _one_or_all([p["git"].get("commit", "unknown") for p in made]),
             "wall_seconds": round(wall, 1),
-            "runs": [f"{r.spec.kind}/{r.folder.path.name}" for r in runs],
-            "failed_lanes": failed,
+            "runs": [_describe(r, p["wall_seconds"]) for r, p in trained],
+            "left_out": missing_runs(self.teachers, self.students),
             "teachers": {
                 **count_teachers(self.teachers),
                 "each": describe_teachers(self.teachers),
             },
         }
+
+
+def _describe(run: "Run", seconds: float) -> dict[str, Any]:
+    """A run's folder, size and speed; every lane sees every sample."""
+    samples, lanes = run.outcome["samples"], run.outcome["lanes"]
+    return {
+        "run": f"{run.spec.kind}/{run.folder.path.name}",
+        "lanes": lanes,
+        "samples": samples,
+        "wall_seconds": round(seconds, 1),
+        "steps_per_second": round(samples * lanes / seconds, 1),
+    }
 
 
 def _one_or_all(facts: list[Any]) -> Any:

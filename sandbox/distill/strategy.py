@@ -14,13 +14,14 @@ Example:
     >>> Strategy(name="one-shot", source=Final(), target=Target(tau=0.0))
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sandbox.distill.sources import BuiltInSource, Labels, Source, is_whole
 from sandbox.distill.updates import Joint
 from sandbox.distill.views import Identity
 from sandbox.errors import require
+from sandbox.store.config import later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,8 @@ class Strategy:
       loss: how the student is scored.
       view: how student and teacher parameters relate.
       update: what one optimizer step moves.
+      init: which of its seed's initialisations the lane starts from; lanes with the
+        same number start from the same weights.
     """
 
     name: str
@@ -116,10 +119,16 @@ class Strategy:
     loss: Loss = field(default_factory=Loss)
     view: Identity = field(default_factory=Identity)
     update: Joint = field(default_factory=Joint)
+    init: int = later(0)
 
     def __post_init__(self) -> None:
         """Refuses combinations that mean nothing."""
         require(bool(self.name), "strategy.name must not be empty.")
+        require(
+            is_whole(self.init) and 0 <= self.init < 2**31,
+            f"strategy {self.name!r}: init must be a whole number from 0, got"
+            f" {self.init!r}.",
+        )
         require(
             isinstance(self.source, Source) and not isinstance(self.source, type),
             f"strategy {self.name!r}: source must be a schedule of who teaches (see"
@@ -148,6 +157,24 @@ class Strategy:
         """What lanes of one group must share, because it is compiled in."""
         loss = self.loss
         return (loss.direction, loss.tau_student, loss.scale, self.view, self.update)
+
+
+def replicas(strategies: tuple[Strategy, ...], n: int) -> tuple[Strategy, ...]:
+    """Each strategy from n initialisations: `ce`, `ce#1`, ... `ce#n-1` in turn.
+
+    All lanes of a seed share its samples and its teacher's pass, so further
+    initialisations cost little where the teacher is much larger than its students.
+    """
+    return tuple(
+        replace(s, name=replica_name(s.name, i), init=i)
+        for i in range(n)
+        for s in strategies
+    )
+
+
+def replica_name(name: str, init: int) -> str:
+    """What `replicas` calls the lane of a strategy from initialisation `init`."""
+    return f"{name}#{init}" if init else name
 
 
 def shared_structure(strategies: tuple[Strategy, ...]) -> Strategy:

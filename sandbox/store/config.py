@@ -14,15 +14,38 @@ import hashlib
 import inspect
 import json
 import math
+import reprlib
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sandbox.errors import ConfigError
+
+_LARGEST = 2**63
+"""Whole numbers of a record are smaller in size: they fit any reader's integers."""
+_DEEPEST = 40
+"""Fields of fields: a run with its teacher's record, and that one's, ten times over."""
+_LONGEST = 60
+"""Characters of a value or a name that a message repeats."""
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number and no `bool`."""
+    real = isinstance(value, int | float) and type(value) is not bool
+    return real and abs(value) < 1e300  # neither infinite nor NaN
+
+
+def later(default: Any) -> Any:
+    """A field that a record gained after stores of it were written.
+
+    It is left out of the JSON while it holds its default, so that the records of
+    before keep their hash and their runs.
+    """
+    return field(default=default, metadata={"omit_default": True})
 
 
 def to_json(value: Any) -> Any:
@@ -31,11 +54,18 @@ def to_json(value: Any) -> Any:
         out: dict[str, Any] = {"type": class_tag(type(value))}
         hints = get_type_hints(type(value))
         for f in fields(value):
-            out[f.name] = to_json(_as_declared(hints[f.name], getattr(value, f.name)))
+            v = getattr(value, f.name)
+            if f.metadata.get("omit_default") and v == f.default:
+                continue
+            out[f.name] = to_json(_as_declared(hints[f.name], v))
         return out
     if isinstance(value, tuple | list):
         return [to_json(v) for v in value]
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        if abs(value) >= _LARGEST:
+            raise ConfigError("records hold whole numbers below 2^63.")
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -204,6 +234,8 @@ def from_json(
 
 
 def _read(annotation: Any, data: Any, extra: Mapping[str, type], path: str) -> Any:
+    if path.count(".") > _DEEPEST:
+        raise ConfigError(f"{path}: records are nested too deeply.")
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
         return _read_union(get_args(annotation), data, extra, path)
@@ -215,7 +247,10 @@ def _read(annotation: Any, data: Any, extra: Mapping[str, type], path: str) -> A
     if origin is Literal:
         options = get_args(annotation)
         if data not in options or isinstance(data, bool):
-            raise ConfigError(f"{path}: expected one of {options}, got {data!r}.")
+            raise ConfigError(
+                f"{path}: expected one of {options}, got {_kind(data)}"
+                f"{_meant(data, options)}"
+            )
         return data
     if isinstance(annotation, type) and is_dataclass(annotation):
         return _read_record({class_tag(annotation): annotation}, data, extra, path)
@@ -227,14 +262,15 @@ def _read(annotation: Any, data: Any, extra: Mapping[str, type], path: str) -> A
 def _read_scalar(annotation: Any, data: Any, path: str) -> Any:
     if annotation is type(None) and data is None:
         return None
-    if annotation is float and isinstance(data, int | float):
-        if not isinstance(data, bool) and math.isfinite(data):
+    small = not isinstance(data, int) or abs(data) < _LARGEST
+    if annotation is float and type(data) in (int, float) and small:  # no bool
+        if math.isfinite(data):
             return float(data)
-    elif (
-        annotation in (int, str, bool) and type(data) is annotation  # bool is not int
-    ):
+    elif annotation in (int, str, bool) and type(data) is annotation and small:
         return data
     name = getattr(annotation, "__name__", str(annotation))
+    if not small:
+        name = "a whole number below 2^63"
     raise ConfigError(f"{path}: expected {name}, got {_kind(data)}.")
 
 
@@ -245,7 +281,7 @@ def _read_union(
         records: dict[str, type] = {
             class_tag(o): o for o in options if isinstance(o, type) and is_dataclass(o)
         }
-        if data.get("type") not in records:
+        if _tag(data) not in records:
             for o in filter(_is_protocol, options):
                 records |= _fitting(o, extra, data, path)
         return _read_record(records, data, extra, path)
@@ -273,8 +309,8 @@ def _fitting(
       ConfigError: `data` is of a class that was handed in and does not.
     """
     lacks = {tag: _lacking(cls, protocol) for tag, cls in extra.items()}
-    tag = data.get("type") if isinstance(data, dict) else None
-    if isinstance(tag, str) and lacks.get(tag):
+    tag = _tag(data)
+    if lacks.get(tag):
         raise ConfigError(
             f"{path}.type: {tag} is no {protocol.__name__}, because it does not define"
             f" {', '.join(lacks[tag])}."
@@ -298,22 +334,23 @@ def _read_record(
 ) -> Any:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected an object, got {_kind(data)}.")
-    tag = data.get("type")
-    if not isinstance(tag, str) or tag not in allowed:
+    tag = _tag(data)
+    if tag not in allowed:
         raise ConfigError(
-            f"{path}.type: expected {_one_of(allowed)}, got {tag!r};"
-            " a class of your own is found only through --study MODULE."
+            f"{path}.type: expected {_one_of(allowed)}, got"
+            f" {_kind(data.get('type'))}{_meant(tag, allowed)} A class of"
+            " your own is found only through --study MODULE."
         )
     cls = allowed[tag]
     hints = get_type_hints(cls)
     declared = {f.name: f for f in fields(cls)}
     for name in data:
         if name != "type" and name not in declared:
-            close = difflib.get_close_matches(str(name), declared, n=1)
-            hint = (
-                f" did you mean {close[0]}?" if close else f" has {_one_of(declared)}."
+            where = f".{name}" if name.isidentifier() else f"[{_kind(name)}]"
+            hint = _meant(name, declared, otherwise=f"; has {_one_of(declared)}.")
+            raise ConfigError(
+                f"{path}{_cut(where, _LONGEST)}: unknown field of {tag}{hint}"
             )
-            raise ConfigError(f"{path}.{name}: unknown field of {tag};{hint}")
     values = {}
     for name, f in declared.items():
         if name in data:
@@ -323,7 +360,20 @@ def _read_record(
     try:
         return cls(**values)
     except ConfigError as e:
-        raise ConfigError(f"{path}: {e}") from e
+        raise ConfigError(f"{path}: {_cut(str(e), 10 * _LONGEST)}") from e
+
+
+def _tag(data: Any) -> str:
+    """The type tag of some data; empty where it has none."""
+    tag = data.get("type") if isinstance(data, dict) else None
+    return tag if isinstance(tag, str) else ""
+
+
+def _meant(word: Any, known: Iterable[str], *, otherwise: str = ".") -> str:
+    """The end of a message: the known name nearest to a word, if any is near."""
+    short = isinstance(word, str) and len(word) <= _LONGEST
+    close = difflib.get_close_matches(word, list(known), n=1) if short else []
+    return f"; did you mean {close[0]}?" if close else otherwise
 
 
 def _one_of(names: Iterable[str]) -> str:
@@ -331,5 +381,15 @@ def _one_of(names: Iterable[str]) -> str:
 
 
 def _kind(data: Any) -> str:
-    text = repr(data)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """A value as a message shows it: short, whatever its size or depth."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxlist, short.maxdict = 3, 200, 20, 20
+    try:
+        text = short.repr(data)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        text = "a number of thousands of digits"
+    return _cut(text, _LONGEST)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

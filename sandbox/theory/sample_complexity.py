@@ -80,9 +80,9 @@ def _median(v: np.ndarray) -> np.ndarray:
 
 
 def ratio(
-    numerator: Real[np.ndarray, " S"], denominator: Real[np.ndarray, " S"]
-) -> Float[np.ndarray, " S"]:
-    """Paired ratio of sample counts, where infinite means "beyond the cap".
+    numerator: Real[np.ndarray, "..."], denominator: Real[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+    """Paired (broadcast) ratio of sample counts, where infinite means "beyond the cap".
 
     inf / finite is infinite and finite / inf is 0, so that both count on their side of
     a median; inf / inf says nothing and is NaN, as is anything over NaN.

@@ -34,10 +34,14 @@ class Engine:
         self.lanes = LaneArrays.of(spec.strategies)
 
     def init(self) -> Any:
-        """Fresh state: one initialisation a seed, shared by all its lanes."""
-        keys = jnp.stack([init_key(s, self.spec.kind) for s in self.spec.seeds])
+        """Fresh state; lanes of a seed with the same `init` start from one point."""
+        inits = [s.init for s in self.spec.strategies]
+        own = sorted(set(inits))
+        kind, seeds = self.spec.kind, self.spec.seeds
+        keys = jnp.stack([init_key(s, kind, i) for s in seeds for i in own])
         view = self.plan.structure.view
-        phi = _init(view, self.plan.model, self.plan.n_lanes, keys)
+        which = jnp.asarray([own.index(i) for i in inits])
+        phi = _init(view, self.plan.model, keys.reshape(len(seeds), -1), which)
         return _start(self.plan, self.blocked, phi)
 
     def run(
@@ -84,11 +88,13 @@ class Engine:
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _init(view: Identity, model: Model, n_lanes: int, keys: Array) -> Params:
-    def one(key: Array) -> Params:
-        phi = view.init(key, model)
-        return jax.tree.map(lambda p: jnp.repeat(p[None], n_lanes, 0), phi)
+@partial(jax.jit, static_argnums=(0, 1))
+def _init(view: Identity, model: Model, keys: Array, which: Array) -> Params:
+    """Parameters `(S, L, ...)` from keys `(S, I)`; lane l starts at `which[l]`."""
+
+    def one(keys_I: Array) -> Params:
+        phi_I = jax.lax.map(lambda key: view.init(key, model), keys_I)
+        return jax.tree.map(lambda p: p[which], phi_I)
 
     return jax.lax.map(one, keys)
 

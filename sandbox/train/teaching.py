@@ -30,10 +30,17 @@ def task_key(seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), _TASK)
 
 
-def init_key(seed: int, kind: str) -> Array:
-    """The key behind a seed's initial parameters; teachers' and students' differ."""
+def init_key(seed: int, kind: str, init: int = 0) -> Array:
+    """The key behind a seed's initial parameters; teachers' and students' differ.
+
+    Args:
+      seed: the seed.
+      kind: `teacher` or `student`.
+      init: which of the seed's initialisations.
+    """
     role = _TEACHER_INIT if kind == "teacher" else _STUDENT_INIT
-    return jax.random.fold_in(jax.random.key(seed), role)
+    key = jax.random.fold_in(jax.random.key(seed), role)
+    return jax.random.fold_in(key, init) if init else key
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from sandbox.distill.strategy import (
     Strategy,
     Target,
     ends,
+    replicas,
     shared_structure,
 )
 from sandbox.errors import ConfigError
+from sandbox.store.config import from_json, to_json
 
 CE = Strategy(name="ce")
 NAN = float("nan")
@@ -82,3 +84,32 @@ def test_lanes_that_cannot_share_are_named(loss: Loss) -> None:
     other = Strategy(name="other", source=Final(), loss=loss)
     with pytest.raises(ConfigError, match="'soft' and 'other'"):
         shared_structure((CE, soft, other))
+
+
+def test_replicas_name_and_number_their_initialisations():
+    two = (Strategy(name="ce"), Strategy(name="final", source=Final()))
+    out = replicas(two, 3)
+    assert [s.name for s in out] == [
+        "ce",
+        "final",
+        "ce#1",
+        "final#1",
+        "ce#2",
+        "final#2",
+    ]
+    assert [s.init for s in out] == [0, 0, 1, 1, 2, 2]
+    assert replicas(two, 1) == two
+
+
+@pytest.mark.parametrize("init", [-1, True, 2**31])
+def test_init_must_be_a_whole_number(init):
+    with pytest.raises(ConfigError, match="init must be a whole number"):
+        Strategy(name="ce", init=init)
+
+
+def test_the_first_initialisation_is_not_written():
+    """Records of before the field keep their hash."""
+    assert "init" not in to_json(Strategy(name="ce"))
+    data = to_json(Strategy(name="ce", init=2))
+    assert data["init"] == 2
+    assert from_json(Strategy, data) == Strategy(name="ce", init=2)

@@ -7,14 +7,20 @@ import numpy as np
 import pytest
 
 from experiments import parity_curriculum, parity_mlp
+from experiments.parity_missing import missing_runs
 from experiments.parity_setting import Setting, cpu, paper, smoke
+from experiments.parity_teachers import student_curves
 from paper_repro import parity_curriculum as curriculum_claims
 from paper_repro import parity_mlp as mlp_claims
 from paper_repro.report import Report, count_teachers
+from sandbox.distill.sources import Final, NShot, PerSeed
+from sandbox.distill.strategy import Loss, Strategy
 from sandbox.errors import ConfigError
 from sandbox.tasks.parity import FirstSupport, Parity, RandomSupport
+from sandbox.train.loop import fit
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.progress import Silent
+from sandbox.train.spec import Stop
 
 TINY = Setting(
     task=Parity(d=10, k=3, support=RandomSupport()),
@@ -200,3 +206,62 @@ def test_paper_preset_has_the_published_numbers():
 def test_bad_settings_are_refused_by_field(change, field):
     with pytest.raises(ConfigError, match=field):
         replace(TINY, **change)
+
+
+def test_several_students_a_teacher_share_its_run(root, mlp):
+    several = replace(TINY, student_inits=3)
+    config = parity_mlp.Config(setting=several, argmax_control=False)
+    result = parity_mlp.run(config, root=root, progress=Silent())
+    run = result.students[0]
+    assert result.teachers[0].run.folder == mlp.teachers[0].run.folder
+    assert len(run.spec.strategies) == 4 * 3
+    assert result.names == ["ce", "one_shot", "progressive", "two_shot"]
+    y = student_curves(run, "ce")
+    assert y.shape == (2, 3, len(run.metrics.steps))
+    assert not np.array_equal(y[:, 0], y[:, 1])
+    # The first student is the one it would have been alone.
+    alone = student_curves(mlp.students[0], "ce")[:, 0]
+    n = min(alone.shape[-1], 8)
+    np.testing.assert_allclose(y[:, 0, :n], alone[:, :n], atol=1e-3)
+    claims = {c.id: c for c in mlp_claims.paper_claims(result)}
+    assert claims["P2"].seeds == {"teachers": 2, "students": 6}
+    assert claims["P1"].seeds["students"] == 0
+    assert "2 teachers, median and quartiles of 3 students each" in (
+        parity_mlp.draw(result).axes[0].get_title(loc="left")
+    )
+
+
+def test_figures_and_reports_name_what_they_lack(root, mlp, tmp_path, capsys):
+    assert missing_runs(mlp.teachers, mlp.students) == []
+    assert parity_mlp.draw(mlp).get_supxlabel() == ""
+    teacher = mlp.teachers[0]
+    spec = teacher.students(parity_mlp.strategies(mlp.config, middle=512, hold=256))
+    # One teacher never learned; of the other's students one rule found no checkpoint
+    # and one lane is not finite.
+    late = replace(teacher, n90=np.asarray([np.inf, teacher.n90[1]]))
+    lanes = (
+        Strategy(name="lost", source=NShot(steps=(PerSeed((None, None)),), hold=256)),
+        Strategy(name="wild", source=Final(), loss=Loss(scale=1e30)),
+        Strategy(name="ce"),
+    )
+    spec = replace(
+        spec,
+        strategies=(replace(lanes[0], loss=Loss(scale=1e30)), *lanes[1:]),
+        stop=Stop(max_samples=512),
+    )
+    run = fit(spec, root=root, progress=Silent())
+    missing = missing_runs([late], [run])
+    assert missing[0] == "seed 0: teacher not at .90 by 10,240 samples"
+    assert any(m.startswith("seed 1 / wild: non-finite at ") for m in missing)
+    assert "seed 1 / lost: no checkpoint by its rule" in missing
+    result = replace(mlp, teachers=[late], students=[run])
+    figure = parity_mlp.draw(result)
+    assert figure.get_supxlabel() == "left out: " + "; ".join(missing)
+    report = Report(
+        study="x", scale="tiny", config=mlp.config, figure=figure, claims=[],
+        teachers=[late], students=[run], probe_seconds=0.0,
+    )  # fmt: skip
+    report.publish(figures=tmp_path, results=tmp_path)
+    assert json.loads((tmp_path / "x.tiny.json").read_text())["left_out"] == missing
+    printed = capsys.readouterr().out
+    assert all(f"left out: {m}" in printed for m in missing)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from paper_repro.claims import claim, write_results
+from paper_repro.claims import claim, show, write_results
 
 HUGE = np.inf
 
@@ -61,5 +61,28 @@ def test_result_file_holds_infinities_as_text_and_missing_as_null(tmp_path):
     assert second["obtained"] is None and second["holds"] is None
     assert set(first) == {
         "id", "statement", "rule", "expected", "obtained", "lower", "upper", "seeds",
-        "single_teacher", "holds",
+        "students_lower", "students_upper", "single_teacher", "holds",
     }  # fmt: skip
+
+
+def test_a_teacher_counts_once_however_many_students_it_has():
+    def one(in_all):
+        return claim(
+            "X", "s", [[0.2, 0.3, HUGE], [0.4, np.nan, np.nan], [np.nan] * 3],
+            kind="below", bound=0.5, rule="r", expected="e", students=True,
+            in_all=in_all,
+        )  # fmt: skip
+
+    row = one(in_all=False)
+    assert (row.seeds, row.single_teacher) == ({"teachers": 2, "students": 4}, False)
+    assert row.obtained == pytest.approx(0.35)  # of the teachers' medians .3 and .4
+    assert (row.students_lower, row.students_upper) == (0.2, HUGE)
+    assert row.holds is True
+    worst = one(in_all=True)
+    assert (worst.obtained, worst.holds) == (HUGE, False)
+    assert "(0.2 to ∞)" in show(row)
+
+
+def test_one_student_a_teacher_shows_no_range():
+    row = make([0.1, 0.2, 0.3], "at_most", 0.5)
+    assert np.isnan(row.students_lower) and "(" not in show(row)
