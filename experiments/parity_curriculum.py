@@ -127,11 +127,10 @@ class Result:
         """Samples to `level`, (teachers, initialisations), as `reached` counts them."""
         import numpy as np
 
-        caps = [student_caps(self.config, t) for t in self.teachers]
         return np.concatenate(
             [
-                reached(t, r, candidate, level, cap=c)
-                for t, r, c in zip(self.teachers, self.students, caps, strict=True)
+                reached(t, r, candidate, level)
+                for t, r in zip(self.teachers, self.students, strict=True)
             ]
         )
 
@@ -244,7 +243,9 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
         fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=6)
         if published:
             c.plot([], [], "o", mfc="none", mec="0.2", ms=3.5, label="published")
-        list_missing(fig, missing_runs(result.teachers, result.students))
+        list_missing(
+            fig, missing_runs(result.teachers, [(r,) for r in result.students])
+        )
         single = result.config.setting.n_teachers == 1
         for ax in (a, b, c):
             ax.set_xlabel("million samples" if single else "samples / n90 of teacher")

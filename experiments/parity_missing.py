@@ -34,14 +34,14 @@ def counts_text(teachers: "Sequence[Teachers]", setting: "Setting") -> str:
 
 
 def missing_runs(
-    teachers: "Sequence[Teachers]", students: "Sequence[Run]"
+    teachers: "Sequence[Teachers]", students: "Sequence[Sequence[Run]]"
 ) -> list[str]:
     """One phrase for every run that the study asked for and no curve shows whole.
 
     A student whose teacher did not learn is not listed beside its teacher.
     """
     out: list[str] = []
-    for t, run in zip(teachers, students, strict=True):
+    for t, runs in zip(teachers, students, strict=True):
         seeds, diverged = t.run.spec.seeds, set()
         for lane in t.run.outcome["failed"]:
             diverged.add(lane["seed"])
@@ -51,7 +51,7 @@ def missing_runs(
                 out.append(f"seed {s}: {_why_unusable(t, seeds.index(s))}")
         learned = {s for s, ok in zip(seeds, t.usable, strict=True) if ok}
         for kind in ("failed", "absent"):
-            for lane in run.outcome[kind]:
+            for lane in (a for r in runs for a in r.outcome[kind]):
                 if lane["seed"] in learned:
                     what = (
                         f"non-finite at {lane['sample']:,}"

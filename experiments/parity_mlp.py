@@ -27,6 +27,7 @@ from experiments.parity_teachers import (
 )
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
 from sandbox.distill.strategy import Strategy, Target
+from sandbox.train.spec import RunSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,17 +83,26 @@ class Result:
     Attributes:
       config: what was run.
       teachers: one entry a group.
-      students: the finished run of each group's students.
+      students: the finished runs of each group's students.
     """
 
     config: Config
     teachers: list[Teachers]
-    students: "list[Run]"
+    students: "list[tuple[Run, ...]]"
 
     @property
     def names(self) -> list[str]:
         """The strategies, each once."""
-        return [s.name for s in self.students[0].spec.strategies if s.init == 0]
+        return [
+            s.name for r in self.students[0] for s in r.spec.strategies if s.init == 0
+        ]
+
+    def runs(self, strategy: str) -> "list[Run]":
+        """The run of every group that holds a strategy."""
+        return [
+            next(r for r in group if strategy in r.metrics.strategies)
+            for group in self.students
+        ]
 
     @property
     def n90_teacher(self) -> "np.ndarray":
@@ -106,7 +116,7 @@ class Result:
         return np.concatenate(
             [
                 reached(t, r, strategy, level)
-                for t, r in zip(self.teachers, self.students, strict=True)
+                for t, r in zip(self.teachers, self.runs(strategy), strict=True)
             ]
         )
 
@@ -116,8 +126,6 @@ def reached(
     run: "Run",
     strategy: str,
     level: float = 0.9,
-    *,
-    cap: "np.ndarray | None" = None,
 ) -> "np.ndarray":
     """Samples to `level` of one group's students under a strategy, `(S, I)`.
 
@@ -129,7 +137,9 @@ def reached(
 
     from sandbox.theory.sample_complexity import samples_to
 
-    caps = teachers.caps() if cap is None else cap
+    most = run.spec.stop.max_samples
+    caps = np.asarray(most.values if isinstance(most, PerSeed) else most, float)
+    caps = np.broadcast_to(caps, len(run.metrics.seeds))
     columns = []
     for lane in student_lanes(run, strategy):
         n = samples_to(run.metrics.steps, run.metrics.curves(lane), level, cap=caps)
@@ -180,9 +190,21 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
     teachers = train_teachers(config.setting, root, progress)
     students = []
     for t in teachers:
-        lanes = strategies(config, middle=t.per_seed("middle"), hold=t.holds())
-        students.append(fit(t.students(lanes), root=root, progress=progress))
+        specs = student_specs(config, t)
+        students.append(tuple(fit(s, root=root, progress=progress) for s in specs))
     return Result(config, teachers, students)
+
+
+def student_specs(config: Config, teachers: Teachers) -> list[RunSpec]:
+    """The records of one group's students: one run, or two with their own caps."""
+    middle, hold = teachers.per_seed("middle"), teachers.holds()
+    lanes = strategies(config, middle=middle, hold=hold)
+    own = config.setting.progressive_cap
+    if not own:
+        return [teachers.students(lanes)]
+    pace = tuple(s for s in lanes if s.name == "progressive")
+    rest = tuple(s for s in lanes if s.name != "progressive")
+    return [teachers.students(pace, teachers.caps(own)), teachers.students(rest)]
 
 
 def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figure":
@@ -217,7 +239,7 @@ def _draw_curves(ax: "Axes", result: Result, published: "dict[str, list]") -> No
     curves = {"teacher": [(t.steps, t.accuracy) for t in result.teachers]}
     for name in result.names:
         curves[name] = [
-            (r.metrics.steps, student_curves(r, name)) for r in result.students
+            (r.metrics.steps, student_curves(r, name)) for r in result.runs(name)
         ]
     for name, rows in curves.items():
         x, y = scaled_rows(result.teachers, rows)

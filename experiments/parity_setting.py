@@ -39,6 +39,8 @@ class Setting:
       student_inits: initialisations of every student; all share their teacher's
         passes and their seed's samples.
       student_cap: samples of a student, as a multiple of its teacher's n90.
+      progressive_cap: the same of progressive students, which then train in a run of
+        their own; 0 trains them with the others.
       hold_fraction: first stage of a 2-shot student, a fraction of its teacher's n90.
       hold_samples: the same in samples; 0 uses the fraction.
       rule: which of the two fixed rules finds the final checkpoint.
@@ -60,6 +62,7 @@ class Setting:
     teacher_factor: float = 3.0
     student_inits: int = 1
     student_cap: float = 6.0
+    progressive_cap: float = 0.0
     hold_fraction: float = 0.3
     hold_samples: int = 0
     rule: Literal["cpu", "paper"] = "cpu"
@@ -98,6 +101,11 @@ class Setting:
         require(
             self.student_cap > 0,
             f"setting.student_cap must be positive, got {self.student_cap}.",
+        )
+        require(
+            0 <= self.progressive_cap <= self.student_cap,
+            f"setting.progressive_cap must lie in 0..student_cap = {self.student_cap},"
+            f" got {self.progressive_cap}.",
         )
         least = 3.0 if self.rule == "cpu" else 1.3
         require(
@@ -229,6 +237,7 @@ def paper() -> Setting:
         teacher_limit=20_000_000,
         teacher_factor=1.4,
         student_cap=1.5,
+        progressive_cap=1.2,
         hold_samples=1_000_000,
         rule="paper",
         degrees=(1, 2, 3, 4, 5),

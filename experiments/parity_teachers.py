@@ -87,14 +87,18 @@ class Teachers:
             )
         )
 
-    def caps(self) -> "np.ndarray":
-        """Samples a student of each seed may see; one evaluation without a teacher."""
+    def caps(self, multiple: float | None = None) -> "np.ndarray":
+        """Samples a student of each seed may see; one evaluation without a teacher.
+
+        Args:
+          multiple: of the teacher's n90; the setting's `student_cap` by default.
+        """
         import numpy as np
 
         s = self.setting
-        unit = s.student_eval_every
+        unit, multiple = s.student_eval_every, multiple or s.student_cap
         n90 = np.where(self.usable, self.n90, 0)
-        whole = np.ceil(s.student_cap * n90 / unit) * unit
+        whole = np.ceil(multiple * n90 / unit) * unit
         return np.maximum(whole, unit).astype(int)
 
     @property

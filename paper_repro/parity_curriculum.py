@@ -25,7 +25,7 @@ def reproduce(scale: str, root: Path) -> Report:
         figure=parity_curriculum.draw(result, published=published),
         claims=[*correlations(result), *students],
         teachers=result.teachers,
-        students=result.students,
+        students=[(r,) for r in result.students],
         probe_seconds=sum(t.probe_seconds for t in result.teachers)
         + result.probe_seconds,
     )

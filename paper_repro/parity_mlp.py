@@ -129,7 +129,7 @@ def paper_claims(result: Result) -> list[Claim]:
 def accuracy_at(result: Result, strategy: str, multiple: float) -> np.ndarray:
     """Accuracy `(T, I)` at the last evaluation up to `multiple` n90 of the teacher."""
     rows: list[np.ndarray] = []
-    for t, r in zip(result.teachers, result.students, strict=True):
+    for t, r in zip(result.teachers, result.runs(strategy), strict=True):
         steps, y = r.metrics.steps, student_curves(r, strategy)
         for s, n in enumerate(t.n90):
             seen = np.flatnonzero(steps <= multiple * n) if t.usable[s] else []

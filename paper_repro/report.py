@@ -33,7 +33,7 @@ class Report:
       figure: drawn from the store.
       claims: evaluated by their rules.
       teachers: every group of teachers.
-      students: every group's students.
+      students: the runs of every group's students.
       probe_seconds: what the measurements took.
     """
 
@@ -43,7 +43,7 @@ class Report:
     figure: "Figure"
     claims: Sequence[Claim]
     teachers: "Sequence[Teachers]"
-    students: "Sequence[Run]"
+    students: "Sequence[Sequence[Run]]"
     probe_seconds: float
 
     def publish(self, *, figures: Path = FIGURES, results: Path = RESULTS) -> None:
@@ -62,7 +62,8 @@ class Report:
 
     def header(self) -> dict[str, Any]:
         """Everything a result file says besides its claims; facts are the runs' own."""
-        runs = [t.run for t in self.teachers] + list(self.students)
+        runs = [t.run for t in self.teachers]
+        runs += [r for group in self.students for r in group]
         made = [r.provenance for r in runs]
         wall = sum(p["wall_seconds"] for p in made) + self.probe_seconds
         trained = zip(runs, made, strict=True)

@@ -49,20 +49,21 @@ def band(
 
 def strips(
     ax: Axes,
-    values: Sequence[Real[np.ndarray, " S"]],
+    values: Sequence[Real[np.ndarray, " _"]],
     *,
     labels: Sequence[str],
     colors: Sequence[str],
     cap: float,
 ) -> None:
-    """One row of dots a strategy, a dot a seed; what never happened sits at the cap.
+    """One row of dots a strategy, a dot a run; what never happened sits at the cap.
 
     Args:
       ax: where; its x axis becomes logarithmic.
       values: one array a row, infinite where the level was not reached.
       labels: row names.
       colors: row colours.
-      cap: abscissa at which unreached seeds are drawn, as triangles, with their count.
+      cap: abscissa at which runs that never got there are drawn, as triangles, with
+        their count.
     """
     for row, (v, color) in enumerate(zip(values, colors, strict=True)):
         v = np.asarray(v, float)

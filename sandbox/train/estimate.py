@@ -15,7 +15,7 @@ def seconds_per_sample(spec: RunSpec, *, seconds: float = 2.0) -> float:
     """Wall seconds that one sample of every lane takes, compilation excluded.
 
     Trains a throw-away state for about `seconds` with as many distinct teacher
-    checkpoints as lanes could need at once; nothing is stored.
+    checkpoints as strategies could need at once; nothing is stored.
 
     Args:
       spec: the record of the run.
@@ -23,13 +23,15 @@ def seconds_per_sample(spec: RunSpec, *, seconds: float = 2.0) -> float:
     """
     engine = Engine(spec)
     state = engine.init()
+    names = [s.name.removesuffix(f"#{s.init}") for s in spec.strategies]
     taught = [s.source.needs_teacher for s in spec.strategies]
-    k, teacher = sum(taught), None
+    own = sorted({n for n, need in zip(names, taught, strict=True) if need})
+    k, teacher = len(own), None
     if spec.teacher is not None and k:
         keys = jnp.stack([init_key(s, "teacher") for s in spec.seeds])
         one = jax.vmap(spec.teacher.spec.model.init)(keys)
         teacher = jax.tree.map(lambda p: jnp.repeat(p[:, None], k, 1), one)
-    row = [sum(taught[:i]) if need else 0 for i, need in enumerate(taught)]
+    row = [own.index(n) if n in own else 0 for n in names]
     index = np.tile(np.asarray(row), (spec.n_seeds, 1))
     state = jax.block_until_ready(engine.run(state, 0, 1, teacher, index))
     done, begin = 0, time.monotonic()

@@ -87,9 +87,9 @@ def test_figures_draw_what_is_stored(mlp, curriculum):
     lines = {line.get_label(): line for line in left.get_lines()}
     assert {"teacher", "CE (labels)", "one-shot, τ = 1", "progressive"} <= set(lines)
     curve = lines["progressive"]
-    rows = mlp.students[0].metrics.curves("progressive")
+    rows = mlp.runs("progressive")[0].metrics.curves("progressive")
     y = [
-        np.interp(1.0, mlp.students[0].metrics.steps / n, row)
+        np.interp(1.0, mlp.runs("progressive")[0].metrics.steps / n, row)
         for n, row in zip(mlp.n90_teacher, rows, strict=True)
     ]
     at_one = np.interp(1.0, curve.get_xdata(), curve.get_ydata())
@@ -97,6 +97,10 @@ def test_figures_draw_what_is_stored(mlp, curriculum):
     teacher, spike, students = parity_curriculum.draw(curriculum).axes
     assert "n90" in teacher.get_xlabel() and spike.get_ylabel()
     assert len(students.get_lines()) >= 1
+
+
+def groups(result):
+    return [r if isinstance(r, tuple) else (r,) for r in result.students]
 
 
 def test_claims_and_result_file(tmp_path, mlp, curriculum, capsys):
@@ -122,7 +126,7 @@ def test_claims_and_result_file(tmp_path, mlp, curriculum, capsys):
             figure=figure,
             claims=claims,
             teachers=result.teachers,
-            students=result.students,
+            students=groups(result),
             probe_seconds=1.0,
         )
         report.publish(figures=tmp_path, results=tmp_path)
@@ -192,6 +196,8 @@ def test_paper_preset_has_the_published_numbers():
         ({"student_eval_every": 100}, "setting.spacing"),
         ({"hold_fraction": 0.0}, "setting.hold_fraction"),
         ({"student_cap": 0.0}, "setting.student_cap"),
+        ({"progressive_cap": -1.0}, "setting.progressive_cap"),
+        ({"progressive_cap": 7.0}, "setting.progressive_cap"),
         ({"student_width": 0}, "setting.student_width"),
         ({"teacher_width": 0}, "setting.teacher_width"),
         ({"teacher_limit": 0}, "setting.teacher_limit"),
@@ -212,7 +218,7 @@ def test_several_students_a_teacher_share_its_run(root, mlp):
     several = replace(TINY, student_inits=3)
     config = parity_mlp.Config(setting=several, argmax_control=False)
     result = parity_mlp.run(config, root=root, progress=Silent())
-    run = result.students[0]
+    run = result.runs("ce")[0]
     assert result.teachers[0].run.folder == mlp.teachers[0].run.folder
     assert len(run.spec.strategies) == 4 * 3
     assert result.names == ["ce", "one_shot", "progressive", "two_shot"]
@@ -220,7 +226,7 @@ def test_several_students_a_teacher_share_its_run(root, mlp):
     assert y.shape == (2, 3, len(run.metrics.steps))
     assert not np.array_equal(y[:, 0], y[:, 1])
     # The first student is the one it would have been alone.
-    alone = student_curves(mlp.students[0], "ce")[:, 0]
+    alone = student_curves(mlp.runs("ce")[0], "ce")[:, 0]
     n = min(alone.shape[-1], 8)
     np.testing.assert_allclose(y[:, 0, :n], alone[:, :n], atol=1e-3)
     claims = {c.id: c for c in mlp_claims.paper_claims(result)}
@@ -250,18 +256,39 @@ def test_figures_and_reports_name_what_they_lack(root, mlp, tmp_path, capsys):
         stop=Stop(max_samples=512),
     )
     run = fit(spec, root=root, progress=Silent())
-    missing = missing_runs([late], [run])
+    missing = missing_runs([late], [(run,)])
     assert missing[0] == "seed 0: teacher not at .90 by 10,240 samples"
     assert any(m.startswith("seed 1 / wild: non-finite at ") for m in missing)
     assert "seed 1 / lost: no checkpoint by its rule" in missing
-    result = replace(mlp, teachers=[late], students=[run])
+    result = replace(mlp, teachers=[late], students=[(run,)])
     figure = parity_mlp.draw(result)
     assert figure.get_supxlabel() == "left out: " + "; ".join(missing)
     report = Report(
         study="x", scale="tiny", config=mlp.config, figure=figure, claims=[],
-        teachers=[late], students=[run], probe_seconds=0.0,
+        teachers=[late], students=[(run,)], probe_seconds=0.0,
     )  # fmt: skip
     report.publish(figures=tmp_path, results=tmp_path)
     assert json.loads((tmp_path / "x.tiny.json").read_text())["left_out"] == missing
     printed = capsys.readouterr().out
     assert all(f"left out: {m}" in printed for m in missing)
+
+
+def test_progressive_students_may_have_a_shorter_run_of_their_own(root, mlp):
+    setting = replace(TINY, student_cap=2.0, progressive_cap=1.25)
+    config = parity_mlp.Config(setting=setting, argmax_control=False)
+    result = parity_mlp.run(config, root=root, progress=Silent())
+    assert [len(group) for group in result.students] == [2]
+    assert result.names == ["progressive", "ce", "one_shot", "two_shot"]
+    pace, rest = result.students[0]
+    n90 = result.n90_teacher
+    for run, multiple in ((pace, 1.25), (rest, 2.0)):
+        caps = np.asarray(run.spec.stop.max_samples.values)
+        assert (caps >= multiple * n90).all() and (caps < multiple * n90 + 256).all()
+    # The same student as beside the others, up to its own cap.
+    short = student_curves(pace, "progressive")[:, 0]
+    whole = student_curves(mlp.runs("progressive")[0], "progressive")[:, 0]
+    n = min(short.shape[-1], 8)
+    np.testing.assert_allclose(short[:, :n], whole[:, :n], atol=1e-3)
+    late = result.n_students("progressive")
+    assert ((late <= 1.25 * n90[:, None] + 256) | np.isinf(late)).all()
+    parity_mlp.draw(result)
