@@ -12,6 +12,7 @@ from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy, replicas
 from sandbox.errors import require
 from sandbox.models.mlp import MLP
+from sandbox.store.config import is_number
 from sandbox.tasks.base import BooleanTask
 from sandbox.tasks.parity import FirstSupport, Parity, RandomSupport
 from sandbox.train.optim import SGD, LearningRate
@@ -94,6 +95,18 @@ class Setting:
         for name in ("choice_points", "claim_points"):
             v = getattr(self, name)
             require(v >= 2, f"setting.{name} must be at least 2, got {v}.")
+        for name in (
+            "teacher_factor",
+            "student_cap",
+            "progressive_cap",
+            "hold_fraction",
+        ):
+            v = getattr(self, name)
+            require(is_number(v), f"setting.{name} must be a finite number, got {v!r}.")
+        require(
+            self.hold_samples >= 0,
+            f"setting.hold_samples must be at least 0, got {self.hold_samples}.",
+        )
         require(
             self.hold_fraction > 0 or self.hold_samples > 0,
             "setting.hold_fraction must be positive where hold_samples is 0.",

@@ -11,14 +11,24 @@ Interrupt at any time: the same command goes on where it stopped (exit code 75).
 import argparse
 import difflib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from paper_repro import SCALES, STUDIES
 
 
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the message alone; usage is what `--help` is for."""
+        self.exit(2, f"error: {message:.400} (see `{self.prog} --help`)\n")
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line; answers help and mistakes without importing jax."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m paper_repro",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -26,7 +36,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
     parser.add_argument(
         "--scale",
-        choices=SCALES,
+        metavar="{" + ",".join(SCALES) + "}",
         default="smoke",
         help="smoke: the pipeline; cpu: the phenomenon; paper: the published sizes",
     )
@@ -39,14 +49,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for name in args.studies:
         if name not in STUDIES:
-            close = difflib.get_close_matches(name, STUDIES, n=1)
-            hint = (
-                f"did you mean {close[0]}?"
-                if close
-                else f"choose {', '.join(STUDIES)}."
-            )
-            parser.error(f"unknown study {name!r}; {hint}")
+            parser.error(f"unknown study {name[:60]!r}; {_nearest(name, STUDIES)}")
+    if args.scale not in SCALES:
+        hint = _nearest(args.scale, SCALES)
+        parser.error(f"--scale: there is no scale {args.scale[:60]!r}; {hint}")
+    if args.root is not None and args.root.exists() and not args.root.is_dir():
+        parser.error(f"--root: {args.root} is not a folder")
     return args
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word[:60], list(known), n=1)
+    return f"did you mean {close[0]}?" if close else f"choose {', '.join(known)}."
 
 
 def list_studies() -> None:

@@ -199,7 +199,9 @@ def test_an_ambiguous_hash_is_refused(
     name = only(root).name[:6]
     code, _, err = ask(capsys, "verify", name, "--root", root)
     assert code == 2 and f"student/{twin}" in err and "give more of it" in err
-    assert ask(capsys, "verify", f"student/{name}", "--root", root)[0] == 0
+    assert ask(capsys, "verify", f"teacher/{name}", "--root", root)[0] == 0
+    code, out, _ = ask(capsys, "verify", f"student/{name}", "--root", root)
+    assert code == 1 and f"is that of run {only(root).name}" in out
 
 
 def test_probe_refuses_an_altered_checkpoint(

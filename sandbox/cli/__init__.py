@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from sandbox import __version__
 from sandbox.cli import doctor, probe, runs, verify
+from sandbox.cli.listing import printable
 from sandbox.errors import SandboxError
 
 __all__ = ["main"]
@@ -39,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the message alone; usage is what `--help` is for."""
-        self.exit(2, f"error: {message} (see `{self.prog} --help`)\n")
+        self.exit(2, f"error: {message:.400} (see `{self.prog} --help`)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except SandboxError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {printable(str(e))}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         print("error: interrupted.", file=sys.stderr)
@@ -79,3 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `sandbox runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except RecursionError:
+        print("error: a stored file is nested too deeply to be read.", file=sys.stderr)
+        return SandboxError.exit_code
+    except OSError as e:  # a name too long for a file, a disk that cannot be read
+        where = f"{e.filename}: " if e.filename else ""
+        print(f"error: {printable(f'{where}{e.strerror or e}')}.", file=sys.stderr)
+        return SandboxError.exit_code

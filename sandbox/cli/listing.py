@@ -3,6 +3,7 @@
 import argparse
 import fcntl
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,11 @@ def resolve(name: str, root: Path) -> RunFolder:
       StoreError: no run, or more than one, is meant.
     """
     path = Path(name)
-    if any((path / f).is_file() for f in ("config.json", MANIFEST)):
-        return RunFolder(path)
+    try:
+        if any((path / f).is_file() for f in ("config.json", MANIFEST)):
+            return RunFolder(path)
+    except (OSError, ValueError) as e:  # no file can have such a name
+        raise StoreError(f"{name[:60]!r} cannot be the name of a run ({e}).") from e
     kind, _, start = name.rpartition("/")
     match = [
         r
@@ -59,7 +63,7 @@ def resolve(name: str, root: Path) -> RunFolder:
     ]
     if not match:
         raise StoreError(
-            f"no run folder and no run under {root} is called {name!r};"
+            f"no run folder and no run under {root} is called {name[:60]!r};"
             " `sandbox runs` lists what there is."
         )
     if len(match) > 1:
@@ -69,11 +73,19 @@ def resolve(name: str, root: Path) -> RunFolder:
     return match[0]
 
 
+def is_plain(path: Path) -> bool:
+    """Whether there is a file proper: no link, pipe or folder, which are not read."""
+    return path.is_file() and not path.is_symlink()
+
+
 def held(run: RunFolder) -> bool:
     """Whether some process is writing this run now; frees the lock at once."""
     try:
-        handle = os.open(run.path / ".lock", os.O_RDONLY)
+        handle = os.open(run.path / ".lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
+        return False
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -88,15 +100,26 @@ def record_text(record: Any) -> str:
     """One line of a saved record, e.g. `Parity d=32 k=6 RandomSupport`."""
     if not isinstance(record, dict):
         return "?"
-    words = [str(record.get("type", "?"))]
-    for name, value in record.items():
+    words = [word_of(record.get("type", "?"))]
+    for name, value in list(record.items())[:20]:
         if isinstance(value, dict):
-            words.append(str(value.get("type", "?")))
+            words.append(word_of(value.get("type", "?")))
         elif isinstance(value, list):
-            words.append(f"{name}={'x'.join(str(v) for v in value)}")
+            words.append(f"{name}={'x'.join(word_of(v) for v in value[:20])}")
         elif name != "type":
-            words.append(f"{name}={value}")
+            words.append(f"{name}={word_of(value)}")
     return " ".join(words)
+
+
+def word_of(value: Any) -> str:
+    """A value of a record where a number or a name is expected."""
+    return str(value) if isinstance(value, str | int | float | None) else "?"
+
+
+def printable(text: str, most: int = 1000) -> str:
+    """Text of unknown origin on one line: nothing in it can steer a terminal."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
 def size_text(n_bytes: int) -> str:

@@ -130,6 +130,7 @@ def check(args: argparse.Namespace) -> Request:
     """Turns arguments into a request, or says in one sentence what is wrong."""
     probes = _probes(args.probes)
     require(args.points >= 2, f"--points must be at least 2, got {args.points}.")
+    require(args.points < 2**32, "--points must be less than 2^32.")
     require(
         args.out is None or len(probes) == 1,
         "--out names one file; give one probe with it.",
@@ -176,12 +177,13 @@ def _steps(words: list[str], folder: RunFolder) -> tuple[int, ...]:
             require(every >= 1, f"--steps every N needs N >= 1, got {every}.")
         elif words != ["all"]:
             wanted = [int(p) for w in words for p in w.replace("_", "").split(",") if p]
+            require(bool(wanted), "--steps must name at least one checkpoint.")
     except ConfigError:
         raise
     except ValueError as e:
         raise ConfigError(
             "--steps must be all, a list such as 0,20000,40000, or every N, got"
-            f" {' '.join(words)!r}."
+            f" {' '.join(words)[:60]!r}."
         ) from e
     stored = Trajectory(folder).steps
     if not stored:
@@ -228,7 +230,8 @@ def study_classes(name: str) -> tuple[type, ...]:
 
 def _warn_changed(folder: RunFolder, spec: Any) -> None:
     """Says so if a class of the user's own is no longer what the run was made with."""
-    then = read_json(folder.path / "config.json").get("foreign") or {}
+    then = read_json(folder.path / "config.json").get("foreign")
+    then = then if isinstance(then, dict) else {}
     now = foreign_sources(spec)
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
@@ -262,14 +265,14 @@ def _seeds(seed: int | None, strategy: str, opened: Any) -> tuple[tuple[int, int
         raise ConfigError(
             f"--seed: the run has seeds {seeds[0]} to {seeds[-1]}, got {seed}."
         )
-    absent = {o["seed"] for o in opened.outcome["absent"] if o["strategy"] == strategy}
+    absent = {o["seed"] for o in _lanes(opened, "absent") if o["strategy"] == strategy}
     wanted = seeds if seed is None else (seed,)
     kept = tuple((seeds.index(s), s) for s in wanted if s not in absent)
     require(
         bool(kept),
         f"--seed: strategy {strategy!r} was not trained for {wanted}: no teacher.",
     )
-    for o in opened.outcome["failed"]:
+    for o in _lanes(opened, "failed"):
         if o["strategy"] == strategy and o["seed"] in [s for _, s in kept]:
             print(
                 f"warning: seed {o['seed']} became non-finite at sample {o['sample']};"
@@ -277,6 +280,25 @@ def _seeds(seed: int | None, strategy: str, opened: Any) -> tuple[tuple[int, int
                 file=sys.stderr,
             )
     return kept
+
+
+def _lanes(opened: Any, kind: str) -> list[dict[str, Any]]:
+    """The lanes that a run's outcome lists as `absent` or `failed`.
+
+    Raises:
+      StoreError: its outcome lists none of that kind, or not in the form written.
+    """
+    data = opened.outcome
+    lanes = data.get(kind) if isinstance(data, dict) else None
+    wanted = {"seed", "strategy"} | ({"sample"} if kind == "failed" else set())
+    sound = isinstance(lanes, list) and all(
+        isinstance(o, dict) and wanted <= o.keys() for o in lanes
+    )
+    if not sound:
+        raise StoreError(
+            f"{opened.folder.path / 'outcome.json'} does not list the {kind} lanes."
+        )
+    return lanes or []
 
 
 def _target(folder: RunFolder, out: Path | None) -> Path | None:
@@ -288,4 +310,6 @@ def _target(folder: RunFolder, out: Path | None) -> Path | None:
         f"--out: {out} is inside the run's folder, which must not change.",
     )
     require(not out.is_dir(), f"--out: {out} is a folder; name a file.")
+    parents = [p for p in out.absolute().parents if p.exists()]
+    require(parents[0].is_dir(), f"--out: {parents[0]} is not a folder.")
     return out

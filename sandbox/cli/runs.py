@@ -9,10 +9,13 @@ from sandbox.cli.listing import (
     add_root,
     folders,
     held,
+    is_plain,
+    printable,
     record_text,
     root_of,
     size_text,
     table,
+    word_of,
 )
 from sandbox.errors import SandboxError
 from sandbox.store.files import read_json
@@ -23,6 +26,8 @@ _HEADER = (
     *("seeds", "samples", "state", "size", "seconds"),
 )
 _WIDE = 44  # characters of a cell before it is cut
+_MOST_JSON = 10**7
+"""Bytes of a stored JSON text that are read at most; a real one is far smaller."""
 
 
 def add(commands: Any) -> None:
@@ -33,9 +38,13 @@ def add(commands: Any) -> None:
         description=(
             "Lists every run folder: what it trains, how far it is and what it takes on"
             " disk. `held` means that a process is writing it now; `unfinished` that"
-            " the command which started it would resume it."
+            " the command which started it would resume it; `damaged` that its files"
+            " cannot be read as a run."
         ),
-        epilog="examples:\n  sandbox runs\n  sandbox runs --root /scratch/runs\n",
+        epilog=(
+            "examples:\n  sandbox runs\n  sandbox runs --root /scratch/runs\n\n"
+            "exit code: 0 all could be read, 1 some are damaged, 2 no such folder"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_root(parser)
@@ -43,32 +52,49 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table."""
+    """Prints the table; returns 1 if a run in it is damaged."""
     root = root_of(args)
     found = folders(root)
     if not found:
         print(f"no runs under {root} yet.")
         return 0
-    print(table(_HEADER, [_row(r) for r in found], right="llllllrlrr"))
-    return 0
+    rows = [_row(r) for r in found]
+    print(table(_HEADER, rows, right="llllllrlrr"))
+    damaged = sum(row[_HEADER.index("state")] == "damaged" for row in rows)
+    if damaged:
+        print(f"{damaged} damaged; `sandbox verify` says what is wrong.")
+    return 1 if damaged else 0
 
 
 def _row(run: RunFolder) -> list[str]:
     config, outcome = _read(run.path / "config.json"), _read(run.path / "outcome.json")
     spec = config.get("spec") or _as_spec(config)
-    strategies = spec.get("strategies") or []
-    names = ",".join(str(s.get("name", "?")) for s in strategies) or "?"
     state, samples, seconds = _progress(run, outcome)
+    if not isinstance(spec, dict) or not spec:
+        spec, state = {}, "damaged"
     cells = [
         *(run.path.parent.name, run.path.name),
-        *(record_text(spec.get("task")), record_text(spec.get("model")), names),
+        *(record_text(spec.get("task")), record_text(spec.get("model"))),
+        _names(spec.get("strategies")),
         _seeds(spec),
-        f"{samples:,}" if samples is not None else "?",
-        state if config else "damaged",
+        f"{samples:,}" if _is_count(samples) else "?",
+        state,
         size_text(_size(run.path)),
-        f"{seconds:,.0f}" if seconds is not None else "?",
+        f"{seconds:,.0f}" if _is_count(seconds) else "?",
     ]
-    return [c if len(c) <= _WIDE else c[: _WIDE - 3] + "..." for c in cells]
+    return [printable(c, _WIDE) for c in cells]
+
+
+def _is_count(value: Any) -> bool:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real and 0 <= value < 2**63
+
+
+def _names(strategies: Any) -> str:
+    if not isinstance(strategies, list) or not strategies:
+        return "?"
+    named = (s if isinstance(s, dict) else {} for s in strategies[:20])
+    return ",".join(word_of(s.get("name", "?"))[:_WIDE] for s in named)
 
 
 def _as_spec(config: dict[str, Any]) -> dict[str, Any]:
@@ -76,19 +102,21 @@ def _as_spec(config: dict[str, Any]) -> dict[str, Any]:
     probe = config.get("probe")
     if not isinstance(probe, dict):
         return {}
-    of = {"name": f"{probe.get('type', '?')} of {config.get('run', '?')}"}
+    kind, run_of = word_of(probe.get("type", "?")), word_of(config.get("run", "?"))
+    of = {"name": f"{kind} of {run_of}"}
     return {"task": probe.get("task"), "model": probe.get("model"), "strategies": [of]}
 
 
-def _progress(run: RunFolder, outcome: Any) -> tuple[str, int | None, float | None]:
+def _progress(run: RunFolder, outcome: dict[str, Any]) -> tuple[str, Any, Any]:
     """State, samples trained a lane, and wall seconds so far."""
     if not run.complete:
         meta = _resume_meta(run.path)
         state = "held" if held(run) else "unfinished"
-        return state, int(meta.get("t", 0)), float(meta.get("wall", 0.0))
+        return state, meta.get("t", 0), meta.get("wall", 0.0)
     seconds = _read(run.path / "provenance.json").get("wall_seconds")
-    failed, lanes = len(outcome.get("failed", ())), outcome.get("lanes")
-    state = f"finished, {failed}/{lanes} failed" if failed else "finished"
+    failed, lanes = outcome.get("failed"), outcome.get("lanes")
+    n = len(failed) if isinstance(failed, list) else 0
+    state = f"finished, {n}/{lanes} failed" if n and _is_count(lanes) else "finished"
     return state, outcome.get("samples"), seconds
 
 
@@ -96,24 +124,31 @@ def _resume_meta(path: Path) -> dict[str, Any]:
     """The JSON beside the newest saved state (a safetensors header), if any."""
     for file in sorted(path.glob("resume-*.safetensors"), reverse=True):
         try:
+            if not is_plain(file):
+                continue
             with open(file, "rb") as f:
                 length = int.from_bytes(f.read(8), "little")
-                header = json.loads(f.read(min(length, 10**8)))
-            return json.loads(header["__metadata__"]["meta"])
-        except (OSError, ValueError, KeyError):
-            continue  # being replaced right now, or cut short
+                header = json.loads(f.read(min(length, _MOST_JSON)))
+            meta = json.loads(header["__metadata__"]["meta"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # being replaced right now, cut short, or no such file at all
+        if isinstance(meta, dict):
+            return meta
     return {}
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """A stored JSON object; empty where there is none that can be read."""
     try:
+        if not is_plain(path) or path.stat().st_size > _MOST_JSON:
+            return {}
         data = read_json(path)
-    except SandboxError:
+    except (SandboxError, OSError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
 
-def _seeds(spec: Any) -> str:
+def _seeds(spec: dict[str, Any]) -> str:
     first, n = spec.get("first_seed"), spec.get("n_seeds")
     if not isinstance(first, int) or not isinstance(n, int):
         return "?"
@@ -124,7 +159,7 @@ def _size(path: Path) -> int:
     total = 0
     for p in path.rglob("*"):
         try:
-            total += p.stat().st_size if p.is_file() else 0
+            total += p.lstat().st_size if is_plain(p) else 0
         except OSError:
             continue  # a temporary file that was just renamed
     return total

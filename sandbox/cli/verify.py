@@ -1,9 +1,11 @@
-"""`sandbox verify`: compares every committed file with its run's manifest."""
+"""`sandbox verify`: compares every stored file with the checksum recorded for it."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from sandbox.cli.listing import add_root, folders, held, resolve, root_of
+from sandbox.errors import StoreError
 from sandbox.store.runs import RunFolder
 
 
@@ -14,8 +16,9 @@ def add(commands: Any) -> None:
         help="compare every stored file with its checksum",
         description=(
             "Compares size and sha256 of every file of finished runs with their"
-            " manifests and names each one that is missing, cut or altered."
-            " Unfinished runs are listed; they have no manifest yet."
+            " manifests and names each one that is missing, cut or altered, and of"
+            " unfinished runs their saved state and the checkpoints it lists. A run"
+            " that is being written now is only listed."
         ),
         epilog=(
             "examples:\n  sandbox verify\n  sandbox verify 3f9a\n"
@@ -37,15 +40,16 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints what is wrong and returns 1 if anything is."""
     root = root_of(args)
-    found = [resolve(args.name, root)] if args.name else folders(root)
+    found = [resolve(args.name, root)] if args.name else _folders(root)
     sound = bad = unfinished = 0
     for folder in found:
-        if not folder.complete:
+        writing = not folder.complete and held(folder)
+        problems = [] if writing else _problems(folder)
+        if not folder.complete and not problems:
             unfinished += 1
-            state = "being written now" if held(folder) else "unfinished"
+            state = "being written now" if writing else "unfinished"
             print(f"{folder.path} is {state}")
             continue
-        problems = _problems(folder)
         bad += bool(problems)
         sound += not problems
         for line in problems:
@@ -57,8 +61,20 @@ def run(args: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
+def _folders(root: Path) -> list[RunFolder]:
+    """Every run, also one that has lost its config before it was finished."""
+    paths = {r.path for r in folders(root)}
+    paths |= {p.parent.parent for p in root.glob("*/*/ckpt/step_*.safetensors")}
+    paths |= {p.parent for p in root.glob("*/*/resume-*.safetensors")}
+    return [RunFolder(p) for p in sorted(paths)]
+
+
 def _problems(folder: RunFolder) -> list[str]:
     try:
-        return folder.problems()
+        if folder.complete:
+            return folder.problems()
+        return folder.unfinished_problems()
+    except StoreError as e:
+        return [str(e)]
     except OSError as e:
         return [f"{e.filename or folder.path} cannot be read ({e.strerror})"]

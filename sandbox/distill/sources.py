@@ -19,15 +19,23 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, inf
+from math import ceil
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from sandbox.errors import require
+from sandbox.store.config import is_number
+
+MAX_CHECKPOINTS = 100_000
+"""Most teacher checkpoints that one schedule may use; each is a file."""
 
 
 def is_whole(value: object) -> bool:
     """Whether a value is an `int` proper, which is what records store."""
     return type(value) is int
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,9 @@ class PerSeed:
     def __post_init__(self) -> None:
         """Refuses negative and fractional entries."""
         require(
-            all(v is None or (is_whole(v) and v >= 0) for v in self.values),
-            f"per-seed values must be non-negative whole numbers, got {self.values}.",
+            isinstance(self.values, tuple)
+            and all(v is None or _is_count(v) for v in self.values),
+            f"per-seed values must be whole numbers from 0, got {self.values!r}.",
         )
 
 
@@ -73,8 +82,17 @@ class Lane(NamedTuple):
 def _at_least_one(name: str, value: int, unit: str) -> None:
     require(
         is_whole(value) and value >= 1,
-        f"{name} must be at least 1 {unit}, a whole number, got {value}.",
+        f"{name} must be at least 1 {unit}, a whole number, got {value!r}.",
     )
+
+
+def _multiples(every: int, final: int) -> tuple[int, ...]:
+    """Every multiple of `every` up to the final checkpoint, and that one."""
+    require(
+        final <= every * MAX_CHECKPOINTS,
+        f"source.every = {every} asks for more than {MAX_CHECKPOINTS:,} checkpoints.",
+    )
+    return (*range(every, final, every), final)
 
 
 @runtime_checkable
@@ -206,8 +224,8 @@ class Progressive(Source):
         """Refuses a schedule that never moves or switches between samples."""
         _at_least_one("source.every", self.every, "sample")
         require(
-            0 < self.speed < inf,
-            f"source.speed must be positive and finite, got {self.speed}.",
+            is_number(self.speed) and self.speed >= 1e-6,
+            f"source.speed must be finite and at least 1e-6, got {self.speed!r}.",
         )
         require(
             (self.every / self._speed).denominator == 1,
@@ -233,7 +251,7 @@ class Progressive(Source):
 
     def checkpoints(self, lane: Lane) -> tuple[int, ...]:
         """Every multiple of `every` up to the final checkpoint, and that one."""
-        return (*range(self.every, lane.final, self.every), lane.final)
+        return _multiples(self.every, lane.final)
 
     def borders(self, n_seeds: int) -> list[tuple[str, int]]:
         """The samples that each checkpoint teaches."""
@@ -257,18 +275,16 @@ class NShot(Source):
 
     def __post_init__(self) -> None:
         """Refuses an empty first stage."""
-        require(
-            len(self.steps) >= 1,
-            "source.steps must name at least one checkpoint; use Final() for none.",
-        )
         holds = self.hold.values if isinstance(self.hold, PerSeed) else (self.hold,)
         require(
-            all(h is None or (is_whole(h) and h >= 1) for h in holds),
+            all(h is None or (_is_count(h) and h > 0) for h in holds),
             f"source.hold must be at least 1 sample, a whole number, got {self.hold}.",
         )
         require(
-            all(isinstance(s, PerSeed) or (is_whole(s) and s >= 0) for s in self.steps),
-            f"source.steps must be non-negative whole numbers, got {self.steps}.",
+            isinstance(self.steps, tuple)
+            and len(self.steps) >= 1
+            and all(isinstance(s, PerSeed) or _is_count(s) for s in self.steps),
+            f"source.steps must be a tuple of checkpoint steps, got {self.steps!r}.",
         )
 
     def borders(self, n_seeds: int) -> list[tuple[str, int]]:
@@ -344,7 +360,8 @@ class UntilSaturation(Source):
         _at_least_one("source.limit", self.limit, "sample")
         _at_least_one("source.window", self.window, "evaluation")
         require(
-            self.min_gain > 0, f"source.min_gain must be positive, got {self.min_gain}."
+            is_number(self.min_gain) and self.min_gain > 0,
+            f"source.min_gain must be positive and finite, got {self.min_gain!r}.",
         )
 
     def checkpoint_at(self, t: int, lane: Lane) -> int | None:
@@ -359,7 +376,7 @@ class UntilSaturation(Source):
 
     def checkpoints(self, lane: Lane) -> tuple[int, ...]:
         """Every multiple of `every` up to the final checkpoint, and that one."""
-        return (*range(self.every, lane.final, self.every), lane.final)
+        return _multiples(self.every, lane.final)
 
     def advances(self, t: int, lane: Lane, history: Sequence[float]) -> bool:
         """Whether the lane moves on at the evaluation at sample t.

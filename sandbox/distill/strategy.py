@@ -21,7 +21,7 @@ from sandbox.distill.sources import BuiltInSource, Labels, Source, is_whole
 from sandbox.distill.updates import Joint
 from sandbox.distill.views import Identity
 from sandbox.errors import require
-from sandbox.store.config import later
+from sandbox.store.config import is_number, later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,15 @@ class Anneal:
     over: int
 
     def __post_init__(self) -> None:
-        """Refuses an empty ramp."""
+        """Refuses an empty ramp and ends that are no numbers."""
+        require(
+            is_number(self.start) and is_number(self.end),
+            "anneal.start and anneal.end must be finite numbers, got"
+            f" {self.start!r} and {self.end!r}.",
+        )
         require(
             is_whole(self.over) and self.over >= 1,
-            f"anneal.over must be at least 1, a whole number, got {self.over}.",
+            f"anneal.over must be at least 1, a whole number, got {self.over!r}.",
         )
 
 
@@ -60,8 +65,9 @@ class Target:
     def __post_init__(self) -> None:
         """Refuses negative temperatures."""
         require(
-            min(ends(self.tau)[:2]) >= 0,
-            f"target.tau must be at least 0 (0 is the argmax teacher), got {self.tau}.",
+            all(is_number(v) and v >= 0 for v in ends(self.tau)[:2]),
+            "target.tau must be at least 0 (0 is the argmax teacher) and finite, got"
+            f" {self.tau!r}.",
         )
 
 
@@ -83,19 +89,22 @@ class Loss:
 
     def __post_init__(self) -> None:
         """Refuses weights outside [0, 1] and temperatures at or below 0."""
-        low, high = min(ends(self.alpha)[:2]), max(ends(self.alpha)[:2])
         require(
-            low >= 0 and high <= 1, f"loss.alpha must lie in [0, 1], got {self.alpha}."
+            all(is_number(v) and 0 <= v <= 1 for v in ends(self.alpha)[:2]),
+            f"loss.alpha must lie in [0, 1], got {self.alpha!r}.",
         )
         require(
             self.direction in ("forward", "reverse"),
             f"loss.direction must be forward or reverse, got {self.direction!r}.",
         )
         require(
-            self.tau_student > 0,
-            f"loss.tau_student must be positive, got {self.tau_student}.",
+            is_number(self.tau_student) and self.tau_student > 0,
+            f"loss.tau_student must be positive and finite, got {self.tau_student!r}.",
         )
-        require(self.scale > 0, f"loss.scale must be positive, got {self.scale}.")
+        require(
+            is_number(self.scale) and self.scale > 0,
+            f"loss.scale must be positive and finite, got {self.scale!r}.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +132,11 @@ class Strategy:
 
     def __post_init__(self) -> None:
         """Refuses combinations that mean nothing."""
-        require(bool(self.name), "strategy.name must not be empty.")
+        require(
+            isinstance(self.name, str) and bool(self.name) and self.name.isprintable(),
+            "strategy.name must be a text that is not empty and can be printed, got"
+            f" {self.name!r:.60}.",
+        )
         require(
             is_whole(self.init) and 0 <= self.init < 2**31,
             f"strategy {self.name!r}: init must be a whole number from 0, got"

@@ -30,6 +30,10 @@ TILE = 500
 """Hidden units of one tile: 1024 rows of it fit in a core's second-level cache."""
 
 
+def _is_size(value: object) -> bool:
+    return type(value) is int and value < 2**31
+
+
 @dataclass(frozen=True, kw_only=True)
 class MLP:
     """An MLP with one or more hidden layers.
@@ -46,7 +50,15 @@ class MLP:
 
     def __post_init__(self) -> None:
         """Refuses empty layers."""
+        for name in ("d", "n_classes"):
+            v = getattr(self, name)
+            require(_is_size(v), f"model.{name} must be a whole number, got {v!r}.")
         require(self.d >= 1, f"model.d must be at least 1, got {self.d}.")
+        require(
+            isinstance(self.hidden, tuple) and all(_is_size(m) for m in self.hidden),
+            "model.hidden must be a tuple of whole numbers, e.g. (100,), got"
+            f" {self.hidden!r}.",
+        )
         require(
             len(self.hidden) >= 1,
             "model.hidden must name at least one layer width, e.g. (100,).",

@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib import style as mpl_style
 from matplotlib.figure import Figure
 
-from sandbox.store.files import write_atomic
+from sandbox.store.files import make_folder, write_atomic
 
 STYLE = Path(__file__).with_name("sandbox.mplstyle")
 WIDE = 6.75
@@ -55,7 +55,7 @@ def save(fig: Figure, stem: Path) -> tuple[Path, Path]:
       fig: the figure.
       stem: path without suffix.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(stem.parent)
     written = []
     with styled():
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sandbox.errors import Interrupted
+from sandbox.errors import Interrupted, StoreError
 from sandbox.store.config import digest, foreign_sources, to_json
 from sandbox.store.files import exclusive, read_json, write_atomic, write_json
 from sandbox.store.provenance import provenance
@@ -97,8 +97,12 @@ def measure_trajectory(
                 teller = default_progress() if progress is None else progress
                 _measure(run, probe, chosen, (positions, lane), folder, what, teller)
     folder.check("provenance.json")
-    wall = read_json(folder.path / "provenance.json")["wall_seconds"]
-    return Measured(np.asarray(chosen), _read(folder), wall)
+    about = read_json(folder.path / "provenance.json")
+    wall = about.get("wall_seconds", 0.0) if isinstance(about, dict) else 0.0
+    values = _read(folder)
+    if any(v.shape[:2] != (len(positions), len(chosen)) for v in values.values()):
+        raise StoreError(f"{folder.path / _VALUES} is no measurement of these seeds.")
+    return Measured(np.asarray(chosen), values, wall)
 
 
 def _measure(
@@ -218,7 +222,13 @@ def _measure_seeds(probe: Probe, params: Params, keys: Array) -> dict[str, Array
 
 
 def _read(folder: RunFolder) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     folder.check(_VALUES)
-    return load((folder.path / _VALUES).read_bytes())
+    try:
+        return load((folder.path / _VALUES).read_bytes())
+    except (SafetensorError, KeyError, TypeError, ValueError) as e:
+        raise StoreError(
+            f"{folder.path / _VALUES} is no measurement ({e!s:.200})."
+        ) from e

@@ -35,8 +35,9 @@ _LONGEST = 60
 
 def is_number(value: object) -> bool:
     """Whether a value is a finite number and no `bool`."""
-    real = isinstance(value, int | float) and type(value) is not bool
-    return real and abs(value) < 1e300  # neither infinite nor NaN
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e300  # neither infinite nor NaN
 
 
 def later(default: Any) -> Any:

@@ -66,15 +66,21 @@ def read_metrics(run: RunFolder) -> Metrics:
     import pyarrow.parquet as pq
 
     run.check(FILE)
-    table = pq.read_table(pa.BufferReader((run.path / FILE).read_bytes()))
-    raw = {
-        n: table.column(n).to_numpy(zero_copy_only=False) for n in table.column_names
-    }
-    steps = np.unique(raw.pop("step"))
-    seeds = tuple(int(s) for s in np.unique(raw.pop("seed")))
-    names = raw.pop("strategy")
-    n_lanes = len(names) // (len(steps) * len(seeds))
-    strategies = tuple(str(s) for s in names[:n_lanes])
-    shape = (len(steps), len(seeds), n_lanes)
-    columns = {n: v.reshape(shape) for n, v in raw.items()}
+    try:
+        table = pq.read_table(pa.BufferReader((run.path / FILE).read_bytes()))
+        raw = {
+            n: table.column(n).to_numpy(zero_copy_only=False)
+            for n in table.column_names
+        }
+        steps = np.unique(raw.pop("step"))
+        seeds = tuple(int(s) for s in np.unique(raw.pop("seed")))
+        names = raw.pop("strategy")
+        n_lanes = len(names) // max(len(steps) * len(seeds), 1)
+        strategies = tuple(str(s) for s in names[:n_lanes])
+        shape = (len(steps), len(seeds), n_lanes)
+        columns = {n: v.reshape(shape) for n, v in raw.items()}
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as e:
+        raise StoreError(
+            f"{run.path / FILE} is no table of metrics ({e!s:.200})."
+        ) from e
     return Metrics(steps, seeds, strategies, columns)

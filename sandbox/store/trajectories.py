@@ -2,21 +2,34 @@
 
 One safetensors file a checkpoint, every seed and lane of the group stacked on the two
 leading axes `(S, L, ...)`. Only parameters are stored, no optimizer state. A file is
-checked against the run's manifest before its first use.
+checked against the run's manifest before its first use, and what its header claims
+against what a checkpoint may hold before anything is allocated: a file that was made to
+fill memory is an error that names it.
 """
 
+import json
+import re
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sandbox.errors import StoreError
-from sandbox.store.files import write_atomic
+from sandbox.store.files import sha256, write_atomic
 from sandbox.store.runs import RunFolder
 from sandbox.types import Params
 
 _FOLDER = "ckpt"
+_NAME = re.compile(_FOLDER + r"/step_([0-9]{12,18})\.safetensors")
+_BYTES = {"F32": 4, "F64": 8}
+"""Stored dtypes, as a header names them, and their size."""
+_MOST_HEADER = 10**6
+"""Bytes of a header that are read at most; a real one has about 100 a tensor."""
+
+Shapes = dict[str, tuple[int, ...]]
+"""Name -> shape of every tensor of a checkpoint."""
 
 
 def flatten(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
@@ -47,12 +60,70 @@ def checkpoint_name(step: int) -> str:
     return f"{_FOLDER}/step_{step:012d}.safetensors"
 
 
-def save_checkpoint(folder: Path, step: int, params: Params) -> None:
-    """Writes parameters `(S, L, ...)` atomically."""
+def save_checkpoint(folder: Path, step: int, params: Params) -> str:
+    """Writes parameters `(S, L, ...)` atomically; returns the sha256 of the file."""
     from safetensors.numpy import save
 
     flat = {k: np.ascontiguousarray(v) for k, v in flatten(params).items()}
-    write_atomic(folder / checkpoint_name(step), save(flat))
+    data = save(flat)
+    write_atomic(folder / checkpoint_name(step), data)
+    return sha256(data)
+
+
+def read_header(path: Path) -> Shapes:
+    """Shapes of a checkpoint's tensors, without reading them.
+
+    Raises:
+      StoreError: it is no checkpoint: floats `(S, L, ...)`, each named once.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        size = path.stat().st_size
+        with open(path, "rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            if length > min(size, _MOST_HEADER):
+                raise ValueError(f"its header claims {length} bytes")
+            header = json.loads(f.read(length), object_pairs_hook=_once)
+        if not isinstance(header, dict):
+            raise ValueError("its header is not an object")
+        header.pop("__metadata__", None)
+        shapes = {name: _shape(name, claim, size) for name, claim in header.items()}
+        if len({shape[:2] for shape in shapes.values()}) != 1:
+            raise ValueError("its tensors do not share the axes of seeds and lanes")
+        parents = {n[:i] for n in shapes for i, c in enumerate(n) if c == "/"}
+        if parents & shapes.keys():
+            raise ValueError("a tensor is named like a group of others")
+    except (OSError, ValueError, RecursionError) as e:
+        raise StoreError(f"{path} is no checkpoint ({e!s:.200}).") from e
+    return shapes
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ."""
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("its header names something twice")
+    return dict(pairs)
+
+
+def _shape(name: str, claim: Any, size: int) -> tuple[int, ...]:
+    """The shape that a header claims for a tensor, if a file of `size` can hold it."""
+    claim = claim if isinstance(claim, dict) else {}
+    shape, width = claim.get("shape"), _BYTES.get(str(claim.get("dtype")))
+    if width is None:
+        raise ValueError(f"{name!r:.60} is not of float32 or float64")
+    sound = isinstance(shape, list) and all(type(n) is int and n >= 1 for n in shape)
+    if not sound or not 2 <= len(shape) <= 16:
+        raise ValueError(f"{name!r:.60} is not of shape (seeds, lanes, ...)")
+    if prod(shape) * width > size:
+        raise ValueError(f"{name!r:.60} claims more than the file holds")
+    return tuple(shape)
+
+
+def _difference(found: Shapes, expected: Shapes) -> str:
+    """The first tensor in which two sets of parameters differ."""
+    name = min(n for n in found | expected if found.get(n) != expected.get(n))
+    return f"{name!r:.60} is {found.get(name)}, expected {expected.get(name)}"
 
 
 class Trajectory:
@@ -62,12 +133,30 @@ class Trajectory:
         """Lists the checkpoints of `run`."""
         self.run = run
         self._checked: set[int] = set()
+        self._expected: Shapes | None = None
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
         """Samples seen at each checkpoint, in training order."""
-        names = [n for n in self.run.manifest() if n.startswith(f"{_FOLDER}/step_")]
-        return tuple(sorted(int(Path(n).stem.removeprefix("step_")) for n in names))
+        found = [_NAME.fullmatch(n) for n in self.run.manifest()]
+        return tuple(sorted(int(m[1]) for m in found if m))
+
+    def expect(self, shapes: Shapes) -> None:
+        """Says what every checkpoint must hold; `read` then refuses any other."""
+        self._expected = shapes
+
+    def _sound(self, step: int) -> Path:
+        """The file of a checkpoint, compared with the manifest once."""
+        if step not in self.steps:
+            raise StoreError(
+                f"checkpoint step {step} is not in the trajectory of {self.run.path}"
+                f" ({len(self.steps)} checkpoints up to {max(self.steps, default=0)})."
+            )
+        name = checkpoint_name(step)
+        if step not in self._checked:
+            self.run.check(name)
+            self._checked.add(step)
+        return self.run.path / name
 
     def read(self, step: int, *, seed: int | None = None, lane: int = 0) -> Params:
         """Parameters at a checkpoint.
@@ -79,26 +168,23 @@ class Trajectory:
           lane: position of the strategy, used with `seed`.
 
         Raises:
-          StoreError: the step is not in the trajectory, or its file was altered.
+          StoreError: the step is not in the trajectory, or its file was altered or is
+            no checkpoint.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        if step not in self.steps:
+        path = self._sound(step)
+        shapes = read_header(path)
+        if self._expected is not None and shapes != self._expected:
             raise StoreError(
-                f"checkpoint step {step} is not in the trajectory of {self.run.path}"
-                f" ({len(self.steps)} checkpoints up to {max(self.steps, default=0)})."
+                f"{path} does not hold the parameters of the run's model:"
+                f" {_difference(shapes, self._expected)}."
             )
-        name = checkpoint_name(step)
-        if step not in self._checked:
-            self.run.check(name)
-            self._checked.add(step)
-        with safe_open(self.run.path / name, framework="numpy") as f:
-            keys = list(f.keys())
-            if seed is None:
-                return unflatten({k: f.get_tensor(k) for k in keys})
-            return unflatten(
-                {
-                    k: f.get_slice(k)[seed : seed + 1, lane : lane + 1][0, 0]
-                    for k in keys
-                }
-            )
+        try:
+            with safe_open(path, framework="numpy") as f:
+                if seed is None:
+                    return unflatten({k: f.get_tensor(k) for k in shapes})
+                here = (slice(seed, seed + 1), slice(lane, lane + 1))
+                return unflatten({k: f.get_slice(k)[here][0, 0] for k in shapes})
+        except SafetensorError as e:
+            raise StoreError(f"{path} is no checkpoint ({e!s:.200}).") from e

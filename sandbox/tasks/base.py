@@ -92,7 +92,17 @@ class BooleanTask:
 
     def __post_init__(self) -> None:
         """Refuses impossible sizes."""
+        self._check_whole("d")
         require(self.d >= 1, f"task.d must be at least 1, got {self.d}.")
+
+    def _check_whole(self, *names: str) -> None:
+        """Refuses fields that are no whole numbers (`bool` is none)."""
+        for name in names:
+            v = getattr(self, name)
+            require(
+                type(v) is int and v < 2**31,
+                f"task.{name} must be a whole number below 2^31, got {v!r}.",
+            )
 
     @property
     def n_classes(self) -> int:

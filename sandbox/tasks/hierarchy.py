@@ -40,6 +40,7 @@ class Hierarchy(BooleanTask):
     def __post_init__(self) -> None:
         """Refuses a tree that does not fit the cube."""
         super().__post_init__()
+        self._check_whole("depth", "feature_complexity")
         k = self.feature_complexity
         require(
             1 <= self.depth <= 10, f"task.depth must lie in 1..10, got {self.depth}."

@@ -16,6 +16,7 @@ from typing import Any
 from jaxtyping import Float, Int
 
 from sandbox.errors import require
+from sandbox.store.config import is_number
 from sandbox.tasks.base import BooleanTask
 from sandbox.types import Array, Batch
 
@@ -60,12 +61,22 @@ class Parity(BooleanTask):
     def __post_init__(self) -> None:
         """Refuses a support that does not fit the cube."""
         super().__post_init__()
+        self._check_whole("k")
         require(
             1 <= self.k <= self.d,
             f"task.k must lie in 1..d = 1..{self.d}, got {self.k}.",
         )
+        require(
+            isinstance(self.support, Support),
+            "task.support must be FirstSupport(), RandomSupport() or"
+            f" ExplicitSupport(indices=...), got {self.support!r}.",
+        )
         if isinstance(self.support, ExplicitSupport):
             s = self.support.indices
+            require(
+                isinstance(s, tuple) and all(type(i) is int for i in s),
+                f"task.support.indices must be a tuple of whole numbers, got {s!r}.",
+            )
             require(
                 len(s) == self.k,
                 f"task.support.indices must name k = {self.k} coordinates, got"
@@ -123,8 +134,8 @@ class NoisyParity(Parity):
         """Refuses a flip probability outside [0, 1/2)."""
         super().__post_init__()
         require(
-            0 <= self.eps < 0.5,
-            f"task.eps must lie in [0, 0.5), got {self.eps}; at 0.5 labels carry"
+            is_number(self.eps) and 0 <= self.eps < 0.5,
+            f"task.eps must lie in [0, 0.5), got {self.eps!r}; at 0.5 labels carry"
             " nothing.",
         )
 

@@ -12,7 +12,8 @@ from sandbox.train.spec import RunSpec
 from sandbox.types import Params
 
 LABELS, ABSENT = -1, -2
-_CACHE = 16  # checkpoints kept in memory, all seeds of each
+CACHE = 16
+"""Checkpoints kept in memory, all seeds of each."""
 
 
 class LanePlan:
@@ -135,7 +136,7 @@ class LanePlan:
         assert self.trajectory is not None
         if step not in self._cache:
             self._cache[step] = self.trajectory.read(step)
-            while len(self._cache) > _CACHE:
+            while len(self._cache) > CACHE:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(step)
         return jax.tree.map(lambda p: p[seed, 0], self._cache[step])

@@ -21,9 +21,10 @@ from sandbox.store.files import exclusive, write_atomic, write_json
 from sandbox.store.metrics import FILE, Metrics
 from sandbox.store.provenance import provenance
 from sandbox.store.runs import RunFolder, default_root
-from sandbox.store.trajectories import Trajectory, save_checkpoint
+from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpoint
 from sandbox.train.engine import Engine
 from sandbox.train.lanes import LABELS, LanePlan
+from sandbox.train.preflight import preflight
 from sandbox.train.progress import Progress, default_progress, seeds_text
 from sandbox.train.run import Run, folder_of, identity
 from sandbox.train.signals import (
@@ -48,6 +49,7 @@ class LoopState:
       steps: evaluations so far.
       columns: what was recorded there, name -> list of `(S, L)`.
       sittings: what each sitting computed with, this one last.
+      checkpoints: name -> sha256 of every checkpoint stored so far.
     """
 
     engine: Any
@@ -56,6 +58,7 @@ class LoopState:
     steps: list[int] = field(default_factory=list)
     columns: dict[str, list[np.ndarray]] = field(default_factory=dict)
     sittings: list[dict[str, str]] = field(default_factory=list)
+    checkpoints: dict[str, str] = field(default_factory=dict)
 
 
 def fit(
@@ -80,13 +83,16 @@ def fit(
     Raises:
       Interrupted: SIGINT, SIGTERM or SIGUSR1 arrived; call again to go on.
       DivergenceError: every lane became non-finite.
-      StoreError: the folder is held by another process, or a file cannot be written.
+      StoreError: the folder is held by another process, a file cannot be written, or a
+        stored one was damaged.
+      ConfigError: the run needs more memory than there is.
     """
     root = default_root() if root is None else root
     with jax.enable_x64(spec.dtype == "float64"):
         folder = folder_of(spec, root)
         run = Run(folder, spec)
         if not folder.complete:
+            preflight(spec, folder)
             with exclusive(folder.path):
                 if not folder.complete:
                     teller = default_progress() if progress is None else progress
@@ -120,6 +126,7 @@ class _Loop:
         folder.prepare()
         write_json(folder.path / "config.json", identity(spec))
         state = self._restore()
+        folder.require_unchanged(state.checkpoints)
         self._drop_checkpoints(state.t if state.steps else -1)
         title = f"{spec.kind} {folder.path.name[:6]}, {seeds_text(spec.seeds)}"
         finished = False
@@ -207,12 +214,16 @@ class _Loop:
         if due:
             self._record(state)
             if spec.checkpoint_every and state.t % spec.checkpoint_every == 0:
-                params = self.engine.params(state.engine)
-                save_checkpoint(self.folder.path, state.t, params)
+                self._store_checkpoint(state)
             if spec.saturating:
                 accuracy = np.asarray(state.columns["accuracy"])
                 self.plan.advance(state.t, np.asarray(state.steps), accuracy)
         self.progress.update(state.t, self._note(state))
+
+    def _store_checkpoint(self, state: LoopState) -> None:
+        params = self.engine.params(state.engine)
+        written = save_checkpoint(self.folder.path, state.t, params)
+        state.checkpoints[checkpoint_name(state.t)] = written
 
     def _record(self, state: LoopState) -> None:
         train_loss, state.engine = self.engine.read_loss(state.engine)
@@ -287,6 +298,7 @@ class _Loop:
             "wall": state.wall,
             "columns": list(state.columns),
             "sittings": state.sittings,
+            "checkpoints": state.checkpoints,
         }
         self.folder.save_resume(state.t, tensors, meta)
 
@@ -314,7 +326,16 @@ class _Loop:
             steps=[int(s) for s in tensors["steps"]],
             columns={n: list(tensors[f"column/{n}"]) for n in meta["columns"]},
             sittings=join_sittings(meta.get("sittings", [])),
+            checkpoints=self._known_checkpoints(meta),
         )
+
+    def _known_checkpoints(self, meta: dict[str, Any]) -> dict[str, str]:
+        """Name -> sha256 up to a saved state; of one that has none, as they are now."""
+        if "checkpoints" in meta:
+            return meta["checkpoints"]
+        found = self.folder.hashes("ckpt/step_*.safetensors")
+        last = checkpoint_name(meta["t"])
+        return {name: s for name, s in found.items() if name <= last}
 
     def _fits(
         self, tensors: dict[str, np.ndarray], meta: dict[str, Any], leaves: list[Any]
@@ -343,7 +364,7 @@ class _Loop:
                 for s, i in np.argwhere(mask)
             ]
 
-        save_checkpoint(path, state.t, self.engine.params(state.engine))
+        self._store_checkpoint(state)
         columns = {n: np.asarray(rows) for n, rows in state.columns.items()}
         metrics = Metrics(np.asarray(state.steps), spec.seeds, tuple(names), columns)
         write_atomic(path / FILE, metrics.to_parquet())
@@ -356,4 +377,4 @@ class _Loop:
         write_json(path / "outcome.json", outcome)
         source = {**provenance(wall_seconds=state.wall), "sittings": state.sittings}
         write_json(path / "provenance.json", source)
-        self.folder.commit({"kind": spec.kind})
+        self.folder.commit({"kind": spec.kind}, known=state.checkpoints)

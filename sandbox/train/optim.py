@@ -7,11 +7,11 @@ The learning rate is a function of the samples seen before the step, t:
 """
 
 from dataclasses import dataclass, field
-from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from sandbox.distill.sources import is_whole
 from sandbox.errors import require
+from sandbox.store.config import is_number
 from sandbox.types import Array
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ class LearningRate:
     def __post_init__(self) -> None:
         """Refuses rates and horizons that cannot train."""
         require(
-            0 < self.peak < inf,
-            f"lr.peak must be positive and finite, got {self.peak}.",
+            is_number(self.peak) and self.peak > 0,
+            f"lr.peak must be positive and finite, got {self.peak!r}.",
         )
         for name in ("warmup", "total"):
             v = getattr(self, name)
             require(
                 is_whole(v) and v >= 0,
-                f"lr.{name} must be at least 0, a whole number of samples, got {v}.",
+                f"lr.{name} must be at least 0, a whole number of samples, got {v!r}.",
             )
         require(
             self.decay in ("constant", "cosine"),
@@ -71,6 +71,14 @@ class LearningRate:
         return rate
 
 
+def _check_rate(lr: LearningRate) -> None:
+    require(
+        isinstance(lr, LearningRate),
+        f"optimizer.lr must be a LearningRate, e.g. LearningRate(peak=0.01), got"
+        f" {lr!r}.",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SGD:
     """Stochastic gradient descent, with heavy-ball momentum if asked."""
@@ -80,9 +88,10 @@ class SGD:
 
     def __post_init__(self) -> None:
         """Refuses a momentum outside [0, 1)."""
+        _check_rate(self.lr)
         require(
-            0 <= self.momentum < 1,
-            f"optimizer.momentum must lie in [0, 1), got {self.momentum}.",
+            is_number(self.momentum) and 0 <= self.momentum < 1,
+            f"optimizer.momentum must lie in [0, 1), got {self.momentum!r}.",
         )
 
     @property
@@ -110,12 +119,16 @@ class Adam:
 
     def __post_init__(self) -> None:
         """Refuses decay rates outside [0, 1)."""
+        _check_rate(self.lr)
         for name in ("b1", "b2"):
             v = getattr(self, name)
-            require(0 <= v < 1, f"optimizer.{name} must lie in [0, 1), got {v}.")
+            require(
+                is_number(v) and 0 <= v < 1,
+                f"optimizer.{name} must lie in [0, 1), got {v!r}.",
+            )
         require(
-            0 < self.eps < inf,
-            f"optimizer.eps must be positive and finite, got {self.eps}.",
+            is_number(self.eps) and self.eps > 0,
+            f"optimizer.eps must be positive and finite, got {self.eps!r}.",
         )
 
     def transform(self) -> "optax.GradientTransformation":

@@ -1,15 +1,17 @@
-"""One sitting of long work: where it runs, and the signals that end it early."""
+"""One sitting of long work: where it runs, and the signals that end it early.
+
+A command holds `stopped_by_signals()` for its whole life; work that can save what it
+has so far holds `collected_signals()` inside it, and looks between its pieces.
+"""
 
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-import jax
 
 from sandbox.store.provenance import versions
 
@@ -17,28 +19,54 @@ _DECIDES_BITS = ("jax", "jaxlib", "xla_flags")
 
 
 @contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Lets SIGTERM and SIGUSR1 raise KeyboardInterrupt, as Ctrl-C does.
+
+    For a command, where importing, compiling and drawing can be cut short anywhere.
+    Only the main thread is told; elsewhere this does nothing.
+    """
+    with _handled(signal.default_int_handler, (signal.SIGTERM, signal.SIGUSR1)):
+        yield
+
+
+@contextmanager
 def collected_signals() -> Iterator[list[str]]:
-    """Collects SIGINT, SIGTERM and SIGUSR1 until the caller looks; main thread only."""
+    """Collects SIGINT, SIGTERM and SIGUSR1 until the caller looks; main thread only.
+
+    A signal that comes after the caller's last look is raised again at the end, for
+    whoever handled it before.
+    """
     caught: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def note(number: int, frame: Any) -> None:
         del frame
         caught.append(signal.Signals(number).name)
 
-    before = {s: signal.signal(s, note) for s in watched}
-    try:
+    with _handled(note, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)):
         yield caught
+    if caught:
+        signal.raise_signal(signal.Signals[caught[0]])
+
+
+@contextmanager
+def _handled(
+    handler: Callable[[int, Any], None], watched: Sequence[signal.Signals]
+) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.signal(s, handler) for s in watched}
+    try:
+        yield
     finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
+        for s, earlier in before.items():
+            signal.signal(s, earlier)
 
 
 def this_sitting() -> dict[str, str]:
     """What this process computes with, and where."""
+    import jax
+
     found = versions()
     return {
         **{name: found[name] for name in ("python", "jax", "jaxlib")},

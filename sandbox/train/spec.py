@@ -7,13 +7,14 @@ is not part of the record, because it cannot change a bit of the result.
 """
 
 from dataclasses import dataclass, field
-from math import gcd, inf, lcm
+from math import gcd, lcm
 from typing import Literal
 
 from sandbox.distill.sources import Adaptive, Lane, PerSeed, is_whole, of_seed
 from sandbox.distill.strategy import Strategy, shared_structure
 from sandbox.errors import require
 from sandbox.models.base import Model
+from sandbox.store.config import is_number
 from sandbox.tasks.base import Task
 from sandbox.train.optim import SGD, Optimizer
 
@@ -35,6 +36,7 @@ _LEAST = {
     "first_seed": 0,
     "checkpoint_every": 0,
 }
+_MOST = {"n_seeds": 2**16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +74,13 @@ class Stop:
             f" {self.max_samples}.",
         )
         require(
-            self.accuracy is None or 0 < self.accuracy <= 1,
-            f"stop.accuracy must lie in (0, 1], got {self.accuracy}.",
+            self.accuracy is None
+            or (is_number(self.accuracy) and 0 < self.accuracy <= 1),
+            f"stop.accuracy must lie in (0, 1], got {self.accuracy!r}.",
         )
         require(
-            1 <= self.factor < inf,
-            f"stop.factor must be at least 1 and finite, got {self.factor}.",
+            is_number(self.factor) and self.factor >= 1,
+            f"stop.factor must be at least 1 and finite, got {self.factor!r}.",
         )
         if self.give_up is not None:
             require(
@@ -161,6 +164,8 @@ class RunSpec:
             v = getattr(self, name)
             require(is_whole(v), f"{name} must be a whole number, got {v!r}.")
             require(v >= least, f"{name} must be at least {least}, got {v}.")
+            most = _MOST.get(name, 2**32 - 1)
+            require(v <= most, f"{name} must be at most {most}, got {v}.")
         d = getattr(self.model, "d", self.task.d)
         require(d == self.task.d, f"model.d = {d} must equal task.d = {self.task.d}.")
         require(
