@@ -66,7 +66,6 @@ class Report:
         runs += [r for group in self.students for r in group]
         made = [r.provenance for r in runs]
         wall = sum(p["wall_seconds"] for p in made) + self.probe_seconds
-        trained = zip(runs, made, strict=True)
         return {
             "study": self.study,
             "scale": self.scale,
@@ -75,7 +74,7 @@ class Report:
             "versions": _one_or_all([p["versions"] for p in made]),
             "commit": _one_or_all([p["git"].get("commit", "unknown") for p in made]),
             "wall_seconds": round(wall, 1),
-            "runs": [_describe(r, p["wall_seconds"]) for r, p in trained],
+            "runs": [_describe(r, p) for r, p in zip(runs, made, strict=True)],
             "left_out": missing_runs(self.teachers, self.students),
             "teachers": {
                 **count_teachers(self.teachers),
@@ -84,15 +83,21 @@ class Report:
         }
 
 
-def _describe(run: "Run", seconds: float) -> dict[str, Any]:
-    """A run's folder, size and speed; every lane sees every sample."""
-    samples, lanes = run.outcome["samples"], run.outcome["lanes"]
+def _describe(run: "Run", made: dict[str, Any]) -> dict[str, Any]:
+    """A run's folder, size, speed and memory; every lane sees every sample."""
+    samples, lanes, seconds = (
+        run.outcome["samples"],
+        run.outcome["lanes"],
+        made["wall_seconds"],
+    )
     return {
         "run": f"{run.spec.kind}/{run.folder.path.name}",
         "lanes": lanes,
         "samples": samples,
         "wall_seconds": round(seconds, 1),
         "steps_per_second": round(samples * lanes / seconds, 1),
+        "peak_memory_mb": made.get("peak_memory_mb"),
+        "sittings": len(made.get("sittings", [])),
     }
 
 
