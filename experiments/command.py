@@ -154,9 +154,19 @@ def _report(error: SandboxError) -> int:
 
 
 def guarded(action: Callable[[], None]) -> None:
-    """Runs an action; every error meant for the user becomes one line and a code."""
+    """Runs an action; every error meant for the user becomes one line and a code.
+
+    SIGTERM and SIGUSR1 end it as Ctrl-C does, with code 75. A character that the
+    terminal's encoding lacks is printed as its escape.
+    """
+    from sandbox.train.signals import stopped_by_signals
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        with_code(action)
+        with stopped_by_signals():
+            with_code(action)
     except KeyboardInterrupt as e:
         print(
             "interrupted; the same command goes on from what is stored", file=sys.stderr

@@ -240,6 +240,7 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
             for name in names:
                 for px, py in (published or {}).get(name, []):
                     ax.plot(px, py, "o", mfc="none", mec="0.2", ms=3.5, zorder=5)
+                    ax.set_ylim(top=max(ax.get_ylim()[1], 1.02 * py))
         fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=6)
         if published:
             c.plot([], [], "o", mfc="none", mec="0.2", ms=3.5, label="published")
@@ -306,7 +307,8 @@ def _draw_correlations(ax: "Axes", result: Result) -> None:
     ax.set_ylabel("mean |cov(p(1|x), χ_A(x))|")
     ax.set_title("in support (—), off (···)")
     if ax.get_lines():
-        ax.legend(loc="upper right")
+        single = result.config.setting.n_teachers == 1  # its spike comes late
+        ax.legend(loc="upper left" if single else "upper right")
 
 
 def largest_class(c: "np.ndarray") -> "np.ndarray":

@@ -50,14 +50,18 @@ def missing_runs(
             if not ok and s not in diverged:
                 out.append(f"seed {s}: {_why_unusable(t, seeds.index(s))}")
         learned = {s for s, ok in zip(seeds, t.usable, strict=True) if ok}
-        for kind in ("failed", "absent"):
-            for lane in (a for r in runs for a in r.outcome[kind]):
+        for run in runs:
+            first = {lane.name for lane in run.spec.strategies if lane.init == 0}
+            lost = [
+                (a, f"non-finite at {a['sample']:,}") for a in run.outcome["failed"]
+            ]
+            lost += [  # all initialisations of a strategy lack the same checkpoint
+                (a, "no checkpoint by its rule")
+                for a in run.outcome["absent"]
+                if a["strategy"] in first
+            ]
+            for lane, what in lost:
                 if lane["seed"] in learned:
-                    what = (
-                        f"non-finite at {lane['sample']:,}"
-                        if kind == "failed"
-                        else "no checkpoint by its rule"
-                    )
                     out.append(f"seed {lane['seed']} / {lane['strategy']}: {what}")
     return out
 

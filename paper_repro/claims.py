@@ -202,7 +202,7 @@ def print_table(title: str, claims: Sequence[Claim]) -> None:
         print(title)
         for c in claims:
             mark = {True: "holds", False: "FAILS", None: "not run"}[c.holds]
-            print(f"  {c.id:13s}{mark:9s}{show(c):26s}{c.rule}")
+            print(f"  {c.id:16s}{mark:9s}{show(c):26s}{c.rule}")
 
 
 def show(c: Claim) -> str:

@@ -88,7 +88,7 @@ def cpu_students(result: Result) -> list[Claim]:
             expected=shown,
             students=True,
         )
-        for name, shown in (("middle", "1.0 by .5M"), ("blind", "not in the paper"))
+        for name, shown in (("middle", "1.0 by 1.5M"), ("blind", "not in the paper"))
     ]
     slower = [
         claim(
@@ -119,7 +119,7 @@ def paper_students(result: Result) -> list[Claim]:
             expected=shown,
             students=True,
         )
-        for name, shown in (("middle", "1.0 by .5M"), ("blind", "not in the paper"))
+        for name, shown in (("middle", "1.0 by 1.5M"), ("blind", "not in the paper"))
     ]
     stuck = [
         claim(

@@ -15,8 +15,11 @@ SPIKE: dict[str, list[tuple[float, float]]] = {
     "teacher": [(9.7, 0.5), (10.2, 0.75), (10.8, 1.0)],
     "inside": [(10.2, 0.09)],
     "outside": [(10.2, 0.02)],
-    "middle": [(0.1, 0.72), (0.5, 1.0)],
+    "middle": [(0.1, 0.72), (1.5, 1.0)],
     "before": [(2.0, 0.5)],
     "after": [(2.0, 0.5)],
 }
-"""The spike figure: teacher, degree-1 correlations, (2, 1M)-progressive students."""
+"""The spike figure: teacher, degree-1 correlations, (2, 1M)-progressive students.
+
+The student of the middle checkpoint is at 1.0 half a million samples after its switch.
+"""
