@@ -241,9 +241,9 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
                 for px, py in (published or {}).get(name, []):
                     ax.plot(px, py, "o", mfc="none", mec="0.2", ms=3.5, zorder=5)
                     ax.set_ylim(top=max(ax.get_ylim()[1], 1.02 * py))
-        fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=6)
         if published:
-            c.plot([], [], "o", mfc="none", mec="0.2", ms=3.5, label="published")
+            a.plot([], [], "o", mfc="none", mec="0.2", ms=3.5, label="published")
+        fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=6)
         list_missing(
             fig, missing_runs(result.teachers, [(r,) for r in result.students])
         )
