@@ -30,7 +30,7 @@ def counts_text(teachers: "Sequence[Teachers]", setting: "Setting") -> str:
     if inits == 1:
         return f"median and quartiles of {n} seeds"
     who = "one teacher" if n == 1 else f"{n} teachers"
-    return f"{who}, median and quartiles of {inits} students each"
+    return f"{who} x {inits} students, quartiles"
 
 
 def missing_runs(

@@ -232,7 +232,7 @@ def test_several_students_a_teacher_share_its_run(root, mlp):
     claims = {c.id: c for c in mlp_claims.paper_claims(result)}
     assert claims["P2"].seeds == {"teachers": 2, "students": 6}
     assert claims["P1"].seeds["students"] == 0
-    assert "2 teachers, median and quartiles of 3 students each" in (
+    assert "2 teachers x 3 students, quartiles" in (
         parity_mlp.draw(result).axes[0].get_title(loc="left")
     )
 
