@@ -186,7 +186,7 @@ def _sequence(
     key = (*side, str(starts))
     if key not in pairs:
         first, last = _sequence(chart, side[:-1], starts, pairs), chart[side[-1]]
-        cells = _concatenate(first.low, first.cells, last.cells)
+        cells: Any = _concatenate(first.low, first.cells, last.cells)
         pairs[key] = Band(first.low + last.low, cells)
     return pairs[key]
 

@@ -122,6 +122,10 @@ class _Loop:
         self.taught = np.asarray([s.source.needs_teacher for s in spec.strategies])
 
     def run(self) -> None:
+        with collected_signals() as stop:  # also while it compiles and writes
+            self._run(stop)
+
+    def _run(self, stop: list[str]) -> None:
         folder, spec = self.folder, self.spec
         folder.prepare()
         write_json(folder.path / "config.json", identity(spec))
@@ -132,35 +136,34 @@ class _Loop:
         finished = False
         self.progress.start(title, spec.stop.largest, state.t)
         try:
-            self._train(state)
+            self._train(state, stop)
             self._finish(state)
             finished = True
         finally:
             note = self._note(state) if finished else f"at sample {state.t:,}"
             self.progress.close(note, finished=finished)
 
-    def _train(self, state: LoopState) -> None:
+    def _train(self, state: LoopState, stop: list[str]) -> None:
         """Trains until all seeds are done, or saves and raises at a signal."""
         clock = time.monotonic() - state.wall
         saved, rate = time.monotonic(), 0.0
-        with collected_signals() as stop:
-            if state.t == 0:
-                self._visit(state)
-            while not stop and not self._done(state):
-                begin, t = time.monotonic(), state.t
-                self._advance(state, rate)
-                rate = (state.t - t) / max(time.monotonic() - begin, 1e-9)
-                state.wall = time.monotonic() - clock
-                self._visit(state)
-                if time.monotonic() - saved > SAVE_SECONDS:
-                    self._save(state)
-                    saved = time.monotonic()
-            if stop:
+        if state.t == 0:
+            self._visit(state)
+        while not stop and not self._done(state):
+            begin, t = time.monotonic(), state.t
+            self._advance(state, rate)
+            rate = (state.t - t) / max(time.monotonic() - begin, 1e-9)
+            state.wall = time.monotonic() - clock
+            self._visit(state)
+            if time.monotonic() - saved > SAVE_SECONDS:
                 self._save(state)
-                raise Interrupted(
-                    f"stopped at sample {state.t:,} by signal {stop[0]}; its state is"
-                    f" saved in {self.folder.path}, run the same command to go on."
-                )
+                saved = time.monotonic()
+        if stop:
+            self._save(state)
+            raise Interrupted(
+                f"stopped at sample {state.t:,} by signal {stop[0]}; its state is"
+                f" saved in {self.folder.path}, run the same command to go on."
+            )
 
     def _drop_checkpoints(self, after: int) -> None:
         """Removes what an earlier sitting stored beyond the point it resumes from."""

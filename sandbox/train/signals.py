@@ -10,22 +10,37 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from sandbox.errors import Interrupted
 from sandbox.store.provenance import versions
 
+_GOES_ON = b"interrupted; the same command goes on from what is stored\n"
 _DECIDES_BITS = ("jax", "jaxlib", "xla_flags")
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Lets SIGTERM and SIGUSR1 raise KeyboardInterrupt, as Ctrl-C does.
+    """Lets SIGINT, SIGTERM and SIGUSR1 end the process at once, with exit code 75.
 
-    For a command, where importing, compiling and drawing can be cut short anywhere.
+    For a command, wherever it imports, compiles or draws. An exception raised there
+    can be swallowed on its way through jax, and Python's own ending can crash on a
+    compilation that was cut short; files are whole and locks fall at any moment.
     Only the main thread is told; elsewhere this does nothing.
     """
-    with _handled(signal.default_int_handler, (signal.SIGTERM, signal.SIGUSR1)):
+
+    def end(number: int, frame: Any) -> None:
+        del number, frame
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # it may be in the middle of a write
+                stream.flush()
+        shown = b"\x1b[?25h" if os.isatty(2) else b""  # the cursor that a bar hid
+        with suppress(OSError):
+            os.write(2, shown + _GOES_ON)
+        os._exit(Interrupted.exit_code)
+
+    with _handled(end, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)):
         yield
 
 

@@ -92,13 +92,14 @@ def disk(reference: Study, tmp_path: Path) -> Iterator[Disk]:
 
 def test_a_full_disk(disk: Disk, reference: Study) -> None:
     """No room for the teacher's checkpoints; after some is freed, the same bits."""
+    disk.fill(0)  # not even for the note in the lock
+    line = disk.error("study")
+    assert "/runs/teacher/" in line and "free some space" in line
+    sound(disk.study)
     disk.fill(120_000)
     line = disk.error("study")
     assert "/ckpt/step_" in line and "No space left on device; free some space" in line
     sound(disk.study)
-    disk.fill(0)  # not even for the note in the lock
-    line = disk.error("study")
-    assert "/runs/teacher/" in line and "free some space" in line
     disk.free()
     disk.run("study")
     assert disk.study.contents() == reference.contents()
