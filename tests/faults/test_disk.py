@@ -69,10 +69,11 @@ def disk(reference: Study, tmp_path: Path) -> Iterator[Disk]:
     """6 MB of memory, in a mount namespace of its own."""
     inside = tmp_path / "disk"
     inside.mkdir()
-    program = 'mount -t tmpfs -o size=6m none "$1" && echo ready && exec sleep 3600'
+    program = 'mount -t tmpfs -o size=6m none "$1" && echo ready && exec cat'
     try:
         keeper = subprocess.Popen(
             ["unshare", "-m", "sh", "-c", program, "sh", str(inside)],
+            stdin=subprocess.PIPE,  # it ends with this process, however that ends
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
