@@ -7,6 +7,8 @@ Shapes are written with these letters, in annotations and as suffixes of locals:
     M  monomials        K  teacher checkpoints active at once
     R  rows of one segment (one call of the sampler)
     T  samples of one block of the blocked engine
+    N  positions of a sequence   V  vocabulary   H  attention heads
+    E  hidden size of a transformer   D  size of one head   F  size of its MLP
 
 Importing this module does not import jax, so the records of a study (and therefore
 `--help` and config errors) answer at once. `Array` is `jax.Array` for the type
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-__all__ = ["Array", "Batch", "Outputs", "Params"]
+__all__ = ["Array", "Batch", "Outputs", "Params", "Tokens"]
 
 Params = Any
 """A pytree of arrays (nested dicts, as Flax makes them)."""
@@ -35,9 +37,10 @@ class Batch(NamedTuple):
     """Rows of a task's stream.
 
     Attributes:
-      x: inputs, an array `(B, ...)` or a pytree of such arrays.
-      y: integer labels `(B,)` (or one per scored position).
-      weight: weight of each scored position; 1 everywhere for Boolean tasks.
+      x: inputs, an array `(B, ...)` or a pytree of such arrays (`Tokens`).
+      y: integer labels `(B,)`, or `(B, N)` for sequences.
+      weight: weight of each label, shaped like `y`; 1 everywhere for Boolean tasks, 0
+        for positions that are not scored.
       aux: what a probe or a metric may need besides, e.g. `{"clean": labels}`.
     """
 
@@ -47,11 +50,25 @@ class Batch(NamedTuple):
     aux: dict[str, Array]
 
 
+class Tokens(NamedTuple):
+    """Sequences, the inputs of a transformer; each array is `(B, N)`.
+
+    Attributes:
+      ids: numbers of the tokens, int32.
+      valid: whether a position holds a token, bool.
+      visible: whether other positions may attend to it, bool; only where valid.
+    """
+
+    ids: Array
+    valid: Array
+    visible: Array
+
+
 class Outputs(NamedTuple):
     """What a model returns.
 
     Attributes:
-      logits: `(B, C)`.
+      logits: `(B, C)`, or `(B, N, C)` for sequences.
       acts: the named activations that were asked for by `taps`.
     """
 
