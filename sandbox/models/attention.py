@@ -1,0 +1,227 @@
+r"""Attention with hidden keys, and a backward pass that stores no weights.
+
+    s_ij = q_i . k_j            (q scaled by 1/sqrt(D)); allowed where key j is visible
+                                and, if causal, j <= i
+    p_ij = exp(s_ij) / sum over allowed j of exp(s_ij)
+    out_i = sum_j keep_ij p_ij v_j / (1 - rate)
+
+A query none of whose keys is allowed gets zeros. Between the passes only `out` and the
+logarithm of each query's sum are kept; weights are computed again from them.
+
+At head size 8 the time goes into the passes over the N x N scores, not into products.
+Long sequences on a CPU therefore run one (sentence, head) tile at a time, which stays
+in a core's cache; everything else runs as one batch. Both give the same numbers: the
+weights dropped are a hash of one random word per query and one per key, so they do not
+depend on the order of the work and are never stored either.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Bool, Float, UInt
+
+from sandbox.types import Array
+
+HIDDEN = -1e30
+"""Score of a key that may not be attended to."""
+FLOOR = -1e29
+"""The largest score of a query is taken to be at least this: all hidden gives 0."""
+TILE_FROM = 96
+"""Positions from which a CPU works tile by tile."""
+HIGHEST = lax.Precision.HIGHEST
+
+
+class Mask(NamedTuple):
+    """What is allowed and what is dropped; the leading axes are those of the keys.
+
+    Attributes:
+      visible: keys that may be attended to.
+      rows: a random word per query, `(..., N)`; `(..., 0)` without dropout.
+      columns: a random word per key, likewise.
+    """
+
+    visible: Bool[Array, "*batch N"]
+    rows: UInt[Array, "*heads R"]
+    columns: UInt[Array, "*heads R"]
+
+
+class Static(NamedTuple):
+    """What must be known before tracing.
+
+    Attributes:
+      causal: whether a query sees only keys at or before its own position.
+      rate: probability that a weight is dropped.
+      tiled: whether to run one (sentence, head) at a time.
+      half: whether products take bfloat16 factors.
+    """
+
+    causal: bool
+    rate: float
+    tiled: bool
+    half: bool
+
+
+def use_tiles(n: int) -> bool:
+    """Whether a sequence of n positions runs tile by tile on this machine."""
+    return n >= TILE_FROM and jax.default_backend() == "cpu"
+
+
+def attend(
+    q: Float[Array, "B H N D"],
+    k: Float[Array, "B H N D"],
+    v: Float[Array, "B H N D"],
+    visible: Bool[Array, "B N"],
+    *,
+    causal: bool,
+    key: Array | None = None,
+    rate: float = 0.0,
+    tiled: bool = False,
+    half: bool = False,
+) -> Float[Array, "B H N D"]:
+    """Weighted sums of the values.
+
+    Args:
+      q: queries, already scaled by 1/sqrt(D).
+      k: keys.
+      v: values.
+      visible: keys that may be attended to.
+      causal: whether a query sees only keys at or before its own position.
+      key: for dropout of weights; None drops nothing.
+      rate: probability that a weight is dropped, a multiple of 2^-16 after rounding.
+      tiled: one (sentence, head) at a time; moves no bit but those of rounding.
+      half: products with bfloat16 factors and float32 sums.
+    """
+    b, h, n, _ = q.shape
+    if key is None or rate == 0:
+        rate, words = 0.0, jnp.zeros((b, h, 2, 0), jnp.uint32)
+    else:
+        words = jax.random.bits(key, (b, h, 2, n), jnp.uint32)
+    mask = Mask(visible, words[:, :, 0], words[:, :, 1])
+    static = Static(causal, rate, tiled, half)
+    return _attend(static, q, k, v, mask)
+
+
+def attention_weights(
+    q: Float[Array, "B H N D"],
+    k: Float[Array, "B H N D"],
+    visible: Bool[Array, "B N"],
+    *,
+    causal: bool,
+    half: bool = False,
+) -> Float[Array, "B H N N"]:
+    """The weights themselves, without dropout; rows sum to 1, or 0 if all is hidden."""
+    s = _scores(q, k, visible[:, None, :], causal=causal, half=half)
+    top = lax.stop_gradient(jnp.maximum(s.max(-1, keepdims=True), FLOOR))
+    p = jnp.exp(s - top)
+    total = p.sum(-1, keepdims=True)
+    return p / jnp.where(total > 0, total, 1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> Array:
+    return _forward(static, q, k, v, mask)[0]
+
+
+def _save(static: Static, q: Array, k: Array, v: Array, mask: Mask):
+    out, log_sum = _forward(static, q, k, v, mask)
+    return out, (q, k, v, mask, out, log_sum)
+
+
+def _pull(static: Static, saved, d_out: Array):
+    q, k, v, mask, out, log_sum = saved
+    slope = jnp.sum(d_out * out, -1)
+    return (*_backward(static, q, k, v, mask, log_sum, slope, d_out), None)
+
+
+_attend.defvjp(_save, _pull)
+
+
+def _forward(
+    static: Static, q: Array, k: Array, v: Array, mask: Mask
+) -> tuple[Array, Array]:
+    return _mapped(static, partial(_tile_forward, static), mask, q, k, v)
+
+
+def _backward(static: Static, q: Array, k: Array, v: Array, mask: Mask, *rest: Array):
+    return _mapped(static, partial(_tile_backward, static), mask, q, k, v, *rest)
+
+
+def _mapped(static: Static, tile, mask: Mask, *arrays: Array):
+    """`tile(mask, *arrays)` for all sentences and heads at once, or one by one."""
+    b, h = arrays[0].shape[:2]
+    n = mask.visible.shape[-1]
+    mask = mask._replace(visible=jnp.broadcast_to(mask.visible[:, None], (b, h, n)))
+    if not static.tiled:
+        return tile(mask, *arrays)
+    flat = jax.tree.map(lambda a: a.reshape(b * h, *a.shape[2:]), (mask, *arrays))
+    out = lax.map(lambda args: tile(*args), flat)
+    return jax.tree.map(lambda a: a.reshape(b, h, *a.shape[1:]), out)
+
+
+def _tile_forward(
+    static: Static, mask: Mask, q: Array, k: Array, v: Array
+) -> tuple[Array, Array]:
+    s = _scores(q, k, mask.visible, causal=static.causal, half=static.half)
+    top = jnp.maximum(s.max(-1), FLOOR)
+    p = jnp.exp(s - top[..., None])
+    total = p.sum(-1)
+    total = jnp.where(total > 0, total, 1)
+    out = _dot(_drop(static, mask, p), v, "qk,kd->qd", half=static.half)
+    return out / total[..., None], top + jnp.log(total)
+
+
+def _tile_backward(
+    static: Static,
+    mask: Mask,
+    q: Array,
+    k: Array,
+    v: Array,
+    log_sum: Array,
+    slope: Array,
+    d_out: Array,
+) -> tuple[Array, Array, Array]:
+    dot = partial(_dot, half=static.half)
+    s = _scores(q, k, mask.visible, causal=static.causal, half=static.half)
+    p = jnp.exp(s - log_sum[..., None])
+    d_v = dot(_drop(static, mask, p), d_out, "qk,qd->kd")
+    d_p = _drop(static, mask, dot(d_out, v, "qd,kd->qk"))
+    d_s = p * (d_p - slope[..., None])
+    return dot(d_s, k, "qk,kd->qd"), dot(d_s, q, "qk,qd->kd"), d_v
+
+
+def _scores(q: Array, k: Array, visible: Array, *, causal: bool, half: bool) -> Array:
+    """`(..., N, N)`, `HIDDEN` where not allowed."""
+    s = _dot(q, k, "qd,kd->qk", half=half)
+    allowed = visible[..., None, :]
+    if causal:
+        i = jnp.arange(s.shape[-1], dtype=jnp.int32)
+        lower = (i[None, :] <= i[:, None]).reshape((1,) * (s.ndim - 2) + s.shape[-2:])
+        allowed = allowed & lower
+    return jnp.where(allowed, s, jnp.asarray(HIDDEN, s.dtype))
+
+
+def _dot(a: Array, b: Array, formula: str, *, half: bool) -> Array:
+    """An einsum over the last two axes; sums in the dtype of `a`."""
+    inputs, out = formula.split("->")
+    left, right = inputs.split(",")
+    dtype = a.dtype
+    if half:
+        a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    formula = f"...{left},...{right}->...{out}"
+    return jnp.einsum(formula, a, b, precision=HIGHEST, preferred_element_type=dtype)
+
+
+def _drop(static: Static, mask: Mask, p: Array) -> Array:
+    """`p` with dropped entries at 0 and the others scaled up; a linear map."""
+    if static.rate == 0:
+        return p
+    threshold = round(static.rate * 2**16)
+    h = mask.rows[..., :, None] + mask.columns[..., None, :]
+    # A mixing function of 32 bits: xor-shifts and odd multipliers, one to one.
+    h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D)
+    h = (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
+    keep = (h >> 16) >= threshold
+    return jnp.where(keep, p * (1 / (1 - threshold / 2**16)), 0)

@@ -1,0 +1,192 @@
+"""The jax side of `sandbox.models.transformer`: initial weights and forward pass."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float
+
+from sandbox.models.attention import attend, attention_weights, use_tiles
+from sandbox.types import Array, Outputs, Params, Tokens
+
+if TYPE_CHECKING:
+    from sandbox.models.transformer import Transformer
+
+HIGHEST = lax.Precision.HIGHEST
+INIT_SD = 0.02
+"""Standard deviation of the initial weights of BERT and of GPT-2."""
+
+
+def init_params(model: "Transformer", key: Array) -> Params:
+    """Draws parameters in jax's default float dtype."""
+    dtype = jnp.result_type(float)
+    e, h, d, f = model.width, model.heads, model.head_dim, model.mlp_width
+    bert = model.kind == "bert"
+    keys = iter(jax.random.split(key, 6 + 4 * model.layers))
+    # GPT-2 keeps the variance of the residual stream: 2 branches a layer add to it.
+    branch_sd = INIT_SD if bert else INIT_SD / (2 * model.layers) ** 0.5
+
+    def normal(*shape: int, sd: float = INIT_SD) -> Array:
+        return sd * jax.random.normal(next(keys), shape, dtype)
+
+    def dense(shape: tuple[int, ...], n_in: int, sd: float = INIT_SD) -> Params:
+        return {"kernel": normal(*shape, sd=sd), "bias": jnp.zeros(shape[n_in:], dtype)}
+
+    def norm() -> Params:
+        return {"scale": jnp.ones(e, dtype), "bias": jnp.zeros(e, dtype)}
+
+    def layer() -> Params:
+        return {
+            "attention": {
+                "qkv": dense((e, 3, h, d), 1),
+                "out": dense((h, d, e), 2, branch_sd),
+                "norm": norm(),
+            },
+            "mlp": {
+                "up": dense((e, f), 1),
+                "down": dense((f, e), 1, branch_sd),
+                "norm": norm(),
+            },
+        }
+
+    embedding: Params = {"token": normal(model.vocab, e)}
+    embedding["position"] = normal(model.positions, e)
+    if bert:
+        embedding |= {"type": normal(2, e), "norm": norm()}
+    params = {"embedding": embedding}
+    params |= {f"layer_{i}": layer() for i in range(model.layers)}
+    if bert:
+        bias = jnp.zeros(model.vocab, dtype)
+        params["head"] = {"dense": dense((e, e), 1), "norm": norm(), "bias": bias}
+        return params
+    params["head"] = {"norm": norm()}
+    if not model.tied:
+        params["head"]["decoder"] = normal(model.vocab, e)
+    return params
+
+
+def run(
+    model: "Transformer",
+    params: Params,
+    x: Tokens,
+    *,
+    key: Array | None,
+    taps: Sequence[str],
+) -> Outputs:
+    """The forward pass; see `Transformer.apply`."""
+    half = model.compute == "bfloat16"
+    eps = 1e-12 if model.kind == "bert" else 1e-5
+    bert = model.kind == "bert"
+    keys = None
+    if key is not None and model.dropout > 0:
+        keys = jax.random.split(key, 1 + 3 * model.layers)
+    acts: dict[str, Array] = {}
+
+    def keep(name: str, value: Callable[[], Array] | Array) -> None:
+        if name in taps:
+            acts[name] = value() if callable(value) else value
+
+    def dropped(h: Array, i: int) -> Array:
+        return h if keys is None else _dropout(h, keys[i], model.dropout)
+
+    def norm(p: Params, h: Array) -> Array:
+        return layer_norm(h, p["scale"], p["bias"], eps=eps)
+
+    def attention(p: Params, h: Array, i: int) -> Array:
+        kernel = p["qkv"]["kernel"]
+        scale = model.head_dim**-0.5
+        qkv = dense(h, kernel, p["qkv"]["bias"], half=half)  # (B, N, 3, H, D)
+        q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))
+        q = q * scale
+        causal = not bert
+        keep(
+            f"attention_{i}",
+            lambda: attention_weights(q, k, x.visible, causal=causal, half=half),
+        )
+        out = attend(
+            q,
+            k,
+            v,
+            x.visible,
+            causal=causal,
+            key=None if keys is None else keys[1 + 3 * i],
+            rate=model.dropout,
+            tiled=use_tiles(x.ids.shape[1]),
+            half=half,
+        )
+        out = jnp.moveaxis(out, 1, 2)
+        out = dense(out, p["out"]["kernel"], p["out"]["bias"], half=half, n_in=2)
+        return dropped(out, 2 + 3 * i)
+
+    def mlp(p: Params, h: Array, i: int) -> Array:
+        up = dense(h, p["up"]["kernel"], p["up"]["bias"], half=half)
+        up = jax.nn.gelu(up, approximate=not bert)
+        down = dense(up, p["down"]["kernel"], p["down"]["bias"], half=half)
+        return dropped(down, 3 + 3 * i)
+
+    h = _embed(params["embedding"], x)
+    if bert:
+        h = norm(params["embedding"]["norm"], h)
+    keep("embedding", h)
+    h = dropped(h, 0)
+    keep("residual_0", h)
+    for i in range(model.layers):
+        p = params[f"layer_{i}"]
+        for branch, part in ((attention, p["attention"]), (mlp, p["mlp"])):
+            if bert:
+                h = norm(part["norm"], h + branch(part, h, i))
+            else:
+                h = h + branch(part, norm(part["norm"], h), i)
+        keep(f"residual_{i + 1}", h)
+    head = params["head"]
+    if bert:
+        h = dense(h, head["dense"]["kernel"], head["dense"]["bias"], half=half)
+        h = jax.nn.gelu(h, approximate=False)
+    h = norm(head["norm"], h)
+    keep("final", h)
+    decoder = params["embedding"]["token"] if model.tied else head["decoder"]
+    logits = jnp.einsum("bne,ve->bnv", h, decoder[: model.n_classes], precision=HIGHEST)
+    if bert:
+        logits = logits + head["bias"][None, None, : model.n_classes]
+    return Outputs(logits, acts)
+
+
+def _embed(p: Params, x: Tokens) -> Float[Array, "B N E"]:
+    h = p["token"].at[x.ids].get(mode="clip")
+    h = h + p["position"][None, : x.ids.shape[1]]
+    return h + p["type"][None, :1] if "type" in p else h
+
+
+def dense(h: Array, kernel: Array, bias: Array, *, half: bool, n_in: int = 1) -> Array:
+    """Contracts the last `n_in` axes of h with the kernel's first, adds the bias."""
+    dtype, n_out = h.dtype, kernel.ndim - n_in
+    lead = h.shape[: h.ndim - n_in]
+    rows = h.reshape(-1, math.prod(kernel.shape[:n_in]))
+    w = kernel.reshape(rows.shape[1], -1)
+    if half:
+        rows, w = rows.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+    out = jnp.dot(rows, w, precision=HIGHEST).astype(dtype) + bias.reshape(1, -1)
+    return out.reshape(*lead, *kernel.shape[-n_out:])
+
+
+def layer_norm(
+    h: Float[Array, "B N E"],
+    scale: Float[Array, " E"],
+    bias: Float[Array, " E"],
+    *,
+    eps: float,
+) -> Float[Array, "B N E"]:
+    """(h - mean) / sqrt(variance + eps) * scale + bias, over the last axis."""
+    h = h - h.mean(-1, keepdims=True)
+    r = lax.rsqrt((h * h).mean(-1, keepdims=True) + eps)
+    return h * r * scale[None, None] + bias[None, None]
+
+
+def _dropout(h: Array, key: Array, rate: float) -> Array:
+    """Sets entries to 0 with probability `rate`, to 2^-16, and scales up the others."""
+    threshold = round(rate * 2**16)
+    keep = jax.random.bits(key, h.shape, jnp.uint16) >= threshold
+    return jnp.where(keep, h * (1 / (1 - threshold / 2**16)), 0)
