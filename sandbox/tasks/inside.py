@@ -22,50 +22,37 @@ backprop").
 
 Weights are linear, not logarithmic, so that zeros are harmless; a cfg3b string of 432
 tokens has Z near 1e-75, well inside float64. Call everything under
-`jax.enable_x64(True)`.
+`jax.enable_x64(True)`; `bayes` does, and takes batches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
-from sandbox.errors import require
+from sandbox.tasks.grammar_arrays import GrammarArrays
 from sandbox.types import Array
 
+_ZERO = np.int32(0)
 _UNROLLED = 3
 """Lengths up to which a product of two bands is unrolled."""
-
-
-@runtime_checkable
-class _Rule(Protocol):
-    @property
-    def left(self) -> str: ...
-    @property
-    def right(self) -> tuple[str, ...]: ...
-    @property
-    def probability(self) -> float: ...
-
-
-@runtime_checkable
-class _Grammar(Protocol):
-    @property
-    def rules(self) -> Sequence[_Rule]: ...
-    @property
-    def start(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
 class ChartPlan:
     """What of a grammar the chart needs; hashable, so it can be a static argument.
 
+    A symbol is a number: its place in `GrammarArrays.symbols`, or, where levels are
+    told apart, level * len(symbols) + place.
+
     Attributes:
-      terminals: the V terminals, in the order of the last axis of weights.
+      terminals: in the order of tokens and of the last axis of weights.
       nonterminals: children before parents.
       rules: for each nonterminal its (right side, probability) pairs.
       start: symbols that a string may start from, each equally likely.
@@ -73,50 +60,67 @@ class ChartPlan:
       longest: symbol -> most tokens, as pairs.
     """
 
-    terminals: tuple[str, ...]
-    nonterminals: tuple[str, ...]
-    rules: tuple[tuple[tuple[tuple[str, ...], float], ...], ...]
-    start: tuple[str, ...]
-    shortest: tuple[tuple[str, int], ...]
-    longest: tuple[tuple[str, int], ...]
+    terminals: tuple[int, ...]
+    nonterminals: tuple[int, ...]
+    rules: tuple[tuple[tuple[tuple[int, ...], float], ...], ...]
+    start: tuple[int, ...]
+    shortest: tuple[tuple[int, int], ...]
+    longest: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, grammar: _Grammar) -> "ChartPlan":
-        """Orders the symbols and finds their lengths.
-
-        Raises:
-          ConfigError: the grammar is recursive.
-        """
-        rules: dict[str, list[tuple[tuple[str, ...], float]]] = {}
-        for r in grammar.rules:
-            rules.setdefault(r.left, []).append((r.right, r.probability))
-        right = {x for r in grammar.rules for x in r.right}
-        terminals = tuple(sorted(right - rules.keys()))
-        low, high = dict.fromkeys(terminals, 1), dict.fromkeys(terminals, 1)
-        order: list[str] = []
-        while len(order) < len(rules):
-            ready = [
+    def of(cls, arrays: GrammarArrays) -> "ChartPlan":
+        """One chart symbol for each symbol of the grammar."""
+        n = arrays.n_nonterminals
+        rules = {a: _rules(arrays, a) for a in range(n)}
+        order: list[int] = []
+        ready = set(range(n, len(arrays.symbols)))
+        while len(order) < n:
+            order += [
                 a
                 for a, sides in rules.items()
-                if a not in low and all(x in low for side, _ in sides for x in side)
+                if a not in ready and all(ready.issuperset(side) for side, _ in sides)
             ]
-            require(
-                bool(ready),
-                "the exact predictor needs a grammar without recursion, but"
-                f" {sorted(rules.keys() - low.keys())[0]} can contain itself.",
-            )
-            for a in sorted(ready):
-                sides = [side for side, _ in rules[a]]
-                low[a] = min(sum(low[x] for x in side) for side in sides)
-                high[a] = max(sum(high[x] for x in side) for side in sides)
-                order.append(a)
+            ready.update(order)
+        bounds = (arrays.min_length.tolist(), arrays.max_length.tolist())
         return cls(
-            terminals,
+            tuple(range(n, len(arrays.symbols))),
             tuple(order),
-            tuple(tuple(rules[a]) for a in order),
-            tuple(grammar.start),
-            tuple(low.items()),
-            tuple(high.items()),
+            tuple(rules[a] for a in order),
+            tuple(arrays.start.tolist()),
+            *(tuple(enumerate(bound)) for bound in bounds),
+        )
+
+    @classmethod
+    def by_level(cls, arrays: GrammarArrays) -> "ChartPlan":
+        """One chart symbol for each level that a symbol occurs at.
+
+        Terminals are carried down to the last level by rules of probability 1. In a
+        layered grammar this is the plan of `of`, with other numbers.
+        """
+        size, last = len(arrays.symbols), arrays.n_levels
+        order: list[int] = []
+        rules: list[tuple[tuple[tuple[int, ...], float], ...]] = []
+        for level in reversed(range(last)):
+            below = (level + 1) * size
+            for a in np.flatnonzero(arrays.at_level[level]).tolist():
+                sides: tuple[tuple[tuple[int, ...], float], ...] = (((a,), 1.0),)
+                if a < arrays.n_nonterminals:
+                    sides = _rules(arrays, a)
+                order.append(level * size + a)
+                rules.append(
+                    tuple((tuple(below + x for x in side), p) for side, p in sides)
+                )
+        terminals = range(last * size + arrays.n_nonterminals, (last + 1) * size)
+        bounds = (arrays.min_length, arrays.max_length)
+        return cls(
+            tuple(terminals),
+            tuple(order),
+            tuple(rules),
+            tuple(arrays.start.tolist()),
+            *(
+                tuple((x, int(bound[x % size])) for x in (*terminals, *order))
+                for bound in bounds
+            ),
         )
 
     @property
@@ -124,6 +128,32 @@ class ChartPlan:
         """Fewest and most tokens of a string."""
         low, high = dict(self.shortest), dict(self.longest)
         return min(low[a] for a in self.start), max(high[a] for a in self.start)
+
+    def cells(self, n: int) -> int:
+        """Numbers that the bands of the nonterminals hold for n tokens."""
+        low, high = dict(self.shortest), dict(self.longest)
+        rows = (max(min(high[a], n) - low[a] + 1, 0) for a in self.nonterminals)
+        return n * sum(rows)
+
+
+@lru_cache(maxsize=32)
+def chart_plan(arrays: GrammarArrays, *, by_level: bool = False) -> ChartPlan:
+    """The plan of a grammar, made once."""
+    return ChartPlan.by_level(arrays) if by_level else ChartPlan.of(arrays)
+
+
+def _rules(
+    arrays: GrammarArrays, symbol: int
+) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """(Right side, probability) of each rule of a nonterminal."""
+    n = arrays.n_rules[symbol]
+    rows = zip(
+        arrays.right[symbol, :n].tolist(),
+        arrays.right_length[symbol, :n].tolist(),
+        arrays.probability[symbol, :n].tolist(),
+        strict=True,
+    )
+    return tuple((tuple(right[:k]), p) for right, k, p in rows)
 
 
 class Band(NamedTuple):
@@ -141,8 +171,8 @@ class Band(NamedTuple):
 def inside(
     plan: ChartPlan,
     weights: Float[Array, "N V"],
-    factors: Mapping[str, Array] | None = None,
-) -> dict[str, Band]:
+    factors: Mapping[int, Array] | None = None,
+) -> dict[int, Band]:
     """The bands of all symbols for one string of at most N tokens.
 
     Args:
@@ -155,7 +185,7 @@ def inside(
     chart = {a: Band(1, weights[None, :, i]) for i, a in enumerate(plan.terminals)}
     low, high = dict(plan.shortest), dict(plan.longest)
     used = {x for sides in plan.rules for side, _ in sides for x in side}
-    pairs: dict[tuple[str, ...], Band] = {}
+    pairs: dict[tuple[int, ...], Band] = {}
     for a, sides in zip(plan.nonterminals, plan.rules, strict=True):
         starts = n if a in used else 1  # a root is needed at position 0 alone
         top = min(high[a], n)
@@ -174,16 +204,16 @@ def inside(
 
 
 def _sequence(
-    chart: Mapping[str, Band],
-    side: tuple[str, ...],
+    chart: Mapping[int, Band],
+    side: tuple[int, ...],
     starts: int,
-    pairs: dict[tuple[str, ...], Band],
+    pairs: dict[tuple[int, ...], Band],
 ) -> Band:
     """The band of a sequence of symbols, sharing common beginnings."""
     if len(side) == 1:
         band = chart[side[0]]
         return Band(band.low, band.cells[:, :starts])
-    key = (*side, str(starts))
+    key = (*side, -starts)
     if key not in pairs:
         first, last = _sequence(chart, side[:-1], starts, pairs), chart[side[-1]]
         cells: Any = _concatenate(first.low, first.cells, last.cells)
@@ -198,12 +228,14 @@ def _concatenate(
     """out[j + k, s] = sum of left[j, s] right[k, s + low + j], zero beyond N."""
     n_left, starts = left.shape
     n_right = right.shape[0]
+    if not n_left or not n_right:  # more tokens than there are positions
+        return jnp.zeros((0, starts), left.dtype)
     right = jnp.pad(right, ((0, 0), (0, low + n_left)))
 
     def add(j: Any, out: Array) -> Array:
-        here = lax.dynamic_slice(right, (0, low + j), (n_right, starts))
-        old = lax.dynamic_slice(out, (j, 0), (n_right, starts))
-        return lax.dynamic_update_slice(out, old + left[j][None] * here, (j, 0))
+        here = lax.dynamic_slice(right, (_ZERO, low + j), (n_right, starts))
+        old = lax.dynamic_slice(out, (j, _ZERO), (n_right, starts))
+        return lax.dynamic_update_slice(out, old + left[j][None] * here, (j, _ZERO))
 
     return _loop(n_left, add, jnp.zeros((n_left + n_right - 1, starts), left.dtype))
 
@@ -216,16 +248,20 @@ def _backward(low: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array,
     left, right = saved
     n_left, starts = left.shape
     n_right, n = right.shape
+    if not n_left or not n_right:
+        return jnp.zeros_like(left), jnp.zeros_like(right)
     wide = jnp.pad(right, ((0, 0), (0, low + n_left)))
 
     def add(j: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         d_left, d_right = carry
-        here = lax.dynamic_slice(wide, (0, low + j), (n_right, starts))
-        g = lax.dynamic_slice(grad, (j, 0), (n_right, starts))
-        d_left = lax.dynamic_update_slice(d_left, jnp.sum(g * here, 0)[None], (j, 0))
-        old = lax.dynamic_slice(d_right, (0, low + j), (n_right, starts))
+        here = lax.dynamic_slice(wide, (_ZERO, low + j), (n_right, starts))
+        g = lax.dynamic_slice(grad, (j, _ZERO), (n_right, starts))
+        d_left = lax.dynamic_update_slice(
+            d_left, jnp.sum(g * here, 0)[None], (j, _ZERO)
+        )
+        old = lax.dynamic_slice(d_right, (_ZERO, low + j), (n_right, starts))
         d_right = lax.dynamic_update_slice(
-            d_right, old + left[j][None] * g, (0, low + j)
+            d_right, old + left[j][None] * g, (_ZERO, low + j)
         )
         return d_left, d_right
 
@@ -239,14 +275,14 @@ _concatenate.defvjp(_forward, _backward)
 
 def _loop(n: int, step: Any, carry: Any) -> Any:
     if n > _UNROLLED:
-        return lax.fori_loop(0, n, step, carry)
+        return lax.fori_loop(jnp.int32(0), jnp.int32(n), step, carry)
     for j in range(n):
-        carry = step(j, carry)
+        carry = step(jnp.int32(j), carry)
     return carry
 
 
 def total(
-    plan: ChartPlan, chart: Mapping[str, Band], length: Int[Array, ""]
+    plan: ChartPlan, chart: Mapping[int, Band], length: Int[Array, ""]
 ) -> Float[Array, ""]:
     """Z of a string of the given length; 0 for a length that no string has."""
     out = jnp.zeros((), jnp.result_type(float))
