@@ -12,7 +12,7 @@ token embedding with a bias; GPT-2 ends with a LayerNorm and a decoder without b
 Weights start from N(0, 0.02^2), biases at 0; GPT-2 divides those of the two projections
 into the residual stream by sqrt(2 layers). Kernels are stored (in, out), heads apart:
 
-    {"embedding": {"token" (V, E), "position" (P, E), bert: "type" (2, E), "norm"},
+    {"embedding": {"token" (V, E), "position" (P, E), bert: "type" (E,), "norm"},
      "layer_i": {"attention": {"qkv" (E, 3, H, D), "out" (H, D, E), "norm"},
                  "mlp": {"up" (E, F), "down" (F, E), "norm"}},
      "head": {"norm", bert: "dense" (E, E), "bias" (V,); untied: "decoder" (V, E)}}
@@ -171,8 +171,8 @@ class Transformer:
     def width_axes(self, params: Params) -> Params:
         """Roles of the axes.
 
-        `io` for tokens, positions, types and the three of query, key and value;
-        `residual` for E; `heads_i`, `head_dim` and `mlp_i` inside layer i.
+        `io` for tokens, positions and the three of query, key and value; `residual` for
+        E; `heads_i`, `head_dim` and `mlp_i` inside layer i.
         """
         norm = {"scale": ("residual",), "bias": ("residual",)}
 
@@ -200,7 +200,7 @@ class Transformer:
             "embedding": {
                 "token": table,
                 "position": table,
-                "type": table,
+                "type": ("residual",),
                 "norm": norm,
             },
             "head": {

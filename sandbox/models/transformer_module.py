@@ -55,7 +55,7 @@ def init_params(model: "Transformer", key: Array) -> Params:
     embedding: Params = {"token": normal(model.vocab, e)}
     embedding["position"] = normal(model.positions, e)
     if bert:
-        embedding |= {"type": normal(2, e), "norm": norm()}
+        embedding |= {"type": normal(e), "norm": norm()}
     params = {"embedding": embedding}
     params |= {f"layer_{i}": layer() for i in range(model.layers)}
     if bert:
@@ -157,7 +157,7 @@ def run(
 def _embed(p: Params, x: Tokens) -> Float[Array, "B N E"]:
     h = p["token"].at[x.ids].get(mode="clip")
     h = h + p["position"][None, : x.ids.shape[1]]
-    return h + p["type"][None, :1] if "type" in p else h
+    return h + p["type"][None, None] if "type" in p else h
 
 
 def dense(h: Array, kernel: Array, bias: Array, *, half: bool, n_in: int = 1) -> Array:
