@@ -189,7 +189,7 @@ def _measure_candidates(
     seconds = 0.0
     for t in teachers:
         probe = FourierProbe(
-            t.run.spec.task,
+            t.setting.task,
             t.run.spec.model,
             degrees=(1,),
             points=t.setting.claim_points,

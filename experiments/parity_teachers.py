@@ -16,6 +16,7 @@ from jaxtyping import Float
 from experiments.parity_setting import Setting
 from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy, replica_name
+from sandbox.tasks.base import BooleanTask
 from sandbox.train.spec import RunSpec, TeacherRef
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _study(
     from sandbox.theory.sample_complexity import samples_to
 
     probe = FourierProbe(
-        run.spec.task,
+        setting.task,
         run.spec.model,
         degrees=setting.degrees,
         points=setting.choice_points,
@@ -178,7 +179,9 @@ def supports(run: "Run", seed: int) -> "Array":
     """Coordinates behind the labels of the seed at a position of its group."""
     from sandbox.train.teaching import task_key
 
-    return run.spec.task.supports(task_key(run.spec.seeds[seed]))
+    task = run.spec.task
+    assert isinstance(task, BooleanTask)
+    return task.supports(task_key(run.spec.seeds[seed]))
 
 
 def gaps(degree1: "np.ndarray", support: "Array") -> "tuple[np.ndarray, np.ndarray]":

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from sandbox.errors import require
-from sandbox.tasks.base import Task
+from sandbox.tasks.base import BooleanTask
 from sandbox.types import Array, Params
 
 
@@ -48,7 +48,7 @@ class AlignmentProbe:
       levels: the quantiles over neurons that summarise the layer.
     """
 
-    task: Task
+    task: BooleanTask
     _: KW_ONLY
     levels: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from sandbox.errors import ConfigError, require
 from sandbox.models.base import Model
 from sandbox.probes.subsets import in_support_subsets, off_support_subsets
-from sandbox.tasks.base import MAX_ENUMERATED_BITS, Task
+from sandbox.tasks.base import MAX_ENUMERATED_BITS, BooleanTask
 from sandbox.types import Array, Params
 
 __all__ = [
@@ -128,7 +128,7 @@ def fwht(values: Float[Array, "N C"]) -> Float[Array, "N C"]:
 
 
 def exact_spectrum(
-    task: Task, model: Model, params: Params, key: Any | None = None
+    task: BooleanTask, model: Model, params: Params, key: Any | None = None
 ) -> Float[Array, "N C"]:
     """All 2^d Fourier coefficients of the class probabilities, without sampling error.
 
@@ -169,7 +169,7 @@ class FourierProbe:
       seed: draws the off-support monomials.
     """
 
-    task: Task
+    task: BooleanTask
     model: Model
     _: KW_ONLY
     degrees: tuple[int, ...] = (1, 2, 3, 4, 5)

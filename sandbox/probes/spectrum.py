@@ -15,7 +15,7 @@ import numpy as np
 from sandbox.errors import require
 from sandbox.models.base import Model
 from sandbox.probes.fourier import exact_spectrum
-from sandbox.tasks.base import MAX_ENUMERATED_BITS, Task
+from sandbox.tasks.base import MAX_ENUMERATED_BITS, BooleanTask
 from sandbox.types import Array, Params
 
 
@@ -28,7 +28,7 @@ class SpectrumProbe:
       model: the network whose softmax is probed.
     """
 
-    task: Task
+    task: BooleanTask
     model: Model
 
     def __post_init__(self) -> None:

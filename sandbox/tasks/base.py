@@ -1,5 +1,7 @@
 """The `Task` protocol and the base class of tasks on the Boolean cube.
 
+Tasks on strings of a grammar are in `sandbox.tasks.sequences`.
+
 To add a Boolean target, subclass `BooleanTask` and write `supports` and `labels`;
 sampling, enumeration, scoring and the exact posterior come with it
 (`experiments/template.py` is a worked example).
@@ -17,7 +19,7 @@ no chunk, segment or batch size can move a sample. The streams are
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from jaxtyping import Float, Int
 
@@ -25,18 +27,13 @@ from sandbox.errors import ConfigError, require
 from sandbox.types import Array, Batch
 
 SPLITS = ("train", "distill", "quiz", "eval", "probe")
-_SUPPORT, _STREAM = 0, 1  # first fold of the task key
+_SUPPORT, STREAM = 0, 1  # first fold of the task key
 MAX_ENUMERATED_BITS = 20
 
 
 @runtime_checkable
 class Task(Protocol):
     """What the loop and the probes need from a task."""
-
-    @property
-    def d(self) -> int:
-        """Number of input bits."""
-        ...
 
     @property
     def n_classes(self) -> int:
@@ -48,20 +45,41 @@ class Task(Protocol):
         ...
 
     def bayes(self, batch: Batch) -> Array | None:
-        """Exact posterior `(B, C)` of the label given the input, if known."""
+        """Exact posterior of every label given the input, if it is known."""
         ...
 
     def enumerate(self, key: Any | None = None) -> Batch | None:
-        """All `2^d` inputs, or None where the cube is too large."""
-        ...
-
-    def supports(self, key: Any) -> Array:
-        """Coordinates that the labels depend on, one monomial a row."""
+        """All inputs, or None where they are too many."""
         ...
 
     def metrics(self, logits: Array, batch: Batch) -> Mapping[str, tuple[Array, Array]]:
         """Weighted sums and weights of every recorded metric."""
         ...
+
+
+@runtime_checkable
+class SequenceTask(Task, Protocol):
+    """A task whose rows are `Tokens`, labelled at every position."""
+
+    @property
+    def positions(self) -> int:
+        """Positions N of a row."""
+        ...
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """Lengths that rows may be cut to, increasing, the last one N."""
+        ...
+
+    @property
+    def vocabulary(self) -> Any:
+        """Numbers of the tokens; `.size` is how many there are."""
+        ...
+
+
+def is_sequence_task(task: Task) -> TypeGuard[SequenceTask]:
+    """Whether the rows of a task are sequences."""
+    return hasattr(task, "edges")
 
 
 def cube_rows(row_keys: Any, d: int) -> Float[Array, "n d"]:
@@ -147,7 +165,7 @@ class BooleanTask:
                 f"split must be one of {', '.join(SPLITS)}, got {split!r}."
             )
         stream = jax.random.fold_in(
-            jax.random.fold_in(key, _STREAM), SPLITS.index(split)
+            jax.random.fold_in(key, STREAM), SPLITS.index(split)
         )
         t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
         row_keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(t)

@@ -11,6 +11,7 @@ from sandbox.distill.views import Identity
 from sandbox.models.base import Model
 from sandbox.tasks.base import Task
 from sandbox.train import generic, online_sgd
+from sandbox.train.forward import forward
 from sandbox.train.spec import RunSpec
 from sandbox.train.teaching import LaneArrays, Plan, init_key, task_key
 from sandbox.types import Array, Params
@@ -122,7 +123,7 @@ def _evaluate(
         batch = task.sample(key, jnp.uint32(0), points, split="eval")
 
         def one_lane(p: Params) -> dict[str, Array]:
-            sums = task.metrics(model.apply(p, batch.x).logits, batch)
+            sums = task.metrics(forward(task, model, p, batch.x), batch)
             return {name: total / weight for name, (total, weight) in sums.items()}
 
         return jax.lax.map(one_lane, params_L)

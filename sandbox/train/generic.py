@@ -2,8 +2,9 @@
 
 It is the oracle of the blocked engine and the only engine for deeper networks, batches
 and momentum. Lanes and seeds are vmapped; everything else is shared with the blocked
-engine through `sandbox.train.teaching`. A lane that leaves the floats' range is frozen
-at the start of that segment; the others do not notice.
+engine through `sandbox.train.teaching`. Sequences go by length through
+`sandbox.train.buckets`, their lanes and seeds one after the other. A lane that leaves
+the floats' range is frozen at the start of that segment; the others do not notice.
 """
 
 from functools import partial
@@ -14,8 +15,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from sandbox.distill.losses import value
+from sandbox.tasks.base import is_sequence_task
+from sandbox.train.buckets import loss_by_length
 from sandbox.train.online_sgd import ALIVE
-from sandbox.train.teaching import LaneArrays, Plan, make_segment, over_seeds
+from sandbox.train.teaching import (
+    LaneArrays,
+    Plan,
+    in_turn,
+    make_segment,
+    over_seeds,
+)
 from sandbox.types import Array, Params
 
 
@@ -60,13 +69,27 @@ def _lane_step(
     sup: Any,
     rate: Array,
     t: Array,
+    noise: Array,
 ) -> tuple[Params, Any, Array]:
     """One optimizer step of one lane on one batch; also returns the loss before it."""
     structure = plan.structure
+    drops = getattr(plan.model, "dropout", 0) > 0
+
+    def summed(params: Params, rows: Any, part: Array) -> tuple[Array, Array]:
+        x, weight, sup = rows
+        key = jax.random.fold_in(noise, part) if drops else None
+        per_row = value(
+            structure.loss, plan.model.apply(params, x, key=key).logits, sup
+        )
+        return jnp.sum(weight * per_row), jnp.sum(weight)
 
     def loss_fn(params: Params) -> tuple[Array, Array]:
-        per_example = value(structure.loss, plan.model.apply(params, x).logits, sup)
-        return jnp.sum(weight * per_example), jnp.sum(weight)
+        rows = (x, weight, sup)
+        if not is_sequence_task(plan.task):
+            return summed(params, rows, jnp.uint32(0))
+        length, edges = jnp.sum(x.valid, 1), plan.task.edges
+        by_length = loss_by_length(summed, rows, length, edges=edges, micro=plan.micro)
+        return by_length(params)
 
     phi, optimizer, loss = structure.update.step(
         phi,
@@ -140,23 +163,30 @@ def run_chunk(
         rate = seg.rate.reshape(n_steps, size)[:, 0]
         t_step = t_start + size * jnp.arange(n_steps, dtype=jnp.uint32)
 
-        step = jax.vmap(partial(_lane_step, plan), (0, 0, None, None, 0, None, None))
-
         def body(carry, inp):
             (x, weight, sup), eta, t = inp
             lanes_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), sup)
-            phi, optimizer = carry
-            phi, optimizer, loss = step(phi, optimizer, x, weight, lanes_first, eta, t)
+            noise = plan.noise_key(key, t)
+
+            def step(phi, optimizer, sup):
+                rest = (x, weight, sup, eta, t, noise)
+                return _lane_step(plan, phi, optimizer, *rest)
+
+            args = (*carry, lanes_first)
+            each: Any = in_turn if plan.in_turn else jax.vmap
+            phi, optimizer, loss = each(step)(*args)
             return (phi, optimizer), loss
 
         begin = (state.phi, state.optimizer)
         (phi, optimizer), loss_tL = lax.scan(body, begin, (xs, rate, t_step))
         close = jax.vmap(_close, (0, 0, 0, 1, None, None))
-        return close(state, phi, optimizer, loss_tL, xs[1].sum(1), t_step)
+        weight_t = xs[1].reshape(n_steps, -1).sum(1)
+        return close(state, phi, optimizer, loss_tL, weight_t, t_step)
 
     def segment(i, state):
         t = jnp.uint32(t0) + jnp.uint32(plan.segment) * i.astype(jnp.uint32)
         t_S = jnp.broadcast_to(t, (plan.n_seeds,))
-        return over_seeds(one, plan.n_seeds, state, keys, t_S, teacher, index)
+        args = (state, keys, t_S, teacher, index)
+        return over_seeds(one, plan.n_seeds, *args, one_by_one=plan.in_turn)
 
     return lax.fori_loop(0, n_segments, segment, state)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sandbox.distill.sources import is_whole
 from sandbox.errors import require
-from sandbox.store.config import is_number
+from sandbox.store.config import is_number, later
 from sandbox.types import Array
 
 if TYPE_CHECKING:
@@ -108,12 +108,23 @@ class SGD:
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    """Adam (Kingma and Ba, 2015), without weight decay."""
+    """Adam (Kingma and Ba, 2015); AdamW (Loshchilov and Hutter, 2019) with decay.
+
+    Attributes:
+      lr: the learning rate.
+      b1: decay rate of the mean of gradients.
+      b2: decay rate of the mean of their squares.
+      eps: added to the root of the latter.
+      clip: largest norm of the whole gradient, which is scaled down to it; 0 for none.
+      weight_decay: weights shrink by lr times this in each step, apart from Adam.
+    """
 
     lr: LearningRate = field(default_factory=lambda: LearningRate(peak=1e-3))
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    clip: float = later(0.0)
+    weight_decay: float = later(0.0)
 
     plain = False
 
@@ -130,12 +141,23 @@ class Adam:
             is_number(self.eps) and self.eps > 0,
             f"optimizer.eps must be positive and finite, got {self.eps!r}.",
         )
+        for name in ("clip", "weight_decay"):
+            v = getattr(self, name)
+            require(
+                is_number(v) and v >= 0,
+                f"optimizer.{name} must be at least 0 and finite, got {v!r}.",
+            )
 
     def transform(self) -> "optax.GradientTransformation":
         """The optax rule without its learning rate."""
         import optax
 
-        return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
+        adam = optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
+        if not self.clip and not self.weight_decay:
+            return adam
+        parts = [optax.clip_by_global_norm(self.clip)] if self.clip else []
+        decay = [optax.add_decayed_weights(self.weight_decay)]
+        return optax.chain(*parts, adam, *(decay if self.weight_decay else []))
 
 
 Optimizer = SGD | Adam

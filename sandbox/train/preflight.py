@@ -22,7 +22,10 @@ import numpy as np
 
 from sandbox.errors import ConfigError, StoreError
 from sandbox.store.runs import RunFolder
+from sandbox.tasks.base import is_sequence_task
+from sandbox.train.buckets import micro_size
 from sandbox.train.engine import Engine
+from sandbox.train.forward import ROWS
 from sandbox.train.lanes import CACHE as KEPT
 from sandbox.train.progress import seeds_text
 from sandbox.train.signals import say
@@ -136,8 +139,12 @@ def _training(spec: RunSpec, state: int) -> int:
         item = np.dtype(spec.dtype).itemsize
         work = _BLOCK_COPIES * seeds * spec.block * lanes * width * item
     else:
-        batch = _forward(spec, spec.model, spec.batch_size)[1]
-        work = _STEP_COPIES * state + _BACKWARD_COPIES * seeds * lanes * batch
+        at_once = seeds * lanes
+        size = spec.batch_size
+        if is_sequence_task(spec.task):  # lanes in turn, a micro-batch at a time
+            at_once, size = 1, micro_size(size, spec.micro)
+        batch = _forward(spec, spec.model, size)[1]
+        work = _STEP_COPIES * state + _BACKWARD_COPIES * at_once * batch
     return taught + rows + work
 
 
@@ -155,6 +162,8 @@ def _forward(spec: RunSpec, model: Any, n: int) -> tuple[int, int]:
 
     Matrix products are buffers of their own; what follows them elementwise is fused.
     """
+    if is_sequence_task(spec.task):
+        n = min(n, max(ROWS, micro_size(spec.batch_size, spec.micro)))
     x = _inputs(spec, n).x
     params = jax.eval_shape(model.init, init_key(spec.first_seed, spec.kind))
     traced = jax.make_jaxpr(lambda p, v: model.apply(p, v).logits)(params, x)

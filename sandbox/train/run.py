@@ -8,16 +8,22 @@ from typing import Any
 
 from sandbox.errors import ConfigError, DivergenceError, StoreError
 from sandbox.models.mlp import MLP
+from sandbox.models.transformer import Transformer
 from sandbox.store.config import digest, foreign_sources, from_json, to_json
 from sandbox.store.files import read_json
 from sandbox.store.metrics import Metrics, read_metrics
 from sandbox.store.runs import SCHEMA, RunFolder
 from sandbox.store.trajectories import Trajectory
 from sandbox.tasks.hierarchy import Hierarchy
+from sandbox.tasks.masking import MaskedLM
+from sandbox.tasks.next_token import NextToken
 from sandbox.tasks.parity import NoisyParity, Parity
 from sandbox.train.spec import RunSpec
 
-BUILT_IN: tuple[type, ...] = (Parity, NoisyParity, Hierarchy, MLP)
+BUILT_IN: tuple[type, ...] = (
+    *(Parity, NoisyParity, Hierarchy, MaskedLM, NextToken),
+    *(MLP, Transformer),
+)
 """Parts a saved record may hold where its field is typed by a protocol."""
 
 

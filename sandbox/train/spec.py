@@ -14,8 +14,8 @@ from sandbox.distill.sources import Adaptive, Lane, PerSeed, is_whole, of_seed
 from sandbox.distill.strategy import Strategy, shared_structure
 from sandbox.errors import require
 from sandbox.models.base import Model
-from sandbox.store.config import is_number
-from sandbox.tasks.base import Task
+from sandbox.store.config import is_number, later
+from sandbox.tasks.base import Task, is_sequence_task
 from sandbox.train.optim import SGD, Optimizer
 
 MAX_SEGMENT = 1024
@@ -35,6 +35,7 @@ _LEAST = {
     "eval_every": 1,
     "first_seed": 0,
     "checkpoint_every": 0,
+    "micro": 0,
 }
 _MOST = {"n_seeds": 2**16}
 
@@ -124,6 +125,9 @@ class RunSpec:
       block: samples T of one block; every switch, evaluation and checkpoint falls on a
         multiple of it.
       dtype: arithmetic of the whole run.
+      micro: rows of one micro-batch of sequences, whose gradients are added up (at
+        most; the largest divisor of the batch is taken); 0 is the whole batch. It moves
+        nothing but rounding, time and memory.
     """
 
     kind: Literal["teacher", "student"]
@@ -142,6 +146,7 @@ class RunSpec:
     engine: Literal["auto", "online_sgd", "generic"] = "auto"
     block: int = 32
     dtype: Literal["float32", "float64"] = "float32"
+    micro: int = later(0)
 
     def __post_init__(self) -> None:
         """Refuses whatever could only fail later."""
@@ -166,13 +171,32 @@ class RunSpec:
             require(v >= least, f"{name} must be at least {least}, got {v}.")
             most = _MOST.get(name, 2**32 - 1)
             require(v <= most, f"{name} must be at most {most}, got {v}.")
-        d = getattr(self.model, "d", self.task.d)
-        require(d == self.task.d, f"model.d = {d} must equal task.d = {self.task.d}.")
+        self._check_inputs()
         require(
             self.model.n_classes == self.task.n_classes,
             f"model.n_classes = {self.model.n_classes} must equal the task's"
             f" {self.task.n_classes} classes.",
         )
+
+    def _check_inputs(self) -> None:
+        """Refuses a model that cannot read the task's inputs."""
+        model, task = self.model, self.task
+        if is_sequence_task(task):
+            needs = {"positions": task.positions, "vocab": task.vocabulary.size}
+            for name, need in needs.items():
+                have = getattr(model, name, 0)
+                require(
+                    have >= need,
+                    f"model.{name} = {have} must be at least {need} for this task"
+                    " (a Transformer reads sequences, an MLP does not).",
+                )
+            return
+        require(
+            self.micro == 0, "micro applies to sequences; leave it 0 for this task."
+        )
+        d = getattr(task, "d", None)
+        own = getattr(model, "d", d)
+        require(d == own, f"model.d = {own} must equal task.d = {d}.")
 
     def _check_lanes(self) -> None:
         require(

@@ -17,12 +17,15 @@ from sandbox.distill.sources import Final, Labels
 from sandbox.distill.strategy import Loss, Strategy, ends, shared_structure
 from sandbox.distill.targets import annealed
 from sandbox.models.base import Model
-from sandbox.tasks.base import Task
+from sandbox.tasks.base import Task, is_sequence_task
+from sandbox.train.buckets import micro_size
+from sandbox.train.forward import forward
 from sandbox.train.optim import Optimizer
 from sandbox.train.spec import RunSpec
 from sandbox.types import Array, Params
 
 _TASK, _TEACHER_INIT, _STUDENT_INIT = 0, 1, 2  # folds of a seed's key
+_NOISE = 3  # fold of the task key behind dropout
 
 
 def task_key(seed: int) -> Array:
@@ -58,6 +61,7 @@ class Plan:
     block: int
     segment: int
     split: str
+    micro: int
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Plan":
@@ -86,7 +90,22 @@ class Plan:
             block=spec.block,
             segment=spec.segment,
             split=spec.split,
+            micro=micro_size(spec.batch_size, spec.micro),
         )
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether seeds and lanes are computed one after the other.
+
+        A step of a transformer is large enough to fill a device by itself, and rows cut
+        to their length need a branch, which vmap would turn into all branches.
+        """
+        return is_sequence_task(self.task)
+
+    def noise_key(self, key: Array, t: Array) -> Array:
+        """The key behind the dropout of the step that begins at sample t."""
+        own = jax.random.fold_in(jax.random.fold_in(key, _NOISE), self.split == "train")
+        return jax.random.fold_in(own, t)
 
 
 class LaneArrays(NamedTuple):
@@ -109,10 +128,13 @@ class LaneArrays(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """R rows of one seed: inputs, weights, rates; each lane's supervision (R, L)."""
+    """R rows of one seed: inputs, weights, rates; each lane's supervision (R, L).
 
-    x: Float[Array, "R d"]
-    weight: Float[Array, " R"]
+    Weights and supervision of sequences have a further axis N.
+    """
+
+    x: Any
+    weight: Float[Array, "R ..."]
     rate: Float[Array, " R"]
     supervision: Supervision
 
@@ -139,27 +161,45 @@ def make_segment(
     batch = plan.task.sample(key, t0, n, split=plan.split)
     t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
     label = jax.nn.one_hot(batch.y, plan.task.n_classes, dtype=batch.weight.dtype)
-    label_RLC = jnp.broadcast_to(label[:, None], (n, plan.n_lanes, label.shape[-1]))
+    inner = label.shape[1:]  # (C,), or (N, C)
+    label_RLC = jnp.broadcast_to(label[:, None], (n, plan.n_lanes, *inner))
     logits_RLC = None
     if teacher is not None and plan.teacher_model is not None:
         model = plan.teacher_model
 
-        def forward(params: Params) -> Array:
-            return model.apply(params, batch.x).logits
+        def outputs(params: Params) -> Array:
+            return forward(plan.task, model, params, batch.x)
 
         frozen = jax.lax.stop_gradient(teacher)
-        logits_KRC = jax.lax.map(forward, frozen)
+        logits_KRC = jax.lax.map(outputs, frozen)
         logits_RLC = jnp.swapaxes(logits_KRC[index], 0, 1)
     tau = annealed(lanes.tau_start, lanes.tau_end, lanes.tau_over, t)
     alpha = annealed(lanes.alpha_start, lanes.alpha_end, lanes.alpha_over, t)
+    tau, alpha = (_along(a, label_RLC.shape[:-1]) for a in (tau, alpha))
     sup = supervise(plan.structure.loss, label_RLC, logits_RLC, tau, alpha)
     rate = plan.optimizer.lr.at(t)
     return Segment(batch.x, batch.weight, rate, sup)
 
 
-def over_seeds(fn: Callable[..., Any], n_seeds: int, *args: Any) -> Any:
-    """Applies `fn` to each seed's slice of `args`: vmap, or directly for one seed."""
+def _along(a: Float[Array, "R L"], shape: tuple[int, ...]) -> Array:
+    """Repeats the number of each row and lane over the row's positions."""
+    return jnp.broadcast_to(a.reshape(*a.shape, *(1,) * (len(shape) - 2)), shape)
+
+
+def in_turn(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Like `jax.vmap(fn)`, one after the other."""
+    return lambda *args: jax.lax.map(lambda a: fn(*a), args)
+
+
+def over_seeds(
+    fn: Callable[..., Any], n_seeds: int, *args: Any, one_by_one: bool = False
+) -> Any:
+    """Applies `fn` to each seed's slice of `args`.
+
+    By vmap, or one after the other; directly for one seed.
+    """
     if n_seeds == 1:
         out = fn(*jax.tree.map(lambda a: a[0], args))
         return jax.tree.map(lambda a: a[None], out)
-    return jax.vmap(fn)(*args)
+    each = in_turn if one_by_one else jax.vmap
+    return each(fn)(*args)

@@ -1,0 +1,90 @@
+r"""Masked-token prediction on the strings of a grammar, masked anew for every row.
+
+Every token of a string (never BOS) is selected with probability `rate`, and a selected
+token is replaced by MASK, by a uniformly drawn terminal, or left as it is:
+
+    MASK with probability `mask`, random with `random`, kept with 1 - mask - random
+
+The loss is on the selected positions alone. With `hidden`, no position attends to a
+selected one, as in the released data of Panigrahi et al. (arXiv 2410.05464): a
+selected token then reaches its own prediction only, through the residual path.
+
+Example:
+    >>> MaskedLM(grammar=load_grammar("cfg3b", start=("13", "14", "15")), rate=0.3)
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool
+
+from sandbox.errors import require
+from sandbox.store.config import is_number
+from sandbox.tasks.sequences import GrammarTask, Rows
+from sandbox.types import Array, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLM(GrammarTask):
+    """Masked-token prediction.
+
+    Attributes:
+      grammar: where the strings come from.
+      rate: probability that a token is selected.
+      mask: probability that a selected token becomes MASK.
+      random: probability that it becomes a uniformly drawn terminal.
+      hidden: whether selected positions are hidden from attention.
+    """
+
+    rate: float = 0.3
+    mask: float = 0.8
+    random: float = 0.1
+    hidden: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses what is no corruption."""
+        super().__post_init__()
+        for name in ("rate", "mask", "random"):
+            v = getattr(self, name)
+            require(
+                is_number(v) and 0 <= v <= 1,
+                f"task.{name} must lie in [0, 1], got {v!r}.",
+            )
+        require(
+            self.rate > 0, f"task.rate must be positive, got {self.rate}: nothing would"
+            " be selected, and so nothing learned.",
+        )  # fmt: skip
+        require(
+            self.mask + self.random <= 1 + 1e-9,
+            f"task.mask + task.random must be at most 1, got {self.mask} +"
+            f" {self.random}.",
+        )
+        require(
+            isinstance(self.hidden, bool),
+            f"task.hidden must be True or False, got {self.hidden!r}.",
+        )
+
+    def _batch(
+        self, rows: Rows, key: Any, t0: Any, n: int, split: str
+    ) -> tuple[Tokens, Bool[Array, "B N"]]:
+        """Selects and corrupts."""
+        import jax.numpy as jnp
+
+        words = self.words(key, t0, n, split=split, count=3)
+        selected = (words[:, 0] < _threshold(self.rate)) & rows.inner
+        masked = words[:, 1] < _threshold(self.mask)
+        replaced = words[:, 1] >= _threshold(1 - self.random)
+        # The high half of a word times C, shifted back: uniform to 2^-16.
+        drawn = (words[:, 2] >> 16) * jnp.uint32(self.n_classes) >> 16
+        noise = jnp.where(replaced, drawn.astype(jnp.int32), rows.clean)
+        noise = jnp.where(masked, self.vocabulary.mask, noise)
+        visible = rows.valid & ~selected if self.hidden else rows.valid
+        ids = jnp.where(selected, noise, rows.clean)
+        return Tokens(ids, rows.valid, visible), selected
+
+
+def _threshold(p: float) -> Any:
+    """The number below which a 32-bit word falls with probability p, to 2^-32."""
+    import jax.numpy as jnp
+
+    return jnp.uint32(min(round(p * 2**32), 2**32 - 1))
