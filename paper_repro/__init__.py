@@ -6,5 +6,6 @@
 STUDIES = {
     "parity_mlp": "Accuracy against samples on sparse parity (claims P1, P2, P3).",
     "parity_curriculum": "The spike in a teacher's correlations (claims P5, P6).",
+    "pcfg_bayes": "Exact ceilings and use of context on grammars (nothing is trained).",
 }
 SCALES = ("smoke", "cpu", "paper")

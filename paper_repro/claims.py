@@ -173,6 +173,9 @@ def print_table(title: str, claims: Sequence[Claim]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if not claims:
+        print(title)
+        return
     table = Table(title=title, title_justify="left", show_lines=False)
     for name in (
         "claim",

@@ -23,6 +23,12 @@ def print_estimate(studies: list[str], scale: str, root: Path) -> None:
         "parity_mlp": parity_mlp.PRESETS[scale](),
         "parity_curriculum": parity_curriculum.PRESETS[scale](),
     }
+    exact = [name for name in studies if name not in configs]
+    if exact:
+        print(f"{', '.join(exact)}: nothing is trained; minutes to an hour.")
+    studies = [name for name in studies if name in configs]
+    if not studies:
+        return
     print("timing a few seconds of every kind of run ...", flush=True)
     setting: Setting = configs[studies[0]].setting
     specs = setting.teacher_specs()

@@ -52,13 +52,17 @@ class Report:
         path = results / f"{self.study}.{self.scale}.json"
         header = self.header()
         write_results(path, self.claims, header)
-        counts = header["teachers"]
-        learned = f"{counts['learned']} of {counts['trained']} teachers learned"
-        print_table(f"{self.study}, {self.scale} scale: {learned}", self.claims)
+        print_table(self.title(), self.claims)
         for what in header["left_out"]:
             print(f"left out: {what}")
         for p in (png, svg, path):
             print(p.relative_to(ROOT) if p.is_relative_to(ROOT) else p)
+
+    def title(self) -> str:
+        """What heads the claims table."""
+        counts = count_teachers(self.teachers)
+        learned = f"{counts['learned']} of {counts['trained']} teachers learned"
+        return f"{self.study}, {self.scale} scale: {learned}"
 
     def header(self) -> dict[str, Any]:
         """Everything a result file says besides its claims; facts are the runs' own."""
