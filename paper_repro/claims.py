@@ -7,6 +7,7 @@ its 95% bootstrap interval supports it:
     ratio at most r       median <= r, upper end <= 2
     difference            median > 0, lower end > 0
     at most r, below r    median <= r (< r), upper end likewise
+    at least r            median >= r, lower end likewise
 
 With fewer teachers the point rule decides and the interval is shown; with one there is
 no interval. `holds` is None where nothing could be measured. How many teachers there
@@ -27,7 +28,9 @@ from sandbox.theory.sample_complexity import Estimate, median_estimate
 ENOUGH = 10
 """Teachers from which the interval must support the claim."""
 
-Kind = Literal["ratio_at_least", "ratio_at_most", "difference", "at_most", "below"]
+Kind = Literal[
+    "ratio_at_least", "ratio_at_most", "difference", "at_most", "below", "at_least"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,7 @@ def decide(kind: Kind, bound: float, e: Estimate, *, teachers: int) -> bool | No
         "difference": (e.value > 0, e.lower > 0),
         "at_most": (e.value <= bound, e.upper <= bound),
         "below": (e.value < bound, e.upper < bound),
+        "at_least": (e.value >= bound, e.lower >= bound),
     }[kind]
     return bool(point and (teachers < ENOUGH or support))
 

@@ -68,23 +68,38 @@ class Report:
         """Everything a result file says besides its claims; facts are the runs' own."""
         runs = [t.run for t in self.teachers]
         runs += [r for group in self.students for r in group]
-        made = [r.provenance for r in runs]
-        wall = sum(p["wall_seconds"] for p in made) + self.probe_seconds
         return {
             "study": self.study,
             "scale": self.scale,
-            "config": to_json(self.config),
-            "hardware": _one_or_all([p["hardware"] for p in made]),
-            "versions": _one_or_all([p["versions"] for p in made]),
-            "commit": _one_or_all([p["git"].get("commit", "unknown") for p in made]),
-            "wall_seconds": round(wall, 1),
-            "runs": [_describe(r, p) for r, p in zip(runs, made, strict=True)],
+            **describe_runs(self.config, runs, self.probe_seconds),
             "left_out": missing_runs(self.teachers, self.students),
             "teachers": {
                 **count_teachers(self.teachers),
                 "each": describe_teachers(self.teachers),
             },
         }
+
+
+def describe_runs(
+    config: Any, runs: "Sequence[Run]", probe_seconds: float
+) -> dict[str, Any]:
+    """Config, hardware, versions, time and speed behind a study.
+
+    Args:
+      config: what was asked for.
+      runs: every run that the study stands on.
+      probe_seconds: what the measurements took besides.
+    """
+    made = [r.provenance for r in runs]
+    wall = sum(p["wall_seconds"] for p in made) + probe_seconds
+    return {
+        "config": to_json(config),
+        "hardware": _one_or_all([p["hardware"] for p in made]),
+        "versions": _one_or_all([p["versions"] for p in made]),
+        "commit": _one_or_all([p["git"].get("commit", "unknown") for p in made]),
+        "wall_seconds": round(wall, 1),
+        "runs": [_describe(r, p) for r, p in zip(runs, made, strict=True)],
+    }
 
 
 def _describe(run: "Run", made: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from sandbox.types import Array, Outputs, Params
+from sandbox.types import Outputs, Params
 
 
 @runtime_checkable
@@ -22,7 +22,7 @@ class Model(Protocol):
     def apply(
         self,
         params: Params,
-        x: Array,
+        x: Any,
         *,
         key: Any | None = None,
         taps: Sequence[str] = (),

@@ -39,6 +39,19 @@ class Probe(Protocol):
         ...
 
 
+@runtime_checkable
+class Prepared(Protocol):
+    """A frozen record whose sample is drawn, and worked on, once for all steps."""
+
+    def prepare(self, key: Any) -> Any:
+        """A pytree of arrays, computed on the host and not under jit."""
+        ...
+
+    def measure(self, params: Params, key: Any, prepared: Any) -> dict[str, Array]:
+        """Named arrays; jittable in all arguments."""
+        ...
+
+
 class Measured(NamedTuple):
     """What a probe found along a trajectory.
 
@@ -55,7 +68,7 @@ class Measured(NamedTuple):
 
 def measure_trajectory(
     run: Run,
-    probe: Probe,
+    probe: Probe | Prepared,
     *,
     root: Path,
     steps: Sequence[int] | None = None,
@@ -107,7 +120,7 @@ def measure_trajectory(
 
 def _measure(
     run: Run,
-    probe: Probe,
+    probe: Probe | Prepared,
     steps: Sequence[int],
     where: tuple[list[int], int],
     folder: RunFolder,
@@ -121,9 +134,13 @@ def _measure(
     title = f"probe {folder.path.name[:6]}, {seeds_text(seeds)}"
     keys = jnp.stack([task_key(s) for s in seeds])
 
+    ready: list[Any] = []
+
     def one(step: int) -> dict[str, np.ndarray]:
+        if not ready:
+            ready.append(_prepare(probe, keys))
         params = jax.tree.map(lambda p: p[where], run.trajectory.read(step))
-        measured = _measure_seeds(probe, params, keys)
+        measured = _measure_seeds(probe, params, keys, ready[0])
         return {k: np.asarray(v) for k, v in measured.items()}
 
     finished = False
@@ -216,9 +233,19 @@ def _finish(state: _State, folder: RunFolder) -> None:
     folder.commit({"kind": "probe"})
 
 
+def _prepare(probe: Probe | Prepared, keys: Array) -> tuple[Any, ...]:
+    """What a probe computes ahead, stacked over seeds; nothing for most probes."""
+    if not isinstance(probe, Prepared):
+        return ()
+    seeds = [probe.prepare(key) for key in keys]
+    return (jax.tree.map(lambda *a: jnp.stack(a), *seeds),)
+
+
 @partial(jax.jit, static_argnums=0)
-def _measure_seeds(probe: Probe, params: Params, keys: Array) -> dict[str, Array]:
-    return jax.lax.map(lambda a: probe.measure(*a), (params, keys))
+def _measure_seeds(
+    probe: Any, params: Params, keys: Array, ready: tuple[Any, ...]
+) -> dict[str, Array]:
+    return jax.lax.map(lambda a: probe.measure(*a), (params, keys, *ready))
 
 
 def _read(folder: RunFolder) -> dict[str, np.ndarray]:

@@ -16,12 +16,12 @@ Example:
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from sandbox.errors import require
 from sandbox.store.config import is_number
 from sandbox.tasks.sequences import GrammarTask, Rows
-from sandbox.types import Array, Tokens
+from sandbox.types import Array, Batch, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,29 @@ class MaskedLM(GrammarTask):
             isinstance(self.hidden, bool),
             f"task.hidden must be True or False, got {self.hidden!r}.",
         )
+
+    def bayes(self, batch: Batch) -> Float[Array, "B N C"]:
+        """P(clean token | the corrupted row) at every position, on the host.
+
+        Meaningful at selected positions, which is where it is compared; 0 at BOS and
+        after the end. Costs a pass of the exact predictor a string.
+        """
+        import jax.numpy as jnp
+
+        from sandbox.tasks.bayes import predict_corrupted
+        from sandbox.tasks.channel import Channel
+
+        x, c = batch.x, self.n_classes
+        inner = x.valid[:, 1:]
+        seen = jnp.where(x.ids == self.vocabulary.mask, c, x.ids)[:, 1:]
+        p = predict_corrupted(
+            self.arrays,
+            jnp.where(inner, seen, 0),
+            inner.sum(1),
+            Channel(rate=self.rate, mask=self.mask, random=self.random),
+            hidden=(inner & ~x.visible[:, 1:]) if self.hidden else None,
+        )
+        return jnp.pad(p, ((0, 0), (1, 0), (0, 0)))
 
     def _batch(
         self, rows: Rows, key: Any, t0: Any, n: int, split: str

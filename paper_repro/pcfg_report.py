@@ -1,0 +1,65 @@
+"""What a PCFG study hands back: the same report, about its own teachers."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from paper_repro.claims import number
+from paper_repro.report import Report, describe_runs
+
+if TYPE_CHECKING:
+    from experiments.pcfg_teachers import Teacher
+    from sandbox.train.run import Run
+
+
+@dataclass(frozen=True)
+class PcfgReport(Report):
+    """A finished study of PCFG teachers and students.
+
+    Attributes:
+      trained: the teachers, one a seed.
+      taught: the runs of their students.
+      extra: further facts for the result file.
+    """
+
+    trained: "Sequence[Teacher]" = ()
+    taught: "Sequence[Run]" = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def title(self) -> str:
+        """What heads the claims table."""
+        return f"{self.study}, {self.scale} scale: {len(self.trained)} teachers"
+
+    def header(self) -> dict[str, Any]:
+        """Everything a result file says besides its claims."""
+        runs = [*(t.run for t in self.trained), *self.taught]
+        return {
+            "study": self.study,
+            "scale": self.scale,
+            **describe_runs(self.config, runs, self.probe_seconds),
+            "left_out": left_out(runs),
+            "teachers": [describe_teacher(t) for t in self.trained],
+            **self.extra,
+        }
+
+
+def left_out(runs: "Sequence[Run]") -> list[str]:
+    """One phrase for every lane that became non-finite or had no teacher."""
+    out = []
+    for r in runs:
+        for lane in r.outcome["failed"]:
+            who = f"seed {lane['seed']} / {lane['strategy']}"
+            out.append(f"{who}: non-finite at sample {lane['sample']:,}")
+        for lane in r.outcome["absent"]:
+            out.append(f"seed {lane['seed']} / {lane['strategy']}: no teacher")
+    return out
+
+
+def describe_teacher(t: "Teacher") -> dict[str, Any]:
+    """Final accuracy and loss, and the located drop in optimizer steps."""
+    return {
+        "seed": t.seed,
+        "accuracy": number(float(t.accuracy[-1])),
+        "loss": number(float(t.loss[-1])),
+        "drop": asdict(t.drop),
+    }

@@ -1,0 +1,240 @@
+r"""How far a masked-token predictor leans on the n-gram around a position.
+
+At a position i of a string, let p be the prediction with only i masked and W the n-gram
+window around i (`sandbox.tasks.windows`). Then
+
+    M_robust(n) = TV(p, prediction with W masked as well)
+    M_close(n)  = TV(p, prediction with everything outside W masked)
+    KL(n)       = KL(b_n || p),  KL(all) = KL(b || p)
+
+with TV(p, q) = 1/2 sum_a |p(a) - q(a)|, b_n the exact Bayes prediction from the tokens
+of W alone, and b the one from all tokens but i. A predictor that used nothing but
+n-grams, optimally, would have KL(n) = 0; an optimal one KL(all) = 0. Numbers are taken
+over a fixed sample of strings at fixed positions; BOS stays in sight. Where the task
+hides its selected positions from attention, masked ones are hidden here too.
+
+Source: Panigrahi et al. (arXiv 2410.05464), section 4. Their code reports the L1 norm,
+which is twice the total variation, masks BOS in M_close, and has i = 30, 60, ..., 420.
+
+Example:
+    >>> probe = NgramProbe(task=MaskedLM(), model=model)
+    >>> measure_trajectory(run, probe, root=root).values["m_robust/3/median"]
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from sandbox.errors import require
+from sandbox.models.base import Model
+from sandbox.tasks.bayes_context import (
+    predict_alone,
+    predict_from_window,
+    predict_without_window,
+)
+from sandbox.tasks.masking import MaskedLM
+from sandbox.tasks.windows import window_mask
+from sandbox.train.buckets import micro_size
+from sandbox.types import Array, Params, Tokens
+
+ROWS = 64
+"""Sequences of one forward pass."""
+_TINY = 1e-30
+
+
+class Questions(NamedTuple):
+    """The sample that a probe asks about, and the exact answers.
+
+    Attributes:
+      tokens: clean terminals by number, -1 after the end; no BOS.
+      length: tokens of each string.
+      exact: b, the exact prediction with only i masked.
+      from_window: b_n for every n.
+      without_window: exact predictions with the window masked as well.
+    """
+
+    tokens: Int[Array, "B N"]
+    length: Int[Array, " B"]
+    exact: Float[Array, "B K C"]
+    from_window: Float[Array, "W B K C"]
+    without_window: Float[Array, "W B K C"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NgramProbe:
+    """M_robust, M_close and distances to the exact n-gram predictors.
+
+    Attributes:
+      task: whose strings; its probe stream.
+      model: the network.
+      windows: the sizes n.
+      strings: how many strings.
+      places: positions of each string, evenly spread over the shortest string's length.
+    """
+
+    task: MaskedLM
+    model: Model
+    windows: tuple[int, ...] = (2, 3, 4, 5)
+    strings: int = 256
+    places: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuses samples that hold nothing."""
+        require(
+            isinstance(self.task, MaskedLM),
+            f"probe.task must be a MaskedLM task, got {type(self.task).__name__}: the"
+            " n-gram probe masks tokens.",
+        )
+        require(
+            isinstance(self.windows, tuple)
+            and len(self.windows) > 0
+            and all(type(n) is int and n >= 1 for n in self.windows),
+            "probe.windows must be a tuple of whole numbers from 1, e.g. (2, 3), got"
+            f" {self.windows!r}.",
+        )
+        most = int(self.task.arrays.min_length[self.task.arrays.start].min())
+        for name, top in (("strings", 2**20), ("places", most)):
+            v = getattr(self, name)
+            require(
+                type(v) is int and 1 <= v <= top,
+                f"probe.{name} must lie in 1..{top}, got {v!r}.",
+            )
+
+    @property
+    def positions(self) -> Int[np.ndarray, " K"]:
+        """The positions i, counted in tokens from 0."""
+        shortest = int(self.task.arrays.min_length[self.task.arrays.start].min())
+        return ((np.arange(self.places) + 0.5) / self.places * shortest).astype(int)
+
+    def prepare(self, key: Any) -> Questions:
+        """The sample of a seed's probe stream and the exact predictions on it."""
+        arrays = self.task.arrays
+        rows = self.task.rows(key, jnp.uint32(0), self.strings, split="probe")
+        length = rows.inner.sum(1)
+        tokens = jnp.where(rows.inner, rows.clean, -1)[:, 1:]
+        at = jnp.broadcast_to(self.positions, (self.strings, self.places))
+        common = (arrays, tokens, length, at)
+        return Questions(
+            tokens,
+            length,
+            predict_alone(*common),
+            jnp.stack([predict_from_window(*common, n) for n in self.windows]),
+            jnp.stack([predict_without_window(*common, n) for n in self.windows]),
+        )
+
+    def measure(
+        self, params: Params, key: Any, prepared: Questions
+    ) -> dict[str, Array]:
+        """Quartiles and means of everything, and the exact predictor's own.
+
+        Args:
+          params: of the model.
+          key: unused; the sample was drawn from it by `prepare`.
+          prepared: of `prepare`.
+
+        Returns:
+          `m_robust/{n}/{median,q25,q75,mean,se}`, the same for `m_close`, the means
+          `kl/{n}`, `kl/all` in nats with `_se`, `exact/m_robust/{n}/...` and
+          `exact/m_close/{n}/...` of the Bayes predictor; `accuracy` and
+          `exact/accuracy` with only i mprepared. Standard errors count strings, whose
+          positions are not independent.
+        """
+        del key
+        p = self._predictions(params, prepared)
+        out: dict[str, Array] = {}
+        for w, n in enumerate(self.windows):
+            for prefix, base, less, only in (
+                ("", p[0], p[1 + 2 * w], p[2 + 2 * w]),
+                (
+                    "exact/",
+                    prepared.exact,
+                    prepared.without_window[w],
+                    prepared.from_window[w],
+                ),
+            ):
+                robust = 0.5 * jnp.sum(jnp.abs(base - less), -1)
+                close = 0.5 * jnp.sum(jnp.abs(base - only), -1)
+                for name, v in (("m_robust", robust), ("m_close", close)):
+                    out |= _summary(f"{prefix}{name}/{n}", v)
+            out |= _mean(f"kl/{n}", _kl(prepared.from_window[w], p[0]))
+        out |= _mean("kl/all", _kl(prepared.exact, p[0]))
+        true = jnp.take_along_axis(
+            prepared.tokens, jnp.broadcast_to(self.positions, p.shape[1:3]), 1
+        )
+        for prefix, q in (("", p[0]), ("exact/", prepared.exact)):
+            hit = (jnp.argmax(q, -1) == true).astype(q.dtype)
+            out |= _mean(f"{prefix}accuracy", hit)
+        return out
+
+    def _predictions(self, params: Params, asked: Questions) -> Float[Array, "Q B K C"]:
+        """The model's predictions at i: with i masked, then without and from each W."""
+        n_tokens = asked.tokens.shape[1]
+        inner = jnp.arange(n_tokens)[None, :] < asked.length[:, None]
+
+        def at_place(i: Array) -> Array:
+            alone = window_mask(i, 1, n_tokens)
+            masked = [alone]
+            for n in self.windows:
+                window = window_mask(i, n, n_tokens)
+                masked += [window, ~window | alone]
+            masked_QN = jnp.stack(masked)
+            return jax.lax.map(
+                lambda m: self._at(params, asked.tokens, inner, m, i), masked_QN
+            )
+
+        p = jax.lax.map(at_place, jnp.asarray(self.positions))
+        return jnp.transpose(p, (1, 2, 0, 3))
+
+    def _at(
+        self,
+        params: Params,
+        tokens: Int[Array, "B N"],
+        inner: Bool[Array, "B N"],
+        masked: Bool[Array, " N"],
+        i: Array,
+    ) -> Float[Array, "B C"]:
+        """Predictions at token i of every string with the same positions masked."""
+        words = self.task.vocabulary
+
+        def some(rows: tuple[Array, Array]) -> Array:
+            clean, valid = rows
+            ids = jnp.where(masked & valid, words.mask, clean)
+            ids = jnp.where(valid, ids, words.pad)
+            seen = valid & ~masked if self.task.hidden else valid
+            first = jnp.ones((clean.shape[0], 1), bool)
+            x = Tokens(
+                jnp.concatenate([jnp.full_like(ids[:, :1], words.bos), ids], 1),
+                jnp.concatenate([first, valid], 1),
+                jnp.concatenate([first, seen], 1),
+            )
+            logits = self.model.apply(params, x).logits
+            return jax.nn.softmax(logits[:, i + 1], -1)
+
+        size = micro_size(len(tokens), ROWS)
+        parts = (a.reshape(-1, size, a.shape[-1]) for a in (tokens, inner))
+        out = jax.lax.map(some, tuple(parts))
+        return out.reshape(-1, out.shape[-1])
+
+
+def _kl(p: Float[Array, "*B C"], q: Float[Array, "*B C"]) -> Float[Array, "*B"]:
+    """KL(p || q) in nats; 0 log 0 = 0."""
+    ratio = jnp.log(jnp.maximum(p, _TINY)) - jnp.log(jnp.maximum(q, _TINY))
+    return jnp.sum(jnp.where(p > 0, p * ratio, 0), -1)
+
+
+def _mean(name: str, v: Float[Array, "B K"]) -> dict[str, Array]:
+    """Mean over everything and its standard error over strings."""
+    strings = v.mean(1)
+    se = jnp.std(strings, ddof=1) / jnp.sqrt(strings.shape[0])
+    return {name: strings.mean(), f"{name}_se": se}
+
+
+def _summary(name: str, v: Float[Array, "B K"]) -> dict[str, Array]:
+    low, median, high = jnp.quantile(v, jnp.asarray([0.25, 0.5, 0.75]))
+    mean, se = _mean(name, v).values()
+    parts = {"median": median, "q25": low, "q75": high, "mean": mean, "se": se}
+    return {f"{name}/{k}": a for k, a in parts.items()}
