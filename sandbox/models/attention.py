@@ -72,7 +72,7 @@ def use_tiles(n: int) -> bool:
 def attend(
     q: Float[Array, "B H N D"],
     k: Float[Array, "B H N D"],
-    v: Float[Array, "B H N D"],
+    v: Float[Array, "B H N W"],
     visible: Bool[Array, "B N"],
     *,
     causal: bool,
@@ -80,7 +80,7 @@ def attend(
     rate: float = 0.0,
     tiled: bool = False,
     half: bool = False,
-) -> Float[Array, "B H N D"]:
+) -> Float[Array, "B H N W"]:
     """Weighted sums of the values.
 
     Args:

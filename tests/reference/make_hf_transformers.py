@@ -31,6 +31,7 @@ def make_bert() -> transformers.PreTrainedModel:
         num_attention_heads=HEADS,
         intermediate_size=4 * WIDTH,
         max_position_embeddings=POSITIONS,
+        pad_token_id=None,  # else PyTorch gives that row of the embedding no gradient
         attn_implementation="eager",
     )
     return transformers.BertForMaskedLM(config)
