@@ -58,6 +58,7 @@ def training_loop(
     inputs = [tensors(b) for b in batches]
 
     def run(n: int) -> None:
+        loss = torch.zeros(())
         for _ in range(n):
             for x in inputs:
                 optimizer.zero_grad()
