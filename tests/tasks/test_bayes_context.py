@@ -139,20 +139,25 @@ def test_ceiling_is_the_accuracy_of_the_best_guess(arrays, language, kind):
     assert right.mean() < 0.98
 
 
-def test_hiding_costs_accuracy_and_masking_more_costs_more(arrays):
-    """Laws of information: with the same strings, more evidence is never worse."""
+def test_more_evidence_is_never_worse(arrays):
+    """Laws of information, on the same strings and corruptions."""
 
-    def ceiling(rate, hidden):
-        channel = Channel(rate=rate, mask=1.0, random=0.0)
+    def ceiling(rate, hidden, mask=1.0):
+        channel = Channel(rate=rate, mask=mask, random=1 - mask)
         return context.accuracy_ceiling(
-            arrays, jax.random.key(5), 1000, channel, hidden=hidden
+            arrays, jax.random.key(5), 512, channel, hidden=hidden
         )
 
+    def clearly_more(one, other):
+        error = np.hypot(one.standard_error, other.standard_error)
+        return one.accuracy - other.accuracy > 4 * error
+
     few, many = ceiling(0.1, False), ceiling(0.6, False)
-    errors = np.hypot(few.standard_error, many.standard_error)
-    assert few.accuracy - many.accuracy > 4 * errors
+    assert clearly_more(few, many)
     # Where MASK alone hides, hidden and visible say the same.
     assert ceiling(0.6, True).accuracy == pytest.approx(many.accuracy, abs=1e-10)
+    # Where every selected token is a random one, hiding them says which they are.
+    assert clearly_more(ceiling(0.4, True, mask=0.0), ceiling(0.4, False, mask=0.0))
 
 
 def test_ceilings_without_scored_positions_are_refused(arrays, key):
