@@ -52,7 +52,7 @@ class Config:
             len(c) >= 2 and list(c) == sorted(set(c)),
             f"candidates must be two or more increasing teacher steps, got {c}.",
         )
-        self.setting.student_spec(strategies(self, middle=c[0]), 0)
+        self.setting.student_spec(strategies(self, middle=min(c)), 0)
         if self.setting.task != "masked":
             require(
                 False, "setting.task must be masked: the n-gram probe masks tokens."
@@ -196,6 +196,7 @@ def _span(ax: "Axes", result: Result) -> None:
     """Shades the median drop, and marks the checkpoint chosen by rule."""
     import numpy as np
 
+    from sandbox.plotting.curves import log_steps
     from sandbox.plotting.style import color_of
 
     drops = [t.drop for t in result.teachers]
@@ -207,7 +208,7 @@ def _span(ax: "Axes", result: Result) -> None:
         lw=0.9,
         ls=":",
     )
-    ax.set_xscale("log")
+    log_steps(ax)
     ax.set_xlim(result.config.setting.spacing, result.config.setting.teacher_steps)
     ax.set_xlabel("teacher steps")
 
@@ -252,7 +253,7 @@ def _draw_windows(ax: "Axes", result: Result) -> None:
 def _draw_distances(ax: "Axes", result: Result) -> None:
     import numpy as np
 
-    from sandbox.plotting.curves import band
+    from sandbox.plotting.curves import band, log_levels
     from sandbox.plotting.style import DEGREE_COLORS, color_of
 
     x = np.stack([p.steps for p in result.probed])
@@ -262,7 +263,7 @@ def _draw_distances(ax: "Axes", result: Result) -> None:
     y = result.curve("kl/all")
     band(ax, x, y, label="all tokens", color=color_of("teacher"), points=2000)
     _span(ax, result)
-    ax.set_yscale("log")
+    log_levels(ax)
     ax.set_ylabel("KL(exact, restricted || teacher), nats")
     ax.set_title("which exact predictor it resembles")
     ax.legend(loc="lower left")

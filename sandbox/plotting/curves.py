@@ -95,6 +95,24 @@ def strips(
     ax.grid(axis="y", visible=False)
 
 
+def log_steps(ax: Axes) -> None:
+    """A logarithmic x axis with few plain labels: 50, 100, 200, 500, 1k, ..."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"{v / 1000:g}k" if v >= 1000 else f"{v:g}")
+    )
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def log_levels(ax: Axes) -> None:
+    """A logarithmic y axis with few plain labels."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
 def stack_ragged(rows: Sequence[Real[np.ndarray, " _"]]) -> Float[np.ndarray, "S R"]:
     """Rows of different length as one array, padded with NaN."""
     longest = max((len(r) for r in rows), default=0)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _CORRUPT = 2  # fold of the task key behind masks
 N_EDGES = 4
 """Lengths that rows may be cut to, at most; each is a program to compile."""
+EDGE_GAP = 4
+"""Positions below which another length is not worth its compilation."""
 
 
 class Vocabulary(NamedTuple):
@@ -118,7 +120,8 @@ class GrammarTask:
     def edges(self) -> tuple[int, ...]:
         """Positions that rows may be cut to, the last one N (see `train.buckets`).
 
-        They lie at quantiles of the length distribution, at least N / 12 apart.
+        They lie at quantiles of the length distribution, at least `EDGE_GAP` and N / 12
+        apart.
         """
         import numpy as np
 
@@ -126,7 +129,7 @@ class GrammarTask:
         out = [self.positions]
         for q in np.arange(N_EDGES - 1, 0, -1) / N_EDGES:
             edge = int(np.searchsorted(done, q)) + 1
-            if edge <= out[0] - self.positions / 12:
+            if edge <= out[0] - max(self.positions / 12, EDGE_GAP):
                 out.insert(0, edge)
         return tuple(out)
 

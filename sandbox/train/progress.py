@@ -63,11 +63,12 @@ class Lines:
             return
         self._last = now
         rate = (done - self._from) / max(now - self._begin, 1e-9)
-        left = (self._total - done) / max(rate, 1e-9)
-        say(
-            f"{self._title}: {done:,}/{self._total:,}  {rate:,.0f} {self._unit}/s"
-            f"  at most {clock(left)} left  {note}"
-        )
+        text = f"{self._title}: {done:,}/{self._total:,}"
+        if rate > 0:
+            left = clock((self._total - done) / rate)
+            text += f"  {rate:,.{0 if rate >= 10 else 2}f} {self._unit}/s"
+            text += f"  at most {left} left"
+        say(f"{text}  {note}")
 
     def close(self, note: str, *, finished: bool = True) -> None:
         """Prints how long it took."""
