@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, UInt
 
+from sandbox.models.dropout import drop
 from sandbox.types import Array
 
 HIDDEN = -1e30
@@ -76,7 +77,7 @@ def attend(
     visible: Bool[Array, "B N"],
     *,
     causal: bool,
-    key: Array | None = None,
+    words: UInt[Array, "B H 2 N"] | None = None,
     rate: float = 0.0,
     tiled: bool = False,
     half: bool = False,
@@ -89,16 +90,13 @@ def attend(
       v: values.
       visible: keys that may be attended to.
       causal: whether a query sees only keys at or before its own position.
-      key: for dropout of weights; None drops nothing.
-      rate: probability that a weight is dropped, a multiple of 2^-16 after rounding.
+      words: random, one for each query and one for each key; None drops no weights.
+      rate: probability that a weight is dropped.
       tiled: one (sentence, head) at a time; moves no bit but those of rounding.
       half: products with bfloat16 factors and float32 sums.
     """
-    b, h, n, _ = q.shape
-    if key is None or rate == 0:
-        rate, words = 0.0, jnp.zeros((b, h, 2, 0), jnp.uint32)
-    else:
-        words = jax.random.bits(key, (b, h, 2, n), jnp.uint32)
+    if words is None or rate == 0:
+        rate, words = 0.0, jnp.zeros((*q.shape[:2], 2, 0), jnp.uint32)
     mask = Mask(visible, words[:, :, 0], words[:, :, 1])
     static = Static(causal, rate, tiled, half)
     return _attend(static, q, k, v, mask)
@@ -215,13 +213,4 @@ def _dot(a: Array, b: Array, formula: str, *, half: bool) -> Array:
 
 
 def _drop(static: Static, mask: Mask, p: Array) -> Array:
-    """`p` with dropped entries at 0 and the others scaled up; a linear map."""
-    if static.rate == 0:
-        return p
-    threshold = round(static.rate * 2**16)
-    h = mask.rows[..., :, None] + mask.columns[..., None, :]
-    # A mixing function of 32 bits: xor-shifts and odd multipliers, one to one.
-    h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D)
-    h = (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
-    keep = (h >> 16) >= threshold
-    return jnp.where(keep, p * (1 / (1 - threshold / 2**16)), 0)
+    return drop(p, mask.rows, mask.columns, rate=static.rate) if static.rate else p

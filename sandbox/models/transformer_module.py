@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Float
 
 from sandbox.models.attention import attend, attention_weights, use_tiles
+from sandbox.models.dropout import Words, drop
 from sandbox.types import Array, Outputs, Params, Tokens
 
 if TYPE_CHECKING:
@@ -80,17 +81,20 @@ def run(
     half = model.compute == "bfloat16"
     eps = 1e-12 if model.kind == "bert" else 1e-5
     bert = model.kind == "bert"
-    keys = None
+    words = None
     if key is not None and model.dropout > 0:
-        keys = jax.random.split(key, 1 + 3 * model.layers)
+        words = _words(model, key, *x.ids.shape)
     acts: dict[str, Array] = {}
 
     def keep(name: str, value: Callable[[], Array] | Array) -> None:
         if name in taps:
             acts[name] = value() if callable(value) else value
 
-    def dropped(h: Array, i: int) -> Array:
-        return h if keys is None else _dropout(h, keys[i], model.dropout)
+    def dropped(h: Array) -> Array:
+        if words is None:
+            return h
+        rows, columns = words.take(*h.shape[:2]), words.take(1, h.shape[2])
+        return drop(h, rows, columns, rate=model.dropout)
 
     def norm(p: Params, h: Array) -> Array:
         return layer_norm(h, p["scale"], p["bias"], eps=eps)
@@ -112,26 +116,27 @@ def run(
             v,
             x.visible,
             causal=causal,
-            key=None if keys is None else keys[1 + 3 * i],
+            words=words and words.take(*q.shape[:2], 2, q.shape[2]),
             rate=model.dropout,
             tiled=use_tiles(x.ids.shape[1]),
             half=half,
         )
         out = jnp.moveaxis(out, 1, 2)
         out = dense(out, p["out"]["kernel"], p["out"]["bias"], half=half, n_in=2)
-        return dropped(out, 2 + 3 * i)
+        return dropped(out)
 
     def mlp(p: Params, h: Array, i: int) -> Array:
+        del i
         up = dense(h, p["up"]["kernel"], p["up"]["bias"], half=half)
         up = jax.nn.gelu(up, approximate=not bert)
         down = dense(up, p["down"]["kernel"], p["down"]["bias"], half=half)
-        return dropped(down, 3 + 3 * i)
+        return dropped(down)
 
     h = _embed(params["embedding"], x)
     if bert:
         h = norm(params["embedding"]["norm"], h)
     keep("embedding", h)
-    h = dropped(h, 0)
+    h = dropped(h)
     keep("residual_0", h)
     for i in range(model.layers):
         p = params[f"layer_{i}"]
@@ -152,6 +157,12 @@ def run(
     if bert:
         logits = logits + head["bias"][None, None, : model.n_classes]
     return Outputs(logits, acts)
+
+
+def _words(model: "Transformer", key: Array, b: int, n: int) -> Words:
+    """Those of the embedding, of all attention weights, and of all branches."""
+    hidden, weights = b * n + model.width, 2 * b * model.heads * n
+    return Words(key, hidden + model.layers * (weights + 2 * hidden))
 
 
 def _embed(p: Params, x: Tokens) -> Float[Array, "B N E"]:
@@ -183,10 +194,3 @@ def layer_norm(
     h = h - h.mean(-1, keepdims=True)
     r = lax.rsqrt((h * h).mean(-1, keepdims=True) + eps)
     return h * r * scale[None, None] + bias[None, None]
-
-
-def _dropout(h: Array, key: Array, rate: float) -> Array:
-    """Sets entries to 0 with probability `rate`, to 2^-16, and scales up the others."""
-    threshold = round(rate * 2**16)
-    keep = jax.random.bits(key, h.shape, jnp.uint16) >= threshold
-    return jnp.where(keep, h * (1 / (1 - threshold / 2**16)), 0)

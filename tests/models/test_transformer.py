@@ -207,7 +207,8 @@ def test_tiles_drop_the_same_weights(x64: None, causal: bool) -> None:
     """And the gradient is that of the dropped-out sum, weights as attention gives."""
     q, k, v, w = jax.random.normal(jax.random.key(0), (4, 2, 3, 17, 4))
     visible = tokens(2, 17).visible
-    options = dict(causal=causal, key=jax.random.key(5), rate=0.3)
+    words = jax.random.bits(jax.random.key(5), (2, 3, 2, 17), jnp.uint32)
+    options = dict(causal=causal, words=words, rate=0.3)
     eye = jnp.broadcast_to(jnp.eye(17), (2, 3, 17, 17))
 
     @jax.jit
@@ -266,7 +267,7 @@ def test_dropped_weights_are_a_fair_coin() -> None:
         v,
         jnp.ones((8, n), bool),
         causal=False,
-        key=jax.random.key(0),
+        words=jax.random.bits(jax.random.key(0), (8, 4, 2, n), jnp.uint32),
         rate=rate,
     )
     kept = np.asarray(out) > 0
