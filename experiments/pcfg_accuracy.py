@@ -164,7 +164,7 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
         fig = Figure(figsize=(WIDE, 2.7), layout="constrained")
         axes = fig.subplots(1, len(taus) + 1, squeeze=False)[0]
         for ax, tau in zip(axes, taus, strict=False):
-            _draw_curves(ax, result, tau, published or {})
+            draw_curves(ax, result, tau, published)
         _draw_differences(axes[-1], result)
         fig.legend(
             *axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=6
@@ -179,9 +179,20 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
     return fig
 
 
-def _draw_curves(
-    ax: "Axes", result: Result, tau: float, published: "dict[str, list]"
+def draw_curves(
+    ax: "Axes",
+    result: Result,
+    tau: float,
+    published: "dict[str, list] | None" = None,
 ) -> None:
+    """Draws the teacher's and every strategy's accuracy over training.
+
+    Args:
+      ax: where.
+      result: of `run`.
+      tau: which temperature's lanes.
+      published: name -> [(thousand steps, accuracy), ...] drawn as open circles.
+    """
     import numpy as np
 
     from sandbox.plotting.curves import band
@@ -198,11 +209,11 @@ def _draw_curves(
         band(ax, x, y, label=LABELS[name], color=color_of(name))
     middle = np.median([a.middle for a in t])
     ax.axvline(middle, color=color_of("two_shot"), lw=0.8, ls=":")
-    for name, points in published.items():
+    for name, points in (published or {}).items():
         for px, py in points:
             ax.plot(1000 * px, py, "o", mfc="none", mec=color_of(name), ms=3.5)
     ax.set_xlabel("optimizer steps")
-    ax.set_ylabel("top-1 accuracy at masked tokens")
+    ax.set_ylabel("top-1 accuracy at scored tokens")
     ax.set_title("argmax of the teacher" if tau == 0 else f"temperature {tau:g}")
 
 

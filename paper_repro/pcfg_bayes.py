@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments import pcfg_bayes
-from experiments.pcfg_bayes import Context, Result
+from experiments.pcfg_bayes import Result
 from paper_repro.measured import Measured
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def numbers(result: Result) -> dict[str, Any]:
         ],
         "context": {
             case: {
-                "masked_tokens": context.robust.shape[1],
+                "masked_tokens": context.tokens,
                 "m_robust": _statistics(context.robust, windows),
                 "m_close": _statistics(context.close, windows),
             }
@@ -73,10 +73,9 @@ def _ceiling(c: "Ceiling") -> dict[str, Any]:
 
 
 def _statistics(values: np.ndarray, windows: tuple[int, ...]) -> list[dict[str, Any]]:
-    quartiles = np.quantile(values, (0.25, 0.5, 0.75), axis=1).T.tolist()
     return [
-        {"n": n, "mean": float(row.mean()), "quartiles": q}
-        for n, row, q in zip(windows, values, quartiles, strict=True)
+        {"n": n, "mean": mean, "quartiles": quartiles}
+        for n, (mean, *quartiles) in zip(windows, values.tolist(), strict=True)
     ]
 
 
@@ -90,15 +89,11 @@ def summarize(result: Result) -> list[str]:
             f" {result.masked[case].accuracy:.3f} with {rate:.0%}"
         )
     for case, context in result.contexts.items():
-        robust, close = (_means(part, result) for part in _parts(context))
+        robust, close = (_means(v, result) for v in (context.robust, context.close))
         lines.append(f"{case}: mean M_robust {robust}; mean M_close {close}")
     return lines
 
 
-def _parts(context: Context) -> tuple[np.ndarray, np.ndarray]:
-    return context.robust, context.close
-
-
 def _means(values: np.ndarray, result: Result) -> str:
-    row = zip(result.config.windows, values.mean(1), strict=True)
+    row = zip(result.config.windows, values[:, 0], strict=True)
     return ", ".join(f"{v:.3f} (n={n})" for n, v in row)

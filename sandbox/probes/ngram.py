@@ -198,13 +198,13 @@ class NgramProbe:
         i: Array,
     ) -> Float[Array, "B C"]:
         """Predictions at token i of every string with the same positions masked."""
-        words = self.task.vocabulary
+        words, masked_1N = self.task.vocabulary, masked[None]
 
         def some(rows: tuple[Array, Array]) -> Array:
             clean, valid = rows
-            ids = jnp.where(masked & valid, words.mask, clean)
+            ids = jnp.where(masked_1N & valid, words.mask, clean)
             ids = jnp.where(valid, ids, words.pad)
-            seen = valid & ~masked if self.task.hidden else valid
+            seen = valid & ~masked_1N if self.task.hidden else valid
             first = jnp.ones((clean.shape[0], 1), bool)
             x = Tokens(
                 jnp.concatenate([jnp.full_like(ids[:, :1], words.bos), ids], 1),
