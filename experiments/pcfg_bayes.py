@@ -132,10 +132,12 @@ class Context:
     """Context measures of one case, in total variation.
 
     Attributes:
-      robust: M_robust, one row a window and one column a masked token.
-      close: M_close.
+      tokens: masked tokens that entered.
+      robust: M_robust, one row a window: mean, lower quartile, median, upper quartile.
+      close: M_close, the same.
     """
 
+    tokens: int
     robust: "np.ndarray"
     close: "np.ndarray"
 
@@ -264,7 +266,16 @@ def measure(
         for out, seen in ((robust, [~m for m in masks]), (close, masks)):
             moved = [np.asarray(total_variation(alone, predict(s))) for s in seen]
             out.append(np.stack([m[used] for m in moved]))
-    return Context(np.concatenate(robust, 1), np.concatenate(close, 1))
+    parts = [np.concatenate(values, 1) for values in (robust, close)]
+    return Context(parts[0].shape[1], *map(_statistics, parts))
+
+
+def _statistics(values: "np.ndarray") -> "np.ndarray":
+    """Mean and quartiles of each row."""
+    import numpy as np
+
+    quartiles = np.quantile(values, (0.25, 0.5, 0.75), axis=1)
+    return np.stack([values.mean(1), *quartiles], 1)
 
 
 def draw(result: Result) -> "Figure":
@@ -280,12 +291,28 @@ def draw(result: Result) -> "Figure":
         _draw_rates(b, result)
         windows = result.config.windows
         _draw_context(c, result, lambda context: context.robust, windows)
-        c.set_title("n-gram window masked as well")
+        name = next(iter(result.contexts), "").partition("/")[0]
+        c.set_title(f"{name}, n-gram window masked as well")
         c.set_ylabel("M_robust(n), total variation")
         _draw_context(d, result, lambda context: context.close, windows)
-        d.set_title("all but the n-gram window masked")
+        d.set_title(f"{name}, all but the n-gram window masked")
         d.set_ylabel("M_close(n), total variation")
+        _draw_legend(fig, result)
     return fig
+
+
+def _draw_legend(fig: "Figure", result: Result) -> None:
+    """What colours mean in all panels."""
+    from matplotlib.lines import Line2D
+
+    cases = (*result.ceilings, *result.contexts)
+    levels = [v for v in LEVELS if any(c.endswith(f"/{v}") for c in cases)]
+    lines = [Line2D([], [], color=COLORS[v], marker="o", ms=4) for v in levels]
+    labels = [f"strings from level {v}" for v in levels]
+    if len({c.partition("/")[0] for c in result.contexts}) > 1:
+        lines.append(Line2D([], [], color="0.7"))
+        labels.append("other grammars from level 13")
+    fig.legend(lines, labels, loc="outside upper left", ncols=4)
 
 
 def _draw_ceilings(ax: "Axes", result: Result) -> None:
@@ -305,15 +332,12 @@ def _draw_ceilings(ax: "Axes", result: Result) -> None:
                 mfc=fill,
                 ms=4,
                 lw=1,
-                label=f"from level {level}" if fill != "white" else "_",
             )
     ax.set_xticks(range(len(names)), names)
     ax.set_xlim(-0.5, len(names) - 0.5)
-    low, _ = ax.get_ylim()
-    ax.set_ylim(low - 0.35 * (1 - low), 1.01)  # room for the legend
+    ax.set_ylim(top=1.01)
     ax.set_ylabel("accuracy ceiling")
     ax.set_title(f"one token masked (●), {result.config.rate:.0%} (○)")
-    ax.legend(loc="lower right", ncols=len(levels), columnspacing=0.8)
 
 
 def _draw_rates(ax: "Axes", result: Result) -> None:
@@ -325,15 +349,14 @@ def _draw_rates(ax: "Axes", result: Result) -> None:
             continue
         y = np.asarray([c.accuracy for c in row])
         error = 2 * np.asarray([c.standard_error for c in row])
-        label = f"level {level}, {mode}"
+        label = mode if case == result.config.rate_cases[0] else "_"
         x = result.config.rates
         ax.plot(x, y, MODES[mode], color=COLORS[level], marker="o", ms=2.5, label=label)
         ax.fill_between(x, y - error, y + error, color=COLORS[level], alpha=0.15, lw=0)
     ax.set_xlim(0, 1.02)
     ax.set_xlabel("masking rate (80/10/10)")
     ax.set_ylabel("accuracy ceiling")
-    first = result.config.rate_cases[:1]
-    name = first[0].partition("/")[0] if first else ""
+    name = next(iter(result.config.rate_cases), "").partition("/")[0]
     ax.set_title(f"{name}, scored at selected tokens")
     ax.legend(loc="lower left")
 
@@ -345,32 +368,25 @@ def _draw_context(
     windows: tuple[int, ...],
 ) -> None:
     """Mean with markers, median dotted, quartiles shaded; other grammars in grey."""
-    import numpy as np
-
     first = next(iter(result.contexts), "").partition("/")[0]
-    others = "other grammars from level 13"
     for case, context in result.contexts.items():
         name, _, level = case.partition("/")
-        values = part(context)
+        mean, low, mid, high = part(context).T
         if name != first:
             if level == "13":
-                mean = values.mean(1)
-                ax.plot(windows, mean, color="0.7", lw=0.8, label=others)
-                others = "_"
+                ax.plot(windows, mean, color="0.7", lw=0.8)
                 ax.annotate(
                     f"{name[-1]}", (windows[-1], mean[-1]), (3, 0), fontsize=6,
                     textcoords="offset points", va="center", color="0.5",
                 )  # fmt: skip
             continue
-        low, mid, high = np.quantile(values, (0.25, 0.5, 0.75), axis=1)
-        color, label = COLORS[level], f"{name} from level {level}"
-        ax.plot(windows, values.mean(1), "-o", color=color, ms=3, label=label)
+        color = COLORS[level]
+        ax.plot(windows, mean, "-o", color=color, ms=3)
         ax.plot(windows, mid, ":", color=color, lw=1)
         ax.fill_between(windows, low, high, color=color, alpha=0.12, lw=0)
     ax.set_xticks(windows)
     ax.set_xlabel("n (mean —, median ···, quartiles)")
     ax.set_ylim(bottom=0)
-    ax.legend()
 
 
 def main() -> None:

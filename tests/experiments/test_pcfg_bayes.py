@@ -34,13 +34,13 @@ def test_what_is_known_of_cfg3b(result):
         assert 1 > few.accuracy > many.accuracy > 0.5
         assert many.standard_error > 0
     context = result.contexts["cfg3b/13"]
-    nothing, three, everything = context.robust.mean(1)
+    nothing, three, everything = context.robust[:, 0]
     assert nothing < 1e-12 < three < 0.1 < everything
-    nothing, three, everything = context.close.mean(1)
+    nothing, three, everything = context.close[:, 0]
     assert everything < 1e-12 < 0.1 < three < nothing
     # A window of everything leaves what the position alone says, as one of 1 does.
     np.testing.assert_allclose(context.robust[2], context.close[0], atol=1e-12)
-    assert context.robust.shape[1] > 900 < alone.scored  # every token is measured
+    assert context.tokens > 900 < alone.scored  # every token is measured
 
 
 def test_figure_and_result_file(result, tmp_path, capsys):
@@ -49,7 +49,7 @@ def test_figure_and_result_file(result, tmp_path, capsys):
     assert len(rates.get_lines()) == 2 and "n (mean" in robust.get_xlabel()
     line = robust.get_lines()[0]
     np.testing.assert_allclose(
-        line.get_ydata(), result.contexts["cfg3b/13"].robust.mean(1)
+        line.get_ydata(), result.contexts["cfg3b/13"].robust[:, 0]
     )
     assert [t.get_text() for t in top.get_xticklabels()] == ["cfg3b"]
     report.publish(figures=tmp_path, results=tmp_path)
@@ -67,7 +67,7 @@ def test_the_figure_of_many_cases():
     """Every level and several grammars, from numbers that are made up."""
     config = replace(pcfg_bayes.cpu(), windows=(2, 3), rates=(0.1, 0.5))
     one, rng = Ceiling(0.9, 0.01, 10, 100), np.random.default_rng(0)
-    some = Context(rng.random((2, 30)), rng.random((2, 30)))
+    some = Context(30, rng.random((2, 4)), rng.random((2, 4)))
     made = Result(
         config,
         dict.fromkeys(config.cases, one),
@@ -76,9 +76,10 @@ def test_the_figure_of_many_cases():
         dict.fromkeys(config.context_cases, some),
         1.0,
     )
-    axes = pcfg_bayes.draw(made).axes
+    figure = pcfg_bayes.draw(made)
+    axes = figure.axes
     assert len(axes[0].get_xticks()) == 5 and len(axes[1].get_lines()) == 6
-    labels = [t.get_text() for t in axes[2].get_legend().get_texts()]
+    labels = [t.get_text() for t in figure.legends[0].get_texts()]
     assert sum("other grammars" in text for text in labels) == 1 and len(labels) == 4
     assert len(report_of.summarize(made)) == len(config.cases) + 7
 
