@@ -27,6 +27,7 @@ import numpy as np
 from sandbox.errors import StoreError
 from sandbox.store.config import canonical, digest
 from sandbox.store.files import (
+    make_folder,
     read_json,
     sha256,
     sha256_file,
@@ -246,7 +247,7 @@ class RunFolder:
         folder = self.path / "ckpt"
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file where a folder belongs; remove it.")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for p in (*self.path.iterdir(), *folder.iterdir()):
             if p.is_dir() and p.suffix in (".json", ".parquet", ".safetensors"):
                 raise StoreError(f"{p} is a folder where a file belongs; remove it.")
