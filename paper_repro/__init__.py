@@ -8,6 +8,7 @@ STUDIES = {
     "parity_curriculum": "The spike in a teacher's correlations (claims P5, P6).",
     "pcfg_accuracy": "Accuracy against steps on PCFG strings (claim G1).",
     "pcfg_curriculum": "Phases, n-grams and the best checkpoint (claims G2, G3, G4).",
+    "pcfg_nonterminals": "N-grams and nonterminals over training (claim G5).",
     "pcfg_autoregressive": "Next tokens, another grammar and rate (claim G6).",
     "pcfg_bayes": "Exact ceilings and use of context on grammars (nothing is trained).",
 }

@@ -1,0 +1,127 @@
+"""N-grams and nonterminals along training: claim G5."""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments import pcfg_accuracy, pcfg_nonterminals
+from experiments.pcfg_nonterminals import Result, gain
+from paper_repro.claims import Claim, claim
+from paper_repro.pcfg_report import PcfgReport
+
+
+def reproduce(scale: str, root: Path) -> PcfgReport:
+    """Runs what is missing, draws and evaluates."""
+    result = pcfg_nonterminals.run(pcfg_nonterminals.PRESETS[scale](), root=root)
+    return PcfgReport(
+        study="pcfg_nonterminals",
+        scale=scale,
+        config=result.config,
+        figure=pcfg_nonterminals.draw(result),
+        claims=[order_of_ngrams(result), *order_of_levels(result), students(result)],
+        teachers=(),
+        students=(),
+        probe_seconds=result.seconds,
+        trained=result.teachers,
+        taught=result.runs,
+        extra={"measured": numbers(result)},
+    )
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's, ties sharing their mean rank; NaN where either is constant."""
+
+    def ranks(v: np.ndarray) -> np.ndarray:
+        return np.asarray([(v < a).sum() + 0.5 * ((v == a).sum() - 1) for a in v])
+
+    a, b = ranks(np.asarray(x)), ranks(np.asarray(y))
+    if a.std() == 0 or b.std() == 0:
+        return np.nan
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def order_of_ngrams(result: Result) -> Claim:
+    """Longer n-grams peak later."""
+    windows = result.config.accuracy.setting.windows
+    each = []
+    for p in result.ngrams:
+        peak = [p.steps[p.values[f"m_robust/{n}/median"].argmax()] for n in windows]
+        each.append(rank_correlation(np.asarray(windows), np.asarray(peak)))
+    return claim(
+        "G5.ngrams",
+        "reliance on longer n-grams peaks later",
+        each,
+        kind="at_least",
+        bound=0.8,
+        rule="Spearman of n and the step of the peak of M_robust(n), n = 2..5, >= .8",
+        expected="an n-gram curriculum",
+        students=False,
+    )
+
+
+def order_of_levels(result: Result) -> list[Claim]:
+    """Lower levels are found first, by the raw accuracy and by the gain."""
+    out = []
+    curves = {
+        "levels": result.along["attention/nonterminal"],
+        "levels_gain": gain(result.along, "nonterminal"),
+    }
+    for name, y in curves.items():
+        share = 0.8 * y[:, -1:]
+        first = np.argmax(y >= share, 1)  # (S, levels)
+        step = result.steps[first].astype(float)
+        height = -np.arange(y.shape[-1])
+        what = "accuracy" if name == "levels" else "gain over the majority"
+        out.append(
+            claim(
+                f"G5.{name}",
+                "nonterminals of lower levels are found first",
+                [rank_correlation(-height, -s) for s in step],
+                kind="at_least",
+                bound=0.8,
+                rule=f"Spearman of height, step to 80% of the final {what}, >= .8",
+                expected="level by level",
+                students=False,
+            )
+        )
+    return out
+
+
+def students(result: Result) -> Claim:
+    """Progressive students hold more nonterminals than one-shot ones."""
+    tau = result.config.accuracy.taus[0]
+    y = {
+        name: result.students[pcfg_accuracy.lane_name(name, tau)]
+        for name in ("progressive", "one_shot")
+    }
+    mean = {name: v["attention/nonterminal"].mean(-1) for name, v in y.items()}
+    return claim(
+        "G5.students",
+        "progressive students show more nonterminals than one-shot ones",
+        mean["progressive"] - mean["one_shot"],
+        kind="at_least",
+        bound=0.0,
+        rule="median of the difference of mean nonterminal accuracy >= 0, paired",
+        expected="higher",
+        students=True,
+    )
+
+
+def numbers(result: Result) -> dict[str, object]:
+    """Accuracy by level: of the last teacher checkpoint and of finished students."""
+
+    def rounded(v: np.ndarray) -> list:
+        return np.asarray(v).round(4).tolist()
+
+    last = {k: rounded(v[:, -1]) for k, v in result.along.items()}
+    keep = ("attention/nonterminal", "linear/nonterminal", "attention/boundary")
+    ends = {
+        lane: {k: rounded(v[k]) for k in keep} for lane, v in result.students.items()
+    }
+    along = {k: rounded(result.along[k]) for k in keep}
+    return {
+        "probed_steps": result.steps.tolist(),
+        "teacher_end": last,
+        "teacher_along": along,
+        "students": ends,
+    }
