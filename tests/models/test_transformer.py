@@ -1,6 +1,5 @@
 """Transformers: against Hugging Face, causality, hidden keys, tiles, dropout, names."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sandbox.errors import ConfigError
-from sandbox.models.attention import TILE_FROM, attend, attention_weights
+from sandbox.models.attention import TILE_FROM
 from sandbox.models.imports import load_transformer
 from sandbox.models.transformer import Transformer
 from sandbox.types import Params, Tokens
@@ -109,8 +108,7 @@ def test_same_numbers_as_hugging_face(kind: str, reference_dir: Path) -> None:
 # ---------------------------------------------------------------------- who sees whom
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("n", [7, TILE_FROM])
+@pytest.mark.parametrize("kind, n", [("bert", 7), ("gpt2", 7), ("gpt2", TILE_FROM)])
 def test_who_sees_whom_by_gradient(x64: None, kind: str, n: int) -> None:
     """d output_i / d input_j: zero after i if causal and where j is hidden, j != i."""
     model = small(kind, layers=1, positions=n)
@@ -130,25 +128,6 @@ def test_who_sees_whom_by_gradient(x64: None, kind: str, n: int) -> None:
     np.testing.assert_array_equal(seen, want | np.eye(n, dtype=bool))
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("tiled", [False, True])
-def test_all_keys_hidden(causal: bool, tiled: bool) -> None:
-    """Output and gradients are zero there, and finite elsewhere."""
-    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 1, 6, 4))
-    visible = tokens(2, 6).visible.at[1].set(False)
-
-    @jax.jit
-    def both(*a: jax.Array) -> Any:
-        f = partial(attend, visible=visible, causal=causal, tiled=tiled)
-        out, pull = jax.vjp(f, *a)
-        weights = attention_weights(*a[:2], visible, causal=causal)
-        return out, weights, *pull(jnp.ones_like(out))
-
-    for array in both(q, k, v):
-        assert bool(jnp.isfinite(array).all() and (array[1] == 0).all())
-        assert bool((array[0] != 0).any())
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_length_changes_nothing(x64: None, kind: str) -> None:
     """Hidden padding on the right moves no logit of the positions before it."""
@@ -156,134 +135,13 @@ def test_length_changes_nothing(x64: None, kind: str) -> None:
     params = shaken(model)
     x = tokens(2, 10)
     short = run(model, params, x).logits
-    for n in (13, TILE_FROM + 3):  # the second runs tile by tile
-        padded = Tokens(*(jnp.pad(a, ((0, 0), (0, n - 10))) for a in x))
-        long = run(model, params, padded).logits
-        np.testing.assert_allclose(long[:, :10], short, atol=1e-11)
-
-
-# --------------------------------------------------------------------------- attention
-
-
-def plain(
-    q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, causal: bool
-) -> jax.Array:
-    """Attention as in the books, derived by jax."""
-    s = jnp.einsum("bhqd,bhkd->bhqk", q, k)
-    allowed = visible[:, None, None, :]
-    if causal:
-        allowed = allowed & jnp.tri(q.shape[2], dtype=bool)[None, None]
-    p = jax.nn.softmax(jnp.where(allowed, s, -jnp.inf), -1)
-    return jnp.einsum("bhqk,bhkd->bhqd", p, v)
-
-
-@pytest.mark.parametrize("tiled", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("spread", [1.0, 40.0])  # scores up to 6 and up to 10,000
-def test_attention_is_softmax(
-    x64: None, tiled: bool, causal: bool, spread: float
-) -> None:
-    q, k, v, w = jax.random.normal(jax.random.key(0), (4, 2, 3, 33, 8))
-    q, k, visible = spread * q, spread * k, tokens(2, 33).visible
-
-    def both(f: Any) -> Any:
-        out, pull = jax.vjp(f, q, k, v)
-        return out, pull(w)
-
-    got = jax.jit(
-        lambda: both(lambda *a: attend(*a, visible, causal=causal, tiled=tiled))
-    )()
-    want = jax.jit(lambda: both(lambda *a: plain(*a, visible, causal)))()
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-13 * spread, rtol=1e-11)
-    weights = attention_weights(q, k, visible, causal=causal)
-    np.testing.assert_allclose(
-        jnp.einsum("bhqk,bhkd->bhqd", weights, v), want[0], atol=1e-13
-    )
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_tiles_drop_the_same_weights(x64: None, causal: bool) -> None:
-    """And the gradient is that of the dropped-out sum, weights as attention gives."""
-    q, k, v, w = jax.random.normal(jax.random.key(0), (4, 2, 3, 17, 4))
-    visible = tokens(2, 17).visible
-    words = jax.random.bits(jax.random.key(5), (2, 3, 2, 17), jnp.uint32)
-    options = dict(causal=causal, words=words, rate=0.3)
-    eye = jnp.broadcast_to(jnp.eye(17), (2, 3, 17, 17))
-
-    @jax.jit
-    def three() -> Any:
-        tiled = partial(attend, visible=visible, tiled=True, **options)
-        batch = partial(attend, visible=visible, tiled=False, **options)
-        # Values that are unit vectors give the weights after dropout.
-        keep = batch(q, k, eye) > 0
-
-        def derived(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            p = attention_weights(q, k, visible, causal=causal)
-            p = jnp.where(keep, p / (1 - round(0.3 * 2**16) / 2**16), 0)
-            return jnp.einsum("bhqk,bhkd->bhqd", p, v)
-
-        def both(f: Any) -> Any:
-            out, pull = jax.vjp(f, q, k, v)
-            return out, pull(w)
-
-        return both(tiled), both(batch), both(derived)
-
-    tiled, batch, derived = three()
-    for other in (batch, derived):
-        for a, b in zip(jax.tree.leaves(tiled), jax.tree.leaves(other), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-13)
-
-
-def test_second_derivatives_exist(x64: None) -> None:
-    """Meta-gradients differentiate a gradient step."""
-    q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 2, 9, 4))
-    visible = jnp.ones((1, 9), bool)
-
-    def slope_of(f: Any) -> jax.Array:
-        first = jax.grad(lambda a: jnp.sum(jnp.sin(f(a, k, v))))
-        return jax.jit(jax.grad(lambda a: jnp.sum(jnp.cos(first(a)))))(q)
-
-    got = slope_of(lambda *a: attend(*a, visible, causal=True))
-    want = slope_of(lambda *a: plain(*a, visible, True))
-    np.testing.assert_allclose(got, want, atol=1e-12)
+    n = TILE_FROM + 3  # tile by tile
+    padded = Tokens(*(jnp.pad(a, ((0, 0), (0, n - 10))) for a in x))
+    long = run(model, params, padded).logits
+    np.testing.assert_allclose(long[:, :10], short, atol=1e-11)
 
 
 # ----------------------------------------------------------------------------- dropout
-
-
-def test_dropped_weights_are_a_fair_coin() -> None:
-    """Keys q = k = 0 make all weights 1/N: the output counts the kept ones.
-
-    The share dropped, its variance over queries and over keys, and the correlation of
-    neighbours, each within 5 standard errors of independent draws.
-    """
-    n, rate = 64, 0.1
-    zeros = jnp.zeros((8, 4, n, n))
-    v = jnp.broadcast_to(n * jnp.eye(n), zeros.shape)
-    out = attend(
-        zeros,
-        zeros,
-        v,
-        jnp.ones((8, n), bool),
-        causal=False,
-        words=jax.random.bits(jax.random.key(0), (8, 4, 2, n), jnp.uint32),
-        rate=rate,
-    )
-    kept = np.asarray(out) > 0
-    np.testing.assert_allclose(np.asarray(out)[kept], 1 / (1 - 6554 / 65536), rtol=1e-5)
-    z = (kept - (1 - rate)) / np.sqrt(rate * (1 - rate))
-    count = z.size
-    assert abs(z.mean()) < 5 / np.sqrt(count)
-    for axis in (0, 1, 2, 3):
-        neighbours = z * np.roll(z, 1, axis)
-        assert abs(neighbours.mean()) < 5 / np.sqrt(count)
-        means = z.mean(axis)
-        error = np.sqrt(2 / means.size)
-        assert abs((means**2).mean() * z.shape[axis] - 1) < 5 * error
-    # No rectangle of four decisions is tied, although words belong to rows and columns.
-    square = z * np.roll(z, 1, 2) * np.roll(z, 1, 3) * np.roll(z, (1, 1), (2, 3))
-    assert abs(square.mean()) < 5 / np.sqrt(count)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -445,7 +303,7 @@ def test_axes_have_names(kind: str) -> None:
 
 @pytest.mark.parametrize("kind, n", [("bert", 6), ("gpt2", TILE_FROM)])
 def test_seeds_by_vmap(kind: str, n: int) -> None:
-    model = small(kind, positions=n, layers=1, dropout=0.1)
+    model = small(kind, positions=n, layers=1, heads=2, dropout=0.1)
     seeds = [shaken(model, seed) for seed in (0, 1)]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *seeds)
     x, keys = tokens(2, n), jax.random.split(jax.random.key(0), 2)
