@@ -14,6 +14,8 @@ from sandbox.cli.probe import Request
 from sandbox.errors import StoreError
 from sandbox.probes.alignment import AlignmentProbe
 from sandbox.probes.fourier import FourierProbe
+from sandbox.probes.ngram import NgramProbe
+from sandbox.probes.nonterminals import NonterminalProbe
 from sandbox.probes.offline import measure_trajectory
 from sandbox.probes.spectrum import SpectrumProbe
 from sandbox.store.config import to_json
@@ -55,6 +57,10 @@ def _probe(name: str, request: Request) -> Any:
         return AlignmentProbe(spec.task)
     if name == "spectrum":
         return SpectrumProbe(spec.task, spec.model)
+    if name == "nonterminals":
+        return NonterminalProbe(task=spec.task, model=spec.model)
+    if name == "ngram":
+        return NgramProbe(task=spec.task, model=spec.model)
     degrees = tuple(range(1, min(_MAX_DEGREE, spec.task.d) + 1))
     return FourierProbe(spec.task, spec.model, degrees=degrees, points=request.points)
 
@@ -164,8 +170,64 @@ def _spectrum_table(arrays: Arrays, request: Request) -> str:
     return table(header, rows, right="r" * len(header))
 
 
+def _nonterminals_table(arrays: Arrays, request: Request) -> str:
+    """Accuracies of each level: nonterminals, and boundaries with their classes alike.
+
+    A column's error is over held-out strings; those of seeds are independent.
+    """
+    header, columns = ["step", "level"], []
+    targets = {"nonterminal": "nonterminal", "boundary_balanced": "boundary"}
+    for target, word in targets.items():
+        for kind in ("attention", "linear"):
+            columns.append(_mean_over_seeds(arrays, f"{kind}/{target}"))
+            header.append(f"{word} {kind}")
+        for kind in ("control", "untrained"):
+            columns.append(arrays[f"{kind}/attention/{target}"].mean(1))
+            header.append(kind)
+        columns.append(arrays[f"majority/{target}"].mean(1))
+        header.append("majority")
+    rows = []
+    for r, step in enumerate(request.steps):
+        for level in range(columns[0].shape[1]):
+            cells = (c[r, level] for c in columns)
+            shown = (c if isinstance(c, str) else f"{c:.3f}" for c in cells)
+            rows.append([f"{step:,}" if level == 0 else "", str(level), *shown])
+    return table(header, rows, right="r" * len(header))
+
+
+def _mean_over_seeds(arrays: Arrays, name: str) -> np.ndarray:
+    """Texts `mean±se` from `(R, S, ...)` numbers, `(R, ...)`."""
+    mean, error = arrays[name].mean(1), arrays[f"{name}_se"]
+    error = np.sqrt((error**2).sum(1)) / error.shape[1]
+    texts = [f"{m:.3f}±{e:.3f}" for m, e in zip(mean.flat, error.flat, strict=True)]
+    return np.asarray(texts, object).reshape(mean.shape)
+
+
+def _ngram_table(arrays: Arrays, request: Request) -> str:
+    """Medians over strings and positions, and nats, averaged over seeds."""
+    sizes = [n.split("/")[1] for n in arrays if n.startswith("m_robust/")]
+    sizes = list(dict.fromkeys(sizes))
+    header = ["step", "accuracy", "exact"]
+    columns = [_mean_over_seeds(arrays, "accuracy"), arrays["exact/accuracy"].mean(1)]
+    for name in ("robust", "close"):
+        for n in sizes:
+            header.append(f"{name} {n}")
+            columns.append(arrays[f"m_{name}/{n}/median"].mean(1))
+    for n in (*sizes, "all"):
+        header.append(f"KL {n}")
+        columns.append(arrays[f"kl/{n}"].mean(1))
+    rows = []
+    for r, step in enumerate(request.steps):
+        cells = (c[r] for c in columns)
+        shown = (c if isinstance(c, str) else f"{c:.4f}" for c in cells)
+        rows.append([f"{step:,}", *shown])
+    return table(header, rows, right="r" * len(header))
+
+
 _TABLES = {
     "fourier": _fourier_table,
     "alignment": _alignment_table,
     "spectrum": _spectrum_table,
+    "nonterminals": _nonterminals_table,
+    "ngram": _ngram_table,
 }

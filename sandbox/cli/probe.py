@@ -20,7 +20,9 @@ from sandbox.store.files import read_json
 from sandbox.store.runs import RunFolder
 from sandbox.store.trajectories import Trajectory
 
-PROBES = ("fourier", "alignment", "spectrum")
+CUBE = ("fourier", "alignment", "spectrum")
+STRINGS = ("nonterminals", "ngram")
+PROBES = CUBE + STRINGS
 
 _EPILOG = """\
 examples:
@@ -28,6 +30,8 @@ examples:
       correlations of every checkpoint of every seed, in and off the support
   sandbox probe 3f9a --probes fourier alignment --seed 2 --steps every 50000
   sandbox probe 3f9a --probes fourier --steps 0,20000,40000 --points 20000
+  sandbox probe 5c21 --probes nonterminals ngram --steps every 6400
+      what a masked model of a grammar knows of its trees, and of its n-grams
   sandbox probe 77b0 --probes fourier --study experiments.staircase
       a run whose task or model is defined in experiments/staircase.py
 
@@ -37,11 +41,18 @@ mean |c_A| is about 0.8 standard errors of one coefficient, not 0.
 alignment prints the share of a neuron's squared weights on the support: chance is k/d.
 spectrum prints the exact Fourier weight of p(1|x) by degree (d <= 20), and in brackets
 how much of it lies inside the support.
+nonterminals prints, level by level, how well the nonterminal over a token, and whether
+it ends there, is read off the frozen hidden states: by attention over positions, by a
+linear map, with labels of other strings (control), and from an untrained network.
+ngram prints how far a masked prediction moves (median total variation) when the n-gram
+around it is masked as well (robust) or everything else is (close), and its distance in
+nats from the exact prediction that sees the n-gram alone.
 
 A measurement is made once and kept under the root. --out exports it as an .npz with
 steps (R,), seeds (S,) and every array of the probe as (R, S, ...):
-in_support/{degree}, off_support/{degree}, degree1, each with its _se; and about, a
-JSON text with the run, strategy and probe.
+in_support/{degree}, off_support/{degree}, degree1 (fourier), attention/nonterminal,
+linear/boundary, ... (nonterminals), each with its _se; and about, a JSON text with the
+run, strategy and probe.
 """
 
 
@@ -141,6 +152,7 @@ def check(args: argparse.Namespace) -> Request:
     from sandbox.train.run import open_run
 
     opened = open_run(folder.path, extra=classes)
+    _check_task(probes, opened.spec.task)
     _warn_changed(folder, opened.spec)
     lane, strategy = _strategy(args.strategy, [s.name for s in opened.spec.strategies])
     return Request(
@@ -165,6 +177,28 @@ def _probes(names: list[str]) -> tuple[str, ...]:
             )
             raise ConfigError(f"--probes: there is no probe {name!r}; {hint}")
     return tuple(dict.fromkeys(names))
+
+
+def _check_task(probes: tuple[str, ...], task: Any) -> None:
+    """Refuses probes that measure another kind of task than the run's."""
+    from sandbox.tasks.base import BooleanTask
+    from sandbox.tasks.masking import MaskedLM
+    from sandbox.tasks.sequences import GrammarTask
+
+    fits: dict[str, tuple[type, str]] = dict.fromkeys(
+        CUBE, (BooleanTask, "tasks on the Boolean cube")
+    )
+    fits["nonterminals"] = (GrammarTask, "tasks on strings of a grammar")
+    fits["ngram"] = (MaskedLM, "masked-token prediction")
+    mine = [name for name, (kind, _) in fits.items() if isinstance(task, kind)]
+    for name in probes:
+        kind, words = fits[name]
+        require(
+            isinstance(task, kind),
+            f"--probes: {name} measures {words}, and the task of this run is"
+            f" {type(task).__name__}; it can be measured"
+            f" with {' and '.join(mine) or 'none of them'}.",
+        )
 
 
 def _steps(words: list[str], folder: RunFolder) -> tuple[int, ...]:
