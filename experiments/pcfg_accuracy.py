@@ -67,7 +67,7 @@ def smoke() -> Config:
 
 
 def cpu() -> Config:
-    """cfg3b from level 13, two layers, 8 heads to 2, three seeds."""
+    """cfg3b from level 13, two layers, 8 heads to 2, five seeds."""
     return Config(setting=pcfg_setting.cpu())
 
 
@@ -169,12 +169,11 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
         fig.legend(
             *axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=6
         )
-        fig.suptitle(
-            f"{task_text(result.config.setting)}: median and quartiles of"
-            f" {len(result.teachers)} seeds",
-            fontsize=8,
-            x=0.98,
-            ha="right",
+        s = result.config.setting
+        fig.supxlabel(
+            f"{task_text(s)}: {s.teacher_heads} heads teach {s.student_heads}; median"
+            f" and quartiles of {len(result.teachers)} seeds",
+            fontsize=7,
         )
     return fig
 
@@ -207,8 +206,9 @@ def draw_curves(
         y = result.accuracy(lane)
         x = np.broadcast_to(result.steps, y.shape)
         band(ax, x, y, label=LABELS[name], color=color_of(name))
-    middle = np.median([a.middle for a in t])
-    ax.axvline(middle, color=color_of("two_shot"), lw=0.8, ls=":")
+    s = result.config.setting
+    ax.axvline(s.hold, color=color_of("two_shot"), lw=0.8, ls=":")
+    ax.set_xlim(0, s.student_steps)
     for name, points in (published or {}).items():
         for px, py in points:
             ax.plot(1000 * px, py, "o", mfc="none", mec=color_of(name), ms=3.5)

@@ -65,7 +65,7 @@ def smoke() -> Config:
 
 
 def cpu() -> Config:
-    """cfg3b from level 13, two layers, 8 heads to 2, three seeds."""
+    """cfg3b from level 13, two layers, 8 heads to 2, five seeds."""
     return Config(
         setting=pcfg_setting.cpu(),
         candidates=(50, 100, 150, 200, 300, 450, 700, 1200, 2000),

@@ -70,7 +70,7 @@ def smoke() -> Config:
 
 
 def cpu() -> Config:
-    """cfg3b from level 13, two layers, 8 heads to 2, three seeds."""
+    """cfg3b from level 13, two layers, 8 heads to 2, five seeds."""
     return Config(
         accuracy=pcfg_accuracy.cpu(),
         probed=(50, 100, 150, 200, 300, 450, 700, 1200, 2000, 4000),

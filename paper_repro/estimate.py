@@ -7,6 +7,7 @@ import jax
 
 from experiments import parity_curriculum, parity_mlp
 from experiments.parity_setting import Setting
+from paper_repro import estimate_pcfg
 from sandbox.distill.sources import PerSeed
 from sandbox.train.estimate import seconds_per_sample
 from sandbox.train.progress import clock
@@ -23,9 +24,11 @@ def print_estimate(studies: list[str], scale: str, root: Path) -> None:
         "parity_mlp": parity_mlp.PRESETS[scale](),
         "parity_curriculum": parity_curriculum.PRESETS[scale](),
     }
-    exact = [name for name in studies if name not in configs]
-    if exact:
-        print(f"{', '.join(exact)}: nothing is trained; minutes to an hour.")
+    for name in studies:
+        if name in estimate_pcfg.TRAINED:
+            estimate_pcfg.print_estimate(name, scale, root)
+        elif name not in configs:
+            print(f"{name}: nothing is trained; minutes to an hour.")
     studies = [name for name in studies if name in configs]
     if not studies:
         return
