@@ -82,10 +82,10 @@ def cpu() -> Config:
     """From level 13: cfg3f next tokens, cfg3i, and cfg3b with 15% masked."""
     base = replace(
         pcfg_setting.cpu(),
-        teacher_steps=1600,
-        student_steps=1600,
-        progressive_every=100,
-        hold=400,
+        teacher_steps=2000,
+        student_steps=800,
+        hold=250,
+        n_seeds=3,
     )
     return _parts(base, level=1)
 
