@@ -126,8 +126,9 @@ class RunSpec:
         multiple of it.
       dtype: arithmetic of the whole run.
       micro: rows of one micro-batch of sequences, whose gradients are added up (at
-        most; the largest divisor of the batch is taken); 0 is the whole batch. It moves
-        nothing but rounding, time and memory.
+        most; the largest divisor of the batch is taken); 0 is the whole batch. Without
+        dropout, whose masks are drawn for a micro-batch at a time, it moves nothing but
+        rounding, time and memory.
     """
 
     kind: Literal["teacher", "student"]
