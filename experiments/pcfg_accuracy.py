@@ -114,11 +114,15 @@ class Result:
       config: what was run.
       teachers: one entry a seed.
       students: the run of each seed's students.
+      lost: a phrase for every teacher that did not learn.
+      ceiling: accuracy of the exact predictor, where it is known.
     """
 
     config: Config
     teachers: list[Teacher]
     students: "list[Run]"
+    lost: list[str]
+    ceiling: float | None
 
     def accuracy(self, lane: str) -> "np.ndarray":
         """Top-1 accuracy of a lane's students, `(S, R)`; NaN where one failed."""
@@ -136,7 +140,7 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
     """Trains what is missing and opens the rest."""
     from sandbox.train.loop import fit
 
-    teachers = train_teachers(config.setting, root, progress)
+    teachers, lost = train_teachers(config.setting, root, progress)
     students = [
         fit(
             t.students(strategies(config, middle=t.middle)),
@@ -145,7 +149,28 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
         )
         for t in teachers
     ]
-    return Result(config, teachers, students)
+    return Result(config, teachers, students, lost, _ceiling(config.setting))
+
+
+CEILING_STRINGS = 512
+
+
+def _ceiling(setting: Setting) -> float | None:
+    """Accuracy of the exact predictor on masked strings; None for next tokens."""
+    import jax
+
+    from sandbox.tasks.bayes_context import accuracy_ceiling
+    from sandbox.tasks.channel import Channel
+    from sandbox.tasks.masking import MaskedLM
+
+    task = setting.made_task
+    if not isinstance(task, MaskedLM):
+        return None
+    channel = Channel(rate=task.rate, mask=task.mask, random=task.random)
+    found = accuracy_ceiling(
+        task.arrays, jax.random.key(0), CEILING_STRINGS, channel, hidden=task.hidden
+    )
+    return found.accuracy
 
 
 def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figure":
@@ -207,6 +232,10 @@ def draw_curves(
         x = np.broadcast_to(result.steps, y.shape)
         band(ax, x, y, label=LABELS[name], color=color_of(name))
     s = result.config.setting
+    if result.ceiling is not None:
+        ax.axhline(
+            result.ceiling, color="0.4", lw=0.8, ls="--", label="exact predictor"
+        )
     ax.axvline(s.hold, color=color_of("two_shot"), lw=0.8, ls=":")
     ax.set_xlim(0, s.student_steps)
     for name, points in (published or {}).items():
@@ -217,7 +246,7 @@ def draw_curves(
     ax.set_title("argmax of the teacher" if tau == 0 else f"temperature {tau:g}")
 
 
-PAIRS = (("one_shot", "ce"), ("progressive", "one_shot"), ("two_shot", "one_shot"))
+PAIRS = (("one_shot", "ce"), ("progressive", "one_shot"), ("two_shot", "ce"))
 """Differences that are drawn, first minus second."""
 
 

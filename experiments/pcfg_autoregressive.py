@@ -63,7 +63,7 @@ def _parts(base: Setting, *, level: int) -> Config:
             grammar="cfg3f",
             task="next_token",
             level=level,
-            progressive_speed=2.0,
+            progressive_speed=2 * base.progressive_speed,
             progressive_every=2 * base.progressive_every,
         ),
         grammar=replace(base, grammar="cfg3i"),
@@ -82,8 +82,10 @@ def cpu() -> Config:
     """From level 13: cfg3f next tokens, cfg3i, and cfg3b with 15% masked."""
     base = replace(
         pcfg_setting.cpu(),
-        teacher_steps=2000,
+        teacher_steps=1600,
         student_steps=800,
+        progressive_every=100,
+        progressive_speed=2.0,
         hold=250,
         n_seeds=3,
     )

@@ -11,6 +11,7 @@ of checkpoints, to see which one teaches best.
 """
 
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,12 +117,14 @@ class Result:
       teachers: one entry a seed.
       probed: the n-gram probe along each teacher's training.
       students: the run of each seed's students.
+      lost: a phrase for every teacher that did not learn.
     """
 
     config: Config
     teachers: list[Teacher]
     probed: list[Probed]
     students: "list[Run]"
+    lost: list[str]
 
     def at(self, share: float) -> int:
         """The student record at a share of all its steps."""
@@ -152,7 +155,7 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
     """Trains and measures what is missing and opens the rest."""
     from sandbox.train.loop import fit
 
-    teachers = train_teachers(config.setting, root, progress)
+    teachers, lost = train_teachers(config.setting, root, progress)
     probed = [probe_teacher(t, root, progress) for t in teachers]
     students = [
         fit(
@@ -162,7 +165,7 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
         )
         for t in teachers
     ]
-    return Result(config, teachers, probed, students)
+    return Result(config, teachers, probed, students, lost)
 
 
 def draw(result: Result, *, share: float = 0.5) -> "Figure":
@@ -238,7 +241,9 @@ def _draw_windows(ax: "Axes", result: Result) -> None:
     from sandbox.plotting.style import DEGREE_COLORS
 
     x = np.stack([p.steps for p in result.probed])
-    for n, color in zip(result.config.setting.windows, DEGREE_COLORS, strict=False):
+    for n, color in zip(
+        result.config.setting.windows, cycle(DEGREE_COLORS), strict=False
+    ):
         y = result.curve(f"m_robust/{n}/median")
         band(ax, x, y, label=f"{n}-gram", color=color, points=2000)
         exact = float(np.median(result.curve(f"exact/m_robust/{n}/median")))
@@ -257,7 +262,9 @@ def _draw_distances(ax: "Axes", result: Result) -> None:
     from sandbox.plotting.style import DEGREE_COLORS, color_of
 
     x = np.stack([p.steps for p in result.probed])
-    for n, color in zip(result.config.setting.windows, DEGREE_COLORS, strict=False):
+    for n, color in zip(
+        result.config.setting.windows, cycle(DEGREE_COLORS), strict=False
+    ):
         y = result.curve(f"kl/{n}")
         band(ax, x, y, label=f"{n}-gram", color=color, points=2000)
     y = result.curve("kl/all")

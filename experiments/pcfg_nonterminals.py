@@ -57,9 +57,19 @@ class Config:
             f"probed must be increasing teacher steps up to {s.teacher_steps}, got"
             f" {p}.",
         )
+        require(
+            s.task == "masked",
+            f"accuracy.setting.task must be masked, got {s.task}: the n-gram probe"
+            " masks tokens.",
+        )
+        require(
+            self.train % 64 == 0 and self.train > 0 and self.heads >= 1,
+            "train must be a multiple of 64 and heads at least 1, got"
+            f" {self.train} and {self.heads}.",
+        )
         for step in p:
             require(
-                step >= 0 and step % s.spacing == 0,
+                step > 0 and step % s.spacing == 0,
                 f"probed must hold multiples of {s.spacing}, got {step}.",
             )
 
@@ -104,6 +114,7 @@ class Result:
       students: lane -> arrays of the probe on its finished student, `(S, levels)`.
       runs: the students' runs.
       seconds: what measuring took.
+      lost: a phrase for every teacher that did not learn.
     """
 
     config: Config
@@ -114,6 +125,15 @@ class Result:
     students: "dict[str, dict[str, np.ndarray]]"
     runs: "list[Run]"
     seconds: float
+    lost: list[str]
+
+    @property
+    def levels(self) -> "np.ndarray":
+        """Levels with more than one symbol, about which there is something to know."""
+        import numpy as np
+
+        task = self.config.accuracy.setting.made_task
+        return np.flatnonzero(task.arrays.at_level[:-1].sum(1) > 1)
 
 
 def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
@@ -146,9 +166,13 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
             )
             ends.append(found.values)
             seconds += found.wall_seconds
-        students[strategy.name] = {
-            k: np.concatenate([e[k][:, 0] for e in ends]) for k in ends[0]
-        }
+        found = {k: np.concatenate([e[k][:, 0] for e in ends]) for k in ends[0]}
+        for j, r in enumerate(trained.students):
+            out = [*r.outcome["failed"], *r.outcome["absent"]]
+            if strategy.name in [lane["strategy"] for lane in out]:
+                for v in found.values():
+                    v[j] = np.nan  # what it holds is no result
+        students[strategy.name] = found
     ngrams = [probe_teacher(t, root, progress) for t in trained.teachers]
     seconds += sum(p.seconds for p in ngrams)
     return Result(
@@ -160,6 +184,7 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
         students,
         trained.students,
         seconds,
+        trained.lost,
     )
 
 
@@ -209,8 +234,8 @@ def _draw_along(ax: "Axes", result: Result, target: str, title: str) -> None:
     from sandbox.plotting.style import DEGREE_COLORS
 
     n_levels = result.along[f"attention/{target}"].shape[-1]
-    first = 1 if target.startswith("boundary") else 0  # the whole string ends once
-    for level in range(first, n_levels):
+    boundary = target.startswith("boundary")
+    for level in range(1, n_levels) if boundary else result.levels:
         color = DEGREE_COLORS[(n_levels - 1 - level) % len(DEGREE_COLORS)]
         for kind, style in (("attention", "-"), ("linear", "--")):
             y = np.median(result.along[f"{kind}/{target}"][..., level], 0)
@@ -234,7 +259,7 @@ def _draw_students(ax: "Axes", result: Result) -> None:
     names = ["ce"]
     names += [pcfg_accuracy.lane_name(n, tau) for n in pcfg_accuracy.TAUGHT]
     for i, name in enumerate(names):
-        y = result.students[name]["attention/nonterminal"].mean(-1)
+        y = result.students[name]["attention/nonterminal"][:, result.levels].mean(-1)
         color = color_of(name.removesuffix("_hard"))
         ax.plot(np.full(len(y), i), y, "o", color=color, ms=3.5)
         ax.plot([i - 0.3, i + 0.3], [np.median(y)] * 2, color=color, lw=2)

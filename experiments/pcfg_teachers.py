@@ -1,31 +1,36 @@
 """The teachers of a PCFG setting: trained, probed, checkpoints chosen by rule.
 
-    teachers = train_teachers(cpu(), root)   # one entry a seed
-    teachers[0].drop.steepest                # where its loss falls fastest
+    teachers, lost = train_teachers(cpu(), root)   # one entry a seed
+    teachers[0].drop.steepest                      # where its loss falls fastest
 
 The rule is that of `sandbox.probes.phases.locate_drop`, fixed before any run: the
-*middle* checkpoint is the record of steepest fall within the drop.
+*middle* checkpoint is the record of steepest fall within the drop. A teacher whose loss
+falls by less than `LEAST` nats has not learned: it enters no claim, and is listed.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from experiments.pcfg_setting import Setting
 from sandbox.distill.strategy import Strategy
-from sandbox.errors import SandboxError
+from sandbox.errors import DivergenceError, SandboxError
 from sandbox.probes.phases import Drop, locate_drop
 from sandbox.train.spec import RunSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from sandbox.train.progress import Progress
     from sandbox.train.run import Run
 
 
+LEAST = 0.05
+"""Nats by which the loss of a teacher that has learned has fallen."""
+
+
 class NoDrop(SandboxError):
-    """A teacher's loss never dropped, so that no checkpoint can be chosen."""
+    """No teacher's loss dropped, so that no checkpoint can be chosen."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +94,39 @@ class Probed:
 
 def train_teachers(
     setting: Setting, root: Path, progress: "Progress | None" = None
-) -> list[Teacher]:
+) -> tuple[list[Teacher], list[str]]:
     """Trains every seed's teacher, or opens what exists, and locates its drop.
 
+    Returns:
+      The teachers that learned, and a phrase for every other one.
+
     Raises:
-      NoDrop: some teacher's loss never decreased.
+      NoDrop: none learned.
     """
     from sandbox.train.loop import fit
 
-    out = []
+    out: list[Teacher] = []
+    lost: list[str] = []
     for seed in range(setting.n_seeds):
-        run = fit(setting.teacher_spec(seed), root=root, progress=progress)
+        try:
+            run = fit(setting.teacher_spec(seed), root=root, progress=progress)
+        except DivergenceError:
+            lost.append(f"seed {seed}: teacher non-finite")
+            continue
         steps = run.metrics.steps / setting.batch
-        drop = locate_drop(steps, run.metrics.curves("teacher", "loss")[0])
+        loss = run.metrics.curves("teacher", "loss")[0]
+        drop = locate_drop(steps, loss, least=LEAST)
         if drop is None:
-            raise NoDrop(
-                f"the loss of teacher {run.folder.path.name} (seed {seed}) never"
-                " decreased; try another learning rate (setting.lr)."
-            )
-        out.append(Teacher(run, setting, drop))
-    return out
+            fell = float(np.nanmax(loss) - np.nanmin(loss))
+            lost.append(f"seed {seed}: teacher's loss fell by {fell:.3f} nats only")
+        else:
+            out.append(Teacher(run, setting, drop))
+    if not out:
+        raise NoDrop(
+            f"no teacher learned ({'; '.join(lost)}); try another learning rate"
+            " (setting.lr) or more steps (setting.teacher_steps)."
+        )
+    return out, lost
 
 
 def probe_teacher(

@@ -11,16 +11,17 @@ from paper_repro.pcfg_report import PcfgReport
 from paper_repro.published import PCFG_ACCURACY
 
 PAIRS = (
-    ("two_shot_ce", "two_shot", "ce", "2-shot beats CE", ".921 / .866 (progressive)"),
-    ("one_shot_ce", "one_shot", "ce", "one-shot beats CE", ".90 / .866 at 4k"),
+    ("two_shot_ce", "two_shot", "ce", "2-shot beats CE", "higher"),
+    ("one_shot_ce", "one_shot", "ce", "one-shot beats CE", ".77 / .745 at 2k"),
     (
         "progressive_one_shot",
         "progressive",
         "one_shot",
         "progressive beats one-shot",
-        ".921 / .90 at 4k",
+        ".80 / .77 at 2k",
     ),
 )
+"""Claims with the accuracies that the paper shows at the end of 2,000 steps."""
 
 
 def reproduce(scale: str, root: Path) -> PcfgReport:
@@ -38,13 +39,14 @@ def reproduce(scale: str, root: Path) -> PcfgReport:
         probe_seconds=0.0,
         trained=result.teachers,
         taught=result.students,
-        extra={"accuracy": table(result)},
+        lost=result.lost,
+        extra={"accuracy": table(result), "ceiling": result.ceiling},
     )
 
 
 def claims(result: Result, *, name: str = "G1") -> list[Claim]:
     """Paired differences at half and at all of the steps, for every temperature."""
-    out = []
+    out, own = [], name == "G1"
     for tau in result.config.taus:
         for key, first, second, statement, expected in PAIRS:
             lanes = [n if n == "ce" else lane_name(n, tau) for n in (first, second)]
@@ -61,7 +63,7 @@ def claims(result: Result, *, name: str = "G1") -> list[Claim]:
                         kind="difference",
                         rule=f"median of accuracy({lanes[0]}) - accuracy({lanes[1]})"
                         " > 0, paired",
-                        expected=expected,
+                        expected=expected if when == "end" and own else "higher",
                         students=True,
                     )
                 )

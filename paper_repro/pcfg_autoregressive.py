@@ -22,5 +22,6 @@ def reproduce(scale: str, root: Path) -> PcfgReport:
         probe_seconds=0.0,
         trained=[t for part in parts.values() for t in part.teachers],
         taught=[s for part in parts.values() for s in part.students],
+        lost=[f"{n}: {p}" for n, part in parts.items() for p in part.lost],
         extra={"accuracy": {n: table(part) for n, part in parts.items()}},
     )

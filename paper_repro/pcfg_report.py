@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from paper_repro.claims import number
 from paper_repro.report import Report, describe_runs
+from sandbox.tasks.grammar import Grammar
+from sandbox.tasks.grammar_rule import is_terminal
 
 if TYPE_CHECKING:
     from experiments.pcfg_teachers import Teacher
@@ -19,16 +23,22 @@ class PcfgReport(Report):
     Attributes:
       trained: the teachers, one a seed.
       taught: the runs of their students.
+      lost: a phrase for every teacher that did not learn.
       extra: further facts for the result file.
     """
 
     trained: "Sequence[Teacher]" = ()
     taught: "Sequence[Run]" = ()
+    lost: Sequence[str] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     def title(self) -> str:
         """What heads the claims table."""
-        return f"{self.study}, {self.scale} scale: {len(self.trained)} teachers"
+        learned, all_of_them = len(self.trained), len(self.trained) + len(self.lost)
+        return (
+            f"{self.study}, {self.scale} scale: {learned} of {all_of_them} teachers"
+            " learned"
+        )
 
     def header(self) -> dict[str, Any]:
         """Everything a result file says besides its claims."""
@@ -37,10 +47,30 @@ class PcfgReport(Report):
             "study": self.study,
             "scale": self.scale,
             **describe_runs(self.config, runs, self.probe_seconds),
-            "left_out": left_out(runs),
+            "left_out": [*self.lost, *left_out(runs)],
+            "strings": {
+                t.setting.grammar: count_derivations(t.setting.made_task.grammar)
+                for t in self.trained
+            },
             "teachers": [describe_teacher(t) for t in self.trained],
             **self.extra,
         }
+
+
+def count_derivations(grammar: Grammar) -> float:
+    """Derivations of all strings: at most so many are distinct.
+
+    Where they are few a network can remember them all, and its evaluation strings too.
+    """
+
+    @cache
+    def below(symbol: str) -> int:
+        if is_terminal(symbol):
+            return 1
+        rules = (r for r in grammar.rules if r.left == symbol)
+        return sum(prod(below(s) for s in r.right) for r in rules)
+
+    return float(sum(below(s) for s in grammar.start))
 
 
 def left_out(runs: "Sequence[Run]") -> list[str]:

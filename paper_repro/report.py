@@ -114,7 +114,7 @@ def _describe(run: "Run", made: dict[str, Any]) -> dict[str, Any]:
         "lanes": lanes,
         "samples": samples,
         "wall_seconds": round(seconds, 1),
-        "steps_per_second": round(samples * lanes / seconds, 1),
+        "steps_per_second": round(samples * lanes / run.spec.batch_size / seconds, 1),
         "peak_memory_mb": made.get("peak_memory_mb"),
         "sittings": len(made.get("sittings", [])),
     }

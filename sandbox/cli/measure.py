@@ -21,7 +21,6 @@ from sandbox.probes.spectrum import SpectrumProbe
 from sandbox.store.config import to_json
 from sandbox.store.files import write_atomic
 from sandbox.store.provenance import versions
-from sandbox.store.trajectories import Shapes, flatten
 
 _MAX_DEGREE = 5
 
@@ -32,7 +31,6 @@ def measure(request: Request) -> None:
     """Measures every probe of a request, prints its table, exports it if asked."""
     spec = request.run.spec
     with jax.enable_x64(spec.dtype == "float64"):
-        request.run.trajectory.expect(_shapes(spec))
         for name in request.probes:
             probe = _probe(name, request)
             measured = measure_trajectory(
@@ -63,14 +61,6 @@ def _probe(name: str, request: Request) -> Any:
         return NgramProbe(task=spec.task, model=spec.model)
     degrees = tuple(range(1, min(_MAX_DEGREE, spec.task.d) + 1))
     return FourierProbe(spec.task, spec.model, degrees=degrees, points=request.points)
-
-
-def _shapes(spec: Any) -> Shapes:
-    """Shapes `(S, L, ...)` of the parameters that a run of the record stores."""
-    made = jax.eval_shape(spec.model.init, jax.random.key(0))
-    flat = flatten(jax.tree.map(lambda leaf: np.asarray(leaf.shape, int), made))
-    lanes = (spec.n_seeds, len(spec.strategies))
-    return {name: (*lanes, *shape.tolist()) for name, shape in flat.items()}
 
 
 def _export(

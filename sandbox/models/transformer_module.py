@@ -179,7 +179,8 @@ def dense(h: Array, kernel: Array, bias: Array, *, half: bool, n_in: int = 1) ->
     w = kernel.reshape(rows.shape[1], -1)
     if half:
         rows, w = rows.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
-    out = jnp.dot(rows, w, precision=HIGHEST).astype(dtype) + bias.reshape(1, -1)
+    out = jnp.dot(rows, w, precision=HIGHEST, preferred_element_type=dtype)
+    out = out + bias.reshape(1, -1)
     return out.reshape(*lead, *kernel.shape[-n_out:])
 
 

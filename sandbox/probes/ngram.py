@@ -8,9 +8,10 @@ window around i (`sandbox.tasks.windows`). Then
     KL(n)       = KL(b_n || p),  KL(all) = KL(b || p)
 
 with TV(p, q) = 1/2 sum_a |p(a) - q(a)|, b_n the exact Bayes prediction from the tokens
-of W alone, and b the one from all tokens but i. A predictor that used nothing but
-n-grams, optimally, would have KL(n) = 0; an optimal one KL(all) = 0. Numbers are taken
-over a fixed sample of strings at fixed positions; BOS stays in sight. Where the task
+of W, the length of the string and the position i alone, and b the one from all tokens
+but i. A predictor that used just these, optimally, would have KL(n) = 0; an optimal one
+KL(all) = 0. Numbers are taken over a fixed sample of strings, at positions spread
+evenly over each string, every window inside it; BOS stays in sight. Where the task
 hides its selected positions from attention, masked ones are hidden here too.
 
 Source: Panigrahi et al. (arXiv 2410.05464), section 4. Their code reports the L1 norm,
@@ -26,7 +27,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sandbox.errors import require
@@ -52,6 +52,7 @@ class Questions(NamedTuple):
     Attributes:
       tokens: clean terminals by number, -1 after the end; no BOS.
       length: tokens of each string.
+      at: the positions i.
       exact: b, the exact prediction with only i masked.
       from_window: b_n for every n.
       without_window: exact predictions with the window masked as well.
@@ -59,6 +60,7 @@ class Questions(NamedTuple):
 
     tokens: Int[Array, "B N"]
     length: Int[Array, " B"]
+    at: Int[Array, "B K"]
     exact: Float[Array, "B K C"]
     from_window: Float[Array, "W B K C"]
     without_window: Float[Array, "W B K C"]
@@ -73,7 +75,7 @@ class NgramProbe:
       model: the network.
       windows: the sizes n.
       strings: how many strings.
-      places: positions of each string, evenly spread over the shortest string's length.
+      places: positions of each string, evenly spread over it.
     """
 
     task: MaskedLM
@@ -96,19 +98,23 @@ class NgramProbe:
             "probe.windows must be a tuple of whole numbers from 1, e.g. (2, 3), got"
             f" {self.windows!r}.",
         )
-        most = int(self.task.arrays.min_length[self.task.arrays.start].min())
-        for name, top in (("strings", 2**20), ("places", most)):
+        for name in ("strings", "places"):
             v = getattr(self, name)
             require(
-                type(v) is int and 1 <= v <= top,
-                f"probe.{name} must lie in 1..{top}, got {v!r}.",
+                type(v) is int and 1 <= v <= 2**20,
+                f"probe.{name} must lie in 1..{2**20}, got {v!r}.",
             )
 
-    @property
-    def positions(self) -> Int[np.ndarray, " K"]:
-        """The positions i, counted in tokens from 0."""
-        shortest = int(self.task.arrays.min_length[self.task.arrays.start].min())
-        return ((np.arange(self.places) + 0.5) / self.places * shortest).astype(int)
+    def positions(self, length: Int[Array, " B"]) -> Int[Array, "B K"]:
+        """The positions i, counted in tokens from 0.
+
+        As far from the ends as the widest window reaches, where the string allows it.
+        """
+        left, right = max(self.windows) // 2, (max(self.windows) - 1) // 2
+        span = jnp.maximum(length - left - right, 1)
+        share = (jnp.arange(self.places) + 0.5) / self.places
+        at = left + (share[None] * span[:, None]).astype(jnp.int32)
+        return jnp.clip(at, 0, length[:, None] - 1).astype(jnp.int32)
 
     def prepare(self, key: Any) -> Questions:
         """The sample of a seed's probe stream and the exact predictions on it."""
@@ -116,11 +122,12 @@ class NgramProbe:
         rows = self.task.rows(key, jnp.uint32(0), self.strings, split="probe")
         length = rows.inner.sum(1)
         tokens = jnp.where(rows.inner, rows.clean, -1)[:, 1:]
-        at = jnp.broadcast_to(self.positions, (self.strings, self.places))
+        at = self.positions(length)
         common = (arrays, tokens, length, at)
         return Questions(
             tokens,
             length,
+            at,
             predict_alone(*common),
             jnp.stack([predict_from_window(*common, n) for n in self.windows]),
             jnp.stack([predict_without_window(*common, n) for n in self.windows]),
@@ -140,7 +147,7 @@ class NgramProbe:
           `m_robust/{n}/{median,q25,q75,mean,se}`, the same for `m_close`, the means
           `kl/{n}`, `kl/all` in nats with `_se`, `exact/m_robust/{n}/...` and
           `exact/m_close/{n}/...` of the Bayes predictor; `accuracy` and
-          `exact/accuracy` with only i mprepared. Standard errors count strings, whose
+          `exact/accuracy` with only i masked. Standard errors count strings, whose
           positions are not independent.
         """
         del key
@@ -162,9 +169,7 @@ class NgramProbe:
                     out |= _summary(f"{prefix}{name}/{n}", v)
             out |= _mean(f"kl/{n}", _kl(prepared.from_window[w], p[0]))
         out |= _mean("kl/all", _kl(prepared.exact, p[0]))
-        true = jnp.take_along_axis(
-            prepared.tokens, jnp.broadcast_to(self.positions, p.shape[1:3]), 1
-        )
+        true = jnp.take_along_axis(prepared.tokens, prepared.at, 1)
         for prefix, q in (("", p[0]), ("exact/", prepared.exact)):
             hit = (jnp.argmax(q, -1) == true).astype(q.dtype)
             out |= _mean(f"{prefix}accuracy", hit)
@@ -181,12 +186,11 @@ class NgramProbe:
             for n in self.windows:
                 window = window_mask(i, n, n_tokens)
                 masked += [window, ~window | alone]
-            masked_QN = jnp.stack(masked)
             return jax.lax.map(
-                lambda m: self._at(params, asked.tokens, inner, m, i), masked_QN
+                lambda m: self._at(params, asked.tokens, inner, m, i), jnp.stack(masked)
             )
 
-        p = jax.lax.map(at_place, jnp.asarray(self.positions))
+        p = jax.lax.map(at_place, asked.at.T)
         return jnp.transpose(p, (1, 2, 0, 3))
 
     def _at(
@@ -194,17 +198,17 @@ class NgramProbe:
         params: Params,
         tokens: Int[Array, "B N"],
         inner: Bool[Array, "B N"],
-        masked: Bool[Array, " N"],
-        i: Array,
+        masked: Bool[Array, "B N"],
+        i: Int[Array, " B"],
     ) -> Float[Array, "B C"]:
-        """Predictions at token i of every string with the same positions masked."""
-        words, masked_1N = self.task.vocabulary, masked[None]
+        """Predictions at token i of every string, with some positions masked."""
+        words = self.task.vocabulary
 
-        def some(rows: tuple[Array, Array]) -> Array:
-            clean, valid = rows
-            ids = jnp.where(masked_1N & valid, words.mask, clean)
+        def some(rows: tuple[Array, ...]) -> Array:
+            clean, valid, hide, at = rows
+            ids = jnp.where(hide & valid, words.mask, clean)
             ids = jnp.where(valid, ids, words.pad)
-            seen = valid & ~masked_1N if self.task.hidden else valid
+            seen = valid & ~hide if self.task.hidden else valid
             first = jnp.ones((clean.shape[0], 1), bool)
             x = Tokens(
                 jnp.concatenate([jnp.full_like(ids[:, :1], words.bos), ids], 1),
@@ -212,10 +216,11 @@ class NgramProbe:
                 jnp.concatenate([first, seen], 1),
             )
             logits = self.model.apply(params, x).logits
-            return jax.nn.softmax(logits[:, i + 1], -1)
+            here = jnp.take_along_axis(logits, at[:, None, None] + 1, 1)[:, 0]
+            return jax.nn.softmax(here, -1)
 
         size = micro_size(len(tokens), ROWS)
-        parts = (a.reshape(-1, size, a.shape[-1]) for a in (tokens, inner))
+        parts = (a.reshape(-1, size, *a.shape[1:]) for a in (tokens, inner, masked, i))
         out = jax.lax.map(some, tuple(parts))
         return out.reshape(-1, out.shape[-1])
 

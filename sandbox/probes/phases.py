@@ -5,8 +5,10 @@ the whole decrease of the loss (from its first record to its smallest):
 
     min b - a  subject to  loss_a - loss_b >= share * (loss_0 - min loss)
 
-and the earliest of those that tie. What comes before is the plateau, what comes after
-the slow tail. Pure numpy on recorded curves.
+and the earliest of those that tie, on the running minimum of the loss, so that no spike
+counts. What comes before is the plateau, what comes after the slow tail. A loss that
+falls fastest at once has a drop that starts at its first record: there was no plateau.
+Pure numpy on recorded curves.
 
 Example:
     >>> locate_drop([0, 1, 2, 3, 9], [1.0, 1.0, 0.5, 0.1, 0.0]).steepest
@@ -26,7 +28,7 @@ class Drop:
     """Where a loss drops, in the unit of the steps.
 
     Attributes:
-      start: last record of the plateau.
+      start: last record of the plateau; the first record of all where there is none.
       end: first record of the slow tail.
       steepest: record within the drop at which the loss falls fastest (central
         difference).
@@ -46,6 +48,7 @@ def locate_drop(
     loss: Real[np.ndarray, " R"] | list,
     *,
     share: float = 0.5,
+    least: float = 0.0,
 ) -> Drop | None:
     """Locates the drop of a loss curve; None where the loss never decreases.
 
@@ -53,13 +56,15 @@ def locate_drop(
       steps: increasing.
       loss: one per step; non-finite records are dropped.
       share: of the whole decrease that the drop must hold, in (0, 1).
+      least: a loss that decreases by no more than this has not dropped.
     """
     require(0 < share < 1, f"share must lie in (0, 1), got {share}.")
     t, v = np.asarray(steps, float), np.asarray(loss, float)
     keep = np.isfinite(v)
     t, v = t[keep], v[keep]
-    if len(v) < 3 or v[0] <= v.min():
+    if len(v) < 3 or v[0] - v.min() <= least:
         return None
+    v = np.minimum.accumulate(v)
     whole = v[0] - v.min()
     fall = v[:, None] - v[None, :]
     long_enough = fall >= share * whole * (1 - 1e-12)

@@ -4,7 +4,8 @@ The rows of a batch are sorted by length and split into micro-batches. Each is c
 the shortest of a few static lengths (`edges`) that holds its longest row, and the parts
 are added up (gradient accumulation) or put back in order. Which rows share a batch does
 not change, and neither does any sum but for its rounding; only time on padding is
-saved, and memory holds one micro-batch.
+saved, and memory holds one micro-batch. (Dropout draws masks for one micro-batch at a
+time, so there the split decides which units are dropped.)
 
 Every array of `rows` has the shape `(B, N, ...)`.
 """

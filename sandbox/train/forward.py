@@ -14,7 +14,7 @@ ROWS = 64
 
 
 def forward(task: Task, model: Model, params: Params, x: Any) -> Array:
-    """Logits `(B, C)`, or `(B, N, C)` for sequences, 0 beyond their end.
+    """Logits `(B, C)`, or `(B, N, C)` for sequences, 0 beyond where a row was cut.
 
     Args:
       task: whose rows they are.

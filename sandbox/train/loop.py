@@ -26,7 +26,7 @@ from sandbox.train.engine import Engine
 from sandbox.train.lanes import LABELS, LanePlan
 from sandbox.train.preflight import preflight
 from sandbox.train.progress import Progress, default_progress, seeds_text
-from sandbox.train.run import Run, folder_of, identity
+from sandbox.train.run import Run, checkpoint_shapes, folder_of, identity
 from sandbox.train.signals import (
     collected_signals,
     join_sittings,
@@ -116,6 +116,7 @@ class _Loop:
         if spec.teacher is not None:
             teacher = folder_of(spec.teacher.spec, root)
             trajectory = Trajectory(teacher)
+            trajectory.expect(checkpoint_shapes(spec.teacher.spec))
         self.plan = LanePlan(spec, trajectory)
         self.plan.require_stored()
         self.absent = self.plan.absent

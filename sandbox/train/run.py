@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sandbox.errors import ConfigError, DivergenceError, StoreError
 from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
@@ -13,7 +15,7 @@ from sandbox.store.config import digest, foreign_sources, from_json, to_json
 from sandbox.store.files import read_json
 from sandbox.store.metrics import Metrics, read_metrics
 from sandbox.store.runs import SCHEMA, RunFolder
-from sandbox.store.trajectories import Trajectory
+from sandbox.store.trajectories import Shapes, Trajectory, flatten
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.masking import MaskedLM
 from sandbox.tasks.next_token import NextToken
@@ -46,6 +48,16 @@ def folder_of(spec: RunSpec, root: Path) -> RunFolder:
     return RunFolder(root / spec.kind / digest(identity(spec)))
 
 
+def checkpoint_shapes(spec: RunSpec) -> Shapes:
+    """Shapes `(S, L, ...)` of the parameters that a run of a record stores."""
+    import jax
+
+    made = jax.eval_shape(spec.model.init, jax.random.key(0))
+    flat = flatten(jax.tree.map(lambda leaf: np.asarray(leaf.shape, int), made))
+    lanes = (spec.n_seeds, len(spec.strategies))
+    return {name: (*lanes, *shape.tolist()) for name, shape in flat.items()}
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run.
@@ -65,8 +77,10 @@ class Run:
 
     @cached_property
     def trajectory(self) -> Trajectory:
-        """The stored checkpoints."""
-        return Trajectory(self.folder)
+        """The stored checkpoints; those that are not of this record are refused."""
+        found = Trajectory(self.folder)
+        found.expect(checkpoint_shapes(self.spec))
+        return found
 
     @cached_property
     def outcome(self) -> dict[str, Any]:
