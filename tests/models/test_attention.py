@@ -10,6 +10,13 @@ import pytest
 
 from sandbox.models.attention import attend, attention_weights
 
+# Half the time of a test is compiling; it need not be fast code.
+_CHEAP = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+compiled = partial(jax.jit, compiler_options=_CHEAP)
+
 
 def some_visible(n: int) -> jax.Array:
     """Two rows, keys visible with probability .7, the first one always."""
@@ -36,7 +43,7 @@ def test_attention_is_softmax(x64: None, causal: bool) -> None:
     q, k, v, w = jax.random.normal(jax.random.key(0), (4, 2, 3, 33, 8))
     visible = some_visible(33)
 
-    @jax.jit
+    @compiled
     def three(q: jax.Array, k: jax.Array) -> Any:
         def both(f: Any) -> Any:
             out, pull = jax.vjp(f, q, k, v)
@@ -66,7 +73,7 @@ def test_tiles_drop_the_same_weights(x64: None, causal: bool) -> None:
     options = dict(causal=causal, words=words, rate=0.3)
     eye = jnp.broadcast_to(jnp.eye(17), (2, 3, 17, 17))
 
-    @jax.jit
+    @compiled
     def three() -> Any:
         tiled = partial(attend, visible=visible, tiled=True, **options)
         batch = partial(attend, visible=visible, tiled=False, **options)
@@ -97,7 +104,7 @@ def test_second_derivatives_exist(x64: None) -> None:
 
     def slope_of(f: Any) -> jax.Array:
         first = jax.grad(lambda a: jnp.sum(jnp.sin(f(a, k, v))))
-        return jax.jit(jax.grad(lambda a: jnp.sum(jnp.cos(first(a)))))(q)
+        return compiled(jax.grad(lambda a: jnp.sum(jnp.cos(first(a)))))(q)
 
     got = slope_of(lambda *a: attend(*a, visible, causal=True))
     want = slope_of(lambda *a: plain(*a, visible, True))
@@ -111,7 +118,7 @@ def test_all_keys_hidden(causal: bool, tiled: bool) -> None:
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 1, 6, 4))
     visible = some_visible(6).at[1].set(False)
 
-    @jax.jit
+    @compiled
     def both(*a: jax.Array) -> Any:
         f = partial(attend, visible=visible, causal=causal, tiled=tiled)
         out, pull = jax.vjp(f, *a)

@@ -1,5 +1,6 @@
 """Transformers: against Hugging Face, causality, hidden keys, tiles, dropout, names."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from sandbox.models.transformer import Transformer
 from sandbox.types import Params, Tokens
 
 KINDS = ("bert", "gpt2")
+
+# Half the time of a test is compiling; it need not be fast code.
+_CHEAP = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+compiled = partial(jax.jit, compiler_options=_CHEAP)
 
 
 def small(kind: str, **fields: Any) -> Transformer:
@@ -48,7 +56,7 @@ def shaken(model: Transformer, seed: int = 0, sd: float = 0.3) -> Params:
 
 def run(model: Transformer, params: Params, x: Tokens, **options: Any) -> Any:
     """`apply` under jit, as it is always called."""
-    return jax.jit(lambda p: model.apply(p, x, **options))(params)
+    return compiled(lambda p: model.apply(p, x, **options))(params)
 
 
 # ------------------------------------------------------------- against Hugging Face
@@ -71,7 +79,7 @@ def test_same_numbers_as_hugging_face(kind: str, reference_dir: Path) -> None:
         out = model.apply(p, x, taps=model.taps)
         return jnp.sum(out.logits * slope * want["valid"][..., None]), out
 
-    grads, out = jax.jit(jax.grad(loss, has_aux=True))(params)
+    grads, out = compiled(jax.grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(out.logits, want["logits"], rtol=1e-5, atol=1e-5)
     last = {"bert": "residual_2", "gpt2": "final"}[kind]  # after the last layer norm
     for i, name in enumerate(("residual_0", "residual_1", last)):
@@ -120,7 +128,7 @@ def test_who_sees_whom_by_gradient(x64: None, kind: str, n: int) -> None:
         logits = model.apply(params | {"embedding": embedding}, x).logits
         return (logits * jnp.cos(jnp.arange(8.0))[None, None]).sum(-1)
 
-    slopes = jax.jit(jax.jacrev(out))(params["embedding"]["position"])
+    slopes = compiled(jax.jacrev(out))(params["embedding"]["position"])
     seen = np.abs(np.asarray(slopes)).max(-1) > 1e-12  # (B, N, N)
     want = np.broadcast_to(np.asarray(x.visible)[:, None], seen.shape)
     if kind == "gpt2":
@@ -148,7 +156,7 @@ def test_length_changes_nothing(x64: None, kind: str) -> None:
 def test_dropout_needs_a_key_and_is_a_function_of_it(kind: str) -> None:
     model, x = small(kind, dropout=0.2, layers=1), tokens(2, 9)
     params = shaken(model)
-    drop = jax.jit(lambda key: model.apply(params, x, key=key).logits)
+    drop = compiled(lambda key: model.apply(params, x, key=key).logits)
     one, again, other = (np.asarray(drop(jax.random.key(i))) for i in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 0.01
@@ -193,7 +201,7 @@ def test_bfloat16_is_close(kind: str) -> None:
             assert logits.dtype == jnp.float32
             return jnp.mean(logits**2), logits
 
-        return jax.jit(jax.grad(loss, has_aux=True))(params)
+        return compiled(jax.grad(loss, has_aux=True))(params)
 
     grads, logits = both(small(kind, layers=1, compute="bfloat16"))
     want_grads, want = both(model)
@@ -219,7 +227,7 @@ def test_first_classes(tied: bool) -> None:
     np.testing.assert_allclose(out, all_8[..., :3], rtol=1e-6, atol=1e-6)
     if not tied:
         loss = jax.grad(lambda p: jnp.sum(model.apply(p, x).logits ** 2))
-        grads = jax.jit(loss)(params)
+        grads = compiled(loss)(params)
         decoder = grads["head"]["decoder"]
         assert bool((decoder[3:] == 0).all()) and bool((decoder[:3] != 0).all())
 
@@ -228,7 +236,7 @@ def test_first_classes(tied: bool) -> None:
 def test_initial_weights(kind: str) -> None:
     """N(0, .02^2); GPT-2's projections into the stream over sqrt(2 layers)."""
     model = Transformer(kind=kind, vocab=32, n_classes=32, layers=2, heads=8)
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = compiled(model.init)(jax.random.key(0))
     if kind == "gpt2":
         assert "decoder" not in params["head"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -307,8 +315,8 @@ def test_seeds_by_vmap(kind: str, n: int) -> None:
     seeds = [shaken(model, seed) for seed in (0, 1)]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *seeds)
     x, keys = tokens(2, n), jax.random.split(jax.random.key(0), 2)
-    many = jax.jit(jax.vmap(lambda p, k: model.apply(p, x, key=k).logits))
-    one = jax.jit(lambda p, k: model.apply(p, x, key=k).logits)
+    many = compiled(jax.vmap(lambda p, k: model.apply(p, x, key=k).logits))
+    one = compiled(lambda p, k: model.apply(p, x, key=k).logits)
     got = many(stacked, keys)
     for i, p in enumerate(seeds):
         np.testing.assert_allclose(got[i], one(p, keys[i]), rtol=1e-4, atol=1e-4)
