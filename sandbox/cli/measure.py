@@ -195,8 +195,7 @@ def _mean_over_seeds(arrays: Arrays, name: str) -> np.ndarray:
 
 def _ngram_table(arrays: Arrays, request: Request) -> str:
     """Medians over strings and positions, and nats, averaged over seeds."""
-    sizes = [n.split("/")[1] for n in arrays if n.startswith("m_robust/")]
-    sizes = list(dict.fromkeys(sizes))
+    sizes = sorted({int(n.split("/")[1]) for n in arrays if n.startswith("m_robust/")})
     header = ["step", "accuracy", "exact"]
     columns = [_mean_over_seeds(arrays, "accuracy"), arrays["exact/accuracy"].mean(1)]
     for name in ("robust", "close"):

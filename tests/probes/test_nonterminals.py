@@ -6,7 +6,7 @@ functions of the token, and the start symbol of the first one. There are 640 str
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import pytest
 
 from sandbox.errors import ConfigError
 from sandbox.models.transformer import Transformer
-from sandbox.probes.nonterminals import NonterminalProbe, Sample
+from sandbox.probes.nonterminals import NonterminalProbe, Sample, _control
 from sandbox.probes.readout import attention, mean_ratio
 from sandbox.tasks.grammar import Grammar, Rule
 from sandbox.tasks.masking import MaskedLM
@@ -152,20 +152,24 @@ def test_attention_finds_what_lies_elsewhere() -> None:
 
 
 def test_a_control_task_of_tokens_is_learnt_from_tokens() -> None:
-    probe = replace(PROBE, control="token")
-    out = measure(IDENTITY, probe)
-    np.testing.assert_array_equal(out["control/linear/nonterminal"], 1)
-    np.testing.assert_array_equal(out["control/linear/boundary"], 1)
-    labels = np.asarray(prepared(probe).labels[2:])
-    ids = np.asarray(prepared(probe).x.ids)
+    """The same program on other labels: a class for each terminal, drawn by a key."""
+    sample, probe = prepared(), replace(PROBE, control="token")
+    truth = sample.labels[:2]
+    false = _control(probe, jax.random.key(5), truth, sample.x.ids)
+    labels, ids = np.asarray(false), np.asarray(sample.x.ids)
     for job, level in np.ndindex(2, 2):
         for token in range(4):
             assert len(np.unique(labels[job, :, level][ids == token])) == 1
+    assert labels.max() == 1 and (labels.min((1, 2, 3)) == -1).all()
+    asked = sample._replace(labels=jnp.concatenate([truth, false]))
+    out = jax.device_get(program(PROBE)(IDENTITY, KEY, asked))
+    np.testing.assert_array_equal(out["control/linear/nonterminal"], 1)
+    np.testing.assert_array_equal(out["control/linear/boundary"], 1)
 
 
 def test_measuring_twice_gives_the_same_bits() -> None:
     once = measure(NOISE)
-    again = jax.device_get(jax.jit(PROBE.measure)(NOISE, KEY, PROBE.prepare(KEY)))
+    again = jax.device_get(program(PROBE)(NOISE, KEY, PROBE.prepare(KEY)))
     jax.tree.map(np.testing.assert_array_equal, once, again)
     assert all(v.shape == (2,) and np.isfinite(v).all() for v in once.values())
 
@@ -175,7 +179,8 @@ def test_measuring_twice_gives_the_same_bits() -> None:
 
 def test_labels_and_baselines_follow_the_trees() -> None:
     sample = jax.device_get(prepared())
-    rows = jax.device_get(TASK.rows(KEY, jnp.uint32(0), 512, split="probe"))
+    draw = jax.jit(partial(TASK.rows, n=512, split="probe"))
+    rows = jax.device_get(draw(KEY, jnp.uint32(0)))
     np.testing.assert_array_equal(sample.x.ids, rows.clean)
     np.testing.assert_array_equal(sample.x.visible, rows.valid)
     names = np.asarray(TASK.arrays.symbols)
@@ -213,7 +218,7 @@ def test_attention_is_softmax_over_positions_of_the_string(x64: None) -> None:
     w = {"w": (r, e, o), "b": (r, o), "p": (r, n, d)}
     w = {k: rng.normal(size=s) for k, s in w.items()}
     h, valid = rng.normal(size=(b, n, e)), np.arange(n) < np.array([[5], [3], [1]])
-    got = attention(jax.tree.map(jnp.asarray, w), jnp.asarray(h), jnp.asarray(valid))
+    got = jax.jit(attention)(jax.tree.map(jnp.asarray, w), h, valid)
     for s in range(b):
         length = valid[s].sum()
         total = np.zeros((n, o))
