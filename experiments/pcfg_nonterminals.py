@@ -265,8 +265,8 @@ def _draw_students(ax: "Axes", result: Result) -> None:
         ax.plot([i - 0.3, i + 0.3], [np.median(y)] * 2, color=color, lw=2)
     words = [pcfg_accuracy.LABELS[n.removesuffix("_hard")] for n in names]
     ax.set_xticks(range(len(names)), words, rotation=30, ha="right")
-    ax.set_ylabel("mean accuracy over levels")
-    ax.set_title("nonterminals in finished students")
+    ax.set_ylabel("nonterminals: mean over levels")
+    ax.set_title("finished students")
 
 
 def main() -> None:
