@@ -1,10 +1,14 @@
 """How long a PCFG study will take on this machine, measured on its own step."""
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import pcfg_accuracy
+from experiments import (
+    pcfg_accuracy,
+    pcfg_autoregressive,
+    pcfg_curriculum,
+    pcfg_nonterminals,
+)
 from experiments.pcfg_setting import Setting
 from sandbox.distill.strategy import Strategy
 from sandbox.train.estimate import seconds_per_sample
@@ -21,19 +25,27 @@ TRAINED = (
 
 def parts(name: str, scale: str) -> list[tuple[str, Setting, tuple[Strategy, ...]]]:
     """Every (label, setting, student strategies) that a study trains."""
-    module = importlib.import_module(f"experiments.{name}")
-    config = module.PRESETS[scale]()
-    if name == "pcfg_nonterminals":
-        config = config.accuracy
     if name == "pcfg_autoregressive":
-        configs = {n: config.part(n) for n in module.PARTS}
+        config = pcfg_autoregressive.PRESETS[scale]()
+        configs = {n: config.part(n) for n in pcfg_autoregressive.PARTS}
+        made = {n: _accuracy_lanes(c) for n, c in configs.items()}
+    elif name == "pcfg_curriculum":
+        config = pcfg_curriculum.PRESETS[scale]()
+        first = config.setting.spacing
+        lanes = pcfg_curriculum.strategies(config, middle=first)
+        made = {"": (config.setting, lanes)}
+    elif name == "pcfg_nonterminals":
+        made = {"": _accuracy_lanes(pcfg_nonterminals.PRESETS[scale]().accuracy)}
     else:
-        configs = {"": config}
-    make = pcfg_accuracy.strategies if name != "pcfg_curriculum" else module.strategies
-    return [
-        (label, c.setting, make(c, middle=c.setting.spacing))
-        for label, c in configs.items()
-    ]
+        made = {"": _accuracy_lanes(pcfg_accuracy.PRESETS[scale]())}
+    return [(label, setting, lanes) for label, (setting, lanes) in made.items()]
+
+
+def _accuracy_lanes(
+    config: pcfg_accuracy.Config,
+) -> tuple[Setting, tuple[Strategy, ...]]:
+    lanes = pcfg_accuracy.strategies(config, middle=config.setting.spacing)
+    return config.setting, lanes
 
 
 def print_estimate(name: str, scale: str, root: Path) -> None:

@@ -16,6 +16,8 @@ from paper_repro import pcfg_bayes as report_of
 from sandbox.errors import ConfigError
 from sandbox.tasks.bayes_context import Ceiling
 
+pytestmark = pytest.mark.slow  # compiling takes minutes
+
 ROOT = Path(__file__).parents[2]
 
 

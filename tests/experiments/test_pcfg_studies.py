@@ -31,6 +31,7 @@ TINY = Setting(
     lr=1e-2,
     spacing=10,
     progressive_every=10,
+    progressive_speed=1.0,
     hold=10,
     n_seeds=2,
     eval_points=64,
@@ -58,6 +59,7 @@ def curriculum(root):
     return pcfg_curriculum.run(config, root=root)
 
 
+@pytest.mark.slow
 def test_accuracy_learns_draws_and_claims(accuracy, tmp_path):
     for t in accuracy.teachers:
         assert t.loss[-1] < t.loss[0]
@@ -73,6 +75,7 @@ def test_accuracy_learns_draws_and_claims(accuracy, tmp_path):
     assert len(claims) == 6
 
 
+@pytest.mark.slow
 def test_curriculum_shares_teachers_draws_and_claims(accuracy, curriculum, tmp_path):
     theirs = [t.run.folder.path for t in curriculum.teachers]
     assert theirs == [t.run.folder.path for t in accuracy.teachers]
@@ -89,6 +92,7 @@ def test_curriculum_shares_teachers_draws_and_claims(accuracy, curriculum, tmp_p
     assert fall.obtained == pytest.approx(np.median(y[:, -1] / y.max(1)), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_nonterminals_are_probed_in_teachers_and_students(accuracy, root, tmp_path):
     config = pcfg_nonterminals.Config(
         accuracy=ACCURACY, probed=(10, 40), train=32, test=16, epochs=1, heads=1

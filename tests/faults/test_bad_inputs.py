@@ -274,7 +274,7 @@ CONFIGS = [
     ('"NoisyParity"', '"NoisyParty"', "$.task.type: expected one of "),
     ('"NoisyParity"', '"NoisyParty"', "got 'NoisyParty'; did you mean NoisyParity?"),
     ('"NoisyParity"', '["NoisyParity"]', "$.task.type: expected one of Hierarchy, "),
-    ('"NoisyParity"', '"RunSpec"', "$.task.type: expected one of Hierarchy, Noisy"),
+    ('"NoisyParity"', '"RunSpec"', "$.task.type: expected one of Hierarchy, Masked"),
     ('"ExplicitSupport"', '"subprocess.Popen"', "$.task.support.type: expected one"),
     ('[3, 1]', '{"0": 3}', "$.task.support.indices: expected a list"),
     ('[3, 1]', "[3, [1]]", "$.task.support.indices[1]: expected int, got [1]"),

@@ -22,6 +22,8 @@ from sandbox.tasks.grammar import Grammar, Rule
 from sandbox.tasks.masking import MaskedLM
 from sandbox.types import Outputs, Tokens
 
+pytestmark = pytest.mark.slow  # compiling takes minutes
+
 RULES = {
     "S1": ("A B A", "A B A B"),
     "S2": ("B A B", "B A B A"),

@@ -39,6 +39,8 @@ from sandbox.train.spec import RunSpec, Stop, TeacherRef
 from sandbox.train.teaching import LaneArrays, Plan, make_segment, task_key
 from sandbox.types import Tokens
 
+pytestmark = pytest.mark.slow  # compiling takes minutes
+
 TASK = MaskedLM(grammar=load_grammar("cfg3b", start=("10", "11", "12")))
 
 
