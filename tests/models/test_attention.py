@@ -10,6 +10,8 @@ import pytest
 
 from sandbox.models.attention import attend, attention_weights
 
+pytestmark = pytest.mark.slow  # compiling takes minutes
+
 # Half the time of a test is compiling; it need not be fast code.
 _CHEAP = {
     "xla_backend_optimization_level": 0,

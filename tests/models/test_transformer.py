@@ -117,6 +117,7 @@ def test_same_numbers_as_hugging_face(kind: str, reference_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("kind, n", [("bert", 7), ("gpt2", 7), ("gpt2", TILE_FROM)])
+@pytest.mark.slow
 def test_who_sees_whom_by_gradient(x64: None, kind: str, n: int) -> None:
     """d output_i / d input_j: zero after i if causal and where j is hidden, j != i."""
     model = small(kind, layers=1, positions=n)
@@ -137,6 +138,7 @@ def test_who_sees_whom_by_gradient(x64: None, kind: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_length_changes_nothing(x64: None, kind: str) -> None:
     """Hidden padding on the right moves no logit of the positions before it."""
     model = small(kind, positions=TILE_FROM + 4, layers=1)
@@ -153,6 +155,7 @@ def test_length_changes_nothing(x64: None, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_dropout_needs_a_key_and_is_a_function_of_it(kind: str) -> None:
     model, x = small(kind, dropout=0.2, layers=1), tokens(2, 9)
     params = shaken(model)
@@ -172,6 +175,7 @@ def test_dropout_needs_a_key_and_is_a_function_of_it(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_where_dropout_acts(kind: str) -> None:
     """Embedding and every branch: residual differences have exact zeros at its rate."""
     model, x = small(kind, dropout=0.5, layers=1, heads=8), tokens(4, 24)
@@ -190,6 +194,7 @@ def test_where_dropout_acts(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_bfloat16_is_close(kind: str) -> None:
     """Factors are rounded to 8 bits: logits of size 1 move by some hundredths."""
     model, x = small(kind, layers=1), tokens(2, 9)
@@ -216,6 +221,7 @@ def test_bfloat16_is_close(kind: str) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.slow
 def test_first_classes(tied: bool) -> None:
     """The logits of the first tokens; the other rows of the decoder get no gradient."""
     kind, x = "gpt2", tokens(2, 6)
@@ -233,6 +239,7 @@ def test_first_classes(tied: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_initial_weights(kind: str) -> None:
     """N(0, .02^2); GPT-2's projections into the stream over sqrt(2 layers)."""
     model = Transformer(kind=kind, vocab=32, n_classes=32, layers=2, heads=8)
@@ -255,6 +262,7 @@ def test_initial_weights(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_taps(kind: str) -> None:
     model, x = small(kind), tokens(2, 9)
     params = shaken(model)
@@ -310,6 +318,7 @@ def test_axes_have_names(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind, n", [("bert", 6), ("gpt2", TILE_FROM)])
+@pytest.mark.slow
 def test_seeds_by_vmap(kind: str, n: int) -> None:
     model = small(kind, positions=n, layers=1, heads=2, dropout=0.1)
     seeds = [shaken(model, seed) for seed in (0, 1)]
