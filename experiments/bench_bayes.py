@@ -14,19 +14,14 @@ strings computed at once.
 """
 
 import argparse
-import json
-import os
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from experiments.bench_timing import Candidate, pin, say
+from experiments.bench_command import arguments, machine_line, parse, start, write
+from experiments.bench_timing import Candidate, say
 
-ROOT = Path(__file__).parents[1]
-DEFAULT_OUT = ROOT / "paper_repro" / "results" / "bench_bayes.json"
 AGREE = 1e-10
 """Largest relative difference of the probabilities that all of them find."""
 NLTK_LENGTH = 40
@@ -221,9 +216,8 @@ def row_record(row: Row) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
     """Everything, as JSON data."""
-    begin, load = time.monotonic(), os.getloadavg()[0]
-    core, usable = pin()
-    from sandbox.store.provenance import hardware, versions
+    begun = start(args)
+    from sandbox.store.provenance import versions
 
     rows = []
     for case in sizes.cases:
@@ -238,17 +232,10 @@ def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
         say(f"round {r + 1} of {args.rounds} done")
     import nltk
 
+    used = versions() | {"nltk": nltk.__version__}
     return {
-        "benchmark": "bayes",
-        "quick": args.quick,
-        "sizes": asdict(sizes),
-        "rounds": args.rounds,
-        "hardware": hardware() | {"cores": len(usable)},
-        "versions": versions() | {"nltk": nltk.__version__},
-        "pinned_to": core,
-        "load_average": {"before": load, "after": os.getloadavg()[0]},
+        **begun.record("bayes", sizes, used),
         "rows": [row_record(row) for row in rows],
-        "wall_seconds": round(time.monotonic() - begin, 1),
     }
 
 
@@ -270,35 +257,16 @@ def print_table(result: dict[str, Any]) -> None:
         f" {result['rounds']}; memory of leave_one_out"
     )
     print(table(header, [cells(r) for r in result["rows"]], right="l" + "r" * 7))
-    load = result["load_average"]
-    print(
-        f"{result['hardware']['cpu']}; load {load['before']:.1f} to"
-        f" {load['after']:.1f}; {result['wall_seconds']:.0f} s in all"
-    )
+    print(machine_line(result))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints the table, writes the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.bench_bayes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    arg = parser.add_argument
-    arg("--rounds", type=int, default=5, help="timings of every candidate (default 5)")
-    arg("--quick", action="store_true", help="tiny sizes: does it run at all")
-    arg("--out", type=Path, help=f"default {DEFAULT_OUT.relative_to(ROOT)}")
-    args = parser.parse_args(argv)
-    if args.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {args.rounds}")
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    parser = arguments("bench_bayes", __doc__, rounds=5)
+    args = parse(parser, argv)
     result = measure(args, QUICK if args.quick else Sizes())
     print_table(result)
-    out = args.out or (None if args.quick else DEFAULT_OUT)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-        print(f"written to {out}")
+    write(result, args.out)
     return 0
 
 

@@ -13,20 +13,15 @@ as fast as plain Python gets.
 """
 
 import argparse
-import json
-import os
 import random
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from experiments.bench_timing import Candidate, pin, say
+from experiments.bench_command import arguments, machine_line, parse, start, write
+from experiments.bench_timing import Candidate, say
 
-ROOT = Path(__file__).parents[1]
-DEFAULT_OUT = ROOT / "paper_repro" / "results" / "bench_grammar.json"
 GOAL = 100.0
 """Strings per second of ours, with labels, to those of `numpy_choice`."""
 
@@ -176,25 +171,17 @@ def row_record(name: str, row: dict[str, Candidate]) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
     """Everything, as JSON data."""
-    begin, load = time.monotonic(), os.getloadavg()[0]
-    core, usable = pin()
-    from sandbox.store.provenance import hardware, versions
+    begun = start(args)
+    from sandbox.store.provenance import versions
 
     rows = make_rows(sizes)
     take_turns(rows, args.rounds, sizes.seconds)
     import nltk
 
+    used = versions() | {"nltk": nltk.__version__}
     return {
-        "benchmark": "grammar",
-        "quick": args.quick,
-        "sizes": asdict(sizes),
-        "rounds": args.rounds,
-        "hardware": hardware() | {"cores": len(usable)},
-        "versions": versions() | {"nltk": nltk.__version__},
-        "pinned_to": core,
-        "load_average": {"before": load, "after": os.getloadavg()[0]},
+        **begun.record("grammar", sizes, used),
         "rows": [row_record(name, row) for name, row in rows.items()],
-        "wall_seconds": round(time.monotonic() - begin, 1),
     }
 
 
@@ -219,40 +206,21 @@ def print_table(result: dict[str, Any]) -> None:
         ":numpy", f">= {GOAL:g}", ":random", "compile s",
     )  # fmt: skip
     rows: Sequence[list[str]] = [cells(row) for row in result["rows"]]
-    load = result["load_average"]
     print(
         f"\nstrings per second of CPU time on one core, median of {result['rounds']};"
         f" batches of {result['sizes']['batch']}"
     )
     print(table(header, rows, right="l" + "r" * (len(header) - 1)))
-    print(
-        f"{result['hardware']['cpu']}; load {load['before']:.1f} to"
-        f" {load['after']:.1f}; {result['wall_seconds']:.0f} s in all"
-    )
+    print(machine_line(result))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints the table, writes the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.bench_grammar",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    arg = parser.add_argument
-    arg("--rounds", type=int, default=5, help="timings of every sampler (default 5)")
-    arg("--quick", action="store_true", help="tiny sizes: does it run at all")
-    arg("--out", type=Path, help=f"default {DEFAULT_OUT.relative_to(ROOT)}")
-    args = parser.parse_args(argv)
-    if args.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {args.rounds}")
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    parser = arguments("bench_grammar", __doc__, rounds=5)
+    args = parse(parser, argv)
     result = measure(args, QUICK if args.quick else Sizes())
     print_table(result)
-    out = args.out or (None if args.quick else DEFAULT_OUT)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-        print(f"written to {out}")
+    write(result, args.out)
     return 0
 
 

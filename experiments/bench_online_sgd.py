@@ -25,17 +25,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.bench_command import ROOT, arguments, parse, start, write
 from experiments.bench_report import print_tables
-from experiments.bench_timing import Candidate, Row, pin, say, take_turns
+from experiments.bench_timing import Candidate, Row, say, take_turns
 
-ROOT = Path(__file__).parents[1]
-DEFAULT_OUT = ROOT / "paper_repro" / "results" / "bench_online_sgd.json"
 LR = 0.005
 SEGMENT = 1024
 
@@ -207,10 +205,10 @@ def child(sizes: Sizes, rounds: int, out: Path) -> None:
 
 def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
     """Everything, as JSON data."""
-    begin, load, env = time.monotonic(), os.getloadavg(), dict(os.environ)
-    core, usable = pin()
+    env = dict(os.environ)
+    begun = start(args)
     use_torch = not args.no_torch and importlib.util.find_spec("torch") is not None
-    from sandbox.store.provenance import hardware, versions
+    from sandbox.store.provenance import versions
 
     used = versions()
     if use_torch:
@@ -221,25 +219,17 @@ def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
     roofs = take_turns(rows, rounds=args.rounds, seconds=sizes.seconds, gemm=sizes.gemm)
     roof = statistics.median(roofs)
     result: dict[str, Any] = {
-        "benchmark": "online_sgd",
-        "quick": args.quick,
-        "sizes": asdict(sizes),
-        "rounds": args.rounds,
-        "hardware": hardware() | {"cores": len(usable)},
-        "versions": used,
-        "pinned_to": core,
-        "load_average": {"before": load[0]},
         "roof_gflop_per_s": {"median": roof, "rounds": roofs},
         "rows": [row.record(roof) for row in rows],
     }
-    say(f"blocked engine on {len(usable)} cores, in another process")
-    rows_there = all_cores(args, usable, env)
+    say(f"blocked engine on {len(begun.usable)} cores, in another process")
+    rows_there = all_cores(args, begun.usable, env)
     wall = {r["m"]: r["rates"]["blocked"]["wall_per_s"] for r in result["rows"]
             if r["row"] == "labels"}  # fmt: skip
     result["all_cores"] = [
         {
             "m": r["m"],
-            "cores": len(usable),
+            "cores": len(begun.usable),
             **r["rates"]["blocked"],
             "to_one_core": r["rates"]["blocked"]["wall_per_s"] / wall[r["m"]],
         }
@@ -249,39 +239,22 @@ def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
         x["met"] for r in result["rows"] for x in r["ratios"].values() if "met" in x
     ]
     result["goals_met"] = f"{sum(goals)} of {len(goals)}"
-    result["load_average"]["after"] = os.getloadavg()[0]
-    result["wall_seconds"] = round(time.monotonic() - begin, 1)
-    return result
+    return begun.record("online_sgd", sizes, used) | result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints the table, writes the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.bench_online_sgd",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    arg = parser.add_argument
-    arg("--rounds", type=int, default=3, help="timings of every engine (default 3)")
-    arg("--quick", action="store_true", help="tiny sizes: does it run at all")
-    arg("--no-torch", action="store_true", help="leave PyTorch out")
-    arg("--out", type=Path, help=f"default {DEFAULT_OUT.relative_to(ROOT)}")
-    arg("--child", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if args.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {args.rounds}")
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    parser = arguments("bench_online_sgd", __doc__, rounds=3)
+    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    args = parse(parser, argv)
     sizes = QUICK if args.quick else Sizes()
     if args.child:
         child(sizes, args.rounds, args.out)
         return 0
-    out = args.out or (None if args.quick else DEFAULT_OUT)
     result = measure(args, sizes)
     print_tables(result)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-        print(f"written to {out}")
+    write(result, args.out)
     return 0
 
 

@@ -21,22 +21,18 @@ alone.
 
 import argparse
 import importlib.util
-import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.bench_timing import Candidate, pin, say
+from experiments.bench_command import arguments, machine_line, parse, start, write
+from experiments.bench_timing import Candidate, say
 
-ROOT = Path(__file__).parents[1]
-DEFAULT_OUT = ROOT / "paper_repro" / "results" / "bench_transformer.json"
 BOS, PAD, MASK, VOCAB = 3, 5, 6, 8
 GOALS = {
     "padded 0:torch 0": 1.0,
@@ -234,9 +230,8 @@ def record(heads: int, made: dict[str, Candidate]) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
     """Everything, as JSON data."""
-    begin, load = time.monotonic(), os.getloadavg()
-    core, usable = pin()
-    from sandbox.store.provenance import hardware, versions
+    begun = start(args)
+    from sandbox.store.provenance import versions
 
     used, torch = versions(), None
     missing = [m for m in ("torch", "transformers") if not importlib.util.find_spec(m)]
@@ -260,22 +255,14 @@ def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
                 c.time()
         say(f"round {r + 1} of {args.rounds} done")
     result: dict[str, Any] = {
-        "benchmark": "transformer",
-        "quick": args.quick,
-        "sizes": asdict(sizes),
-        "rounds": args.rounds,
+        **begun.record("transformer", sizes, used),
         "padded_to": data.padded[0].ids.shape[1],
         "bucketed_to": [b.ids.shape[1] for b in data.bucketed],
         "real_tokens": data.real_tokens,
-        "hardware": hardware() | {"cores": len(usable)},
-        "versions": used,
-        "pinned_to": core,
-        "load_average": {"before": load[0], "after": os.getloadavg()[0]},
         "rows": [record(h, made) for h, made in rows.items()],
     }
     goals = [x["met"] for r in result["rows"] for x in r["ratios"].values()]
     result["goals_met"] = f"{sum(goals)} of {len(goals)}"
-    result["wall_seconds"] = round(time.monotonic() - begin, 1)
     return result
 
 
@@ -283,7 +270,7 @@ def print_tables(result: dict[str, Any]) -> None:
     """Prints rates, ratios, and what the numbers mean."""
     from sandbox.cli.listing import table
 
-    sizes, load = result["sizes"], result["load_average"]
+    sizes = result["sizes"]
     print(
         f"\nBERT, {sizes['layers']} layers, heads of 8, batch {sizes['batch']}, padded"
         f" to {result['padded_to']}: real tokens per second of CPU time on one core,"
@@ -300,37 +287,20 @@ def print_tables(result: dict[str, Any]) -> None:
             met = "met" if x["met"] else "NOT met"
             print(f"{r['heads']} heads, {pair.replace(':', ' to ')}:"
                   f" {x['obtained']:.2f}x, goal {x['goal']:g}x {met}")  # fmt: skip
-    print(
-        f"{result['hardware']['cpu']}; load {load['before']:.1f} to"
-        f" {load['after']:.1f}; {result['goals_met']} goals met;"
-        f" {result['wall_seconds']:.0f} s in all"
-    )
+    print(machine_line(result, f"{result['goals_met']} goals met"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints the table, writes the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.bench_transformer",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = arguments("bench_transformer", __doc__, rounds=3)
+    parser.add_argument(
+        "--heads", type=int, nargs="*", help="numbers of heads (default 32 8)"
     )
-    arg = parser.add_argument
-    arg("--rounds", type=int, default=3, help="timings of every engine (default 3)")
-    arg("--heads", type=int, nargs="*", help="numbers of heads (default 32 8)")
-    arg("--quick", action="store_true", help="tiny sizes: does it run at all")
-    arg("--no-torch", action="store_true", help="leave PyTorch out")
-    arg("--out", type=Path, help=f"default {DEFAULT_OUT.relative_to(ROOT)}")
-    args = parser.parse_args(argv)
-    if args.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {args.rounds}")
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
+    args = parse(parser, argv)
     result = measure(args, QUICK if args.quick else Sizes())
     print_tables(result)
-    out = args.out or (None if args.quick else DEFAULT_OUT)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-        print(f"written to {out}")
+    write(result, args.out)
     return 0
 
 

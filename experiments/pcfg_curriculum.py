@@ -23,6 +23,8 @@ from sandbox.distill.strategy import Strategy, Target
 from sandbox.errors import require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -53,11 +55,11 @@ class Config:
             len(c) >= 2 and list(c) == sorted(set(c)),
             f"candidates must be two or more increasing teacher steps, got {c}.",
         )
+        require(
+            self.setting.task == "masked",
+            "setting.task must be masked: the n-gram probe masks tokens.",
+        )
         self.setting.student_spec(strategies(self, middle=min(c)), 0)
-        if self.setting.task != "masked":
-            require(
-                False, "setting.task must be masked: the n-gram probe masks tokens."
-            )
 
 
 def smoke() -> Config:
@@ -234,18 +236,30 @@ def _draw_loss(ax: "Axes", result: Result) -> None:
     ax.legend(loc="upper right")
 
 
-def _draw_windows(ax: "Axes", result: Result) -> None:
+def _draw_each_window(ax: "Axes", result: Result, name: str) -> None:
+    """An array of the probe over training, a line for every n."""
     import numpy as np
 
     from sandbox.plotting.curves import band
-    from sandbox.plotting.style import DEGREE_COLORS
 
     x = np.stack([p.steps for p in result.probed])
-    for n, color in zip(
-        result.config.setting.windows, cycle(DEGREE_COLORS), strict=False
-    ):
-        y = result.curve(f"m_robust/{n}/median")
+    for n, color in _windows(result):
+        y = result.curve(name.format(n))
         band(ax, x, y, label=f"{n}-gram", color=color, points=2000)
+
+
+def _windows(result: Result) -> "Iterable[tuple[int, str]]":
+    """Every n with its colour."""
+    from sandbox.plotting.style import DEGREE_COLORS
+
+    return zip(result.config.setting.windows, cycle(DEGREE_COLORS), strict=False)
+
+
+def _draw_windows(ax: "Axes", result: Result) -> None:
+    import numpy as np
+
+    _draw_each_window(ax, result, "m_robust/{}/median")
+    for n, color in _windows(result):
         exact = float(np.median(result.curve(f"exact/m_robust/{n}/median")))
         ax.axhline(exact, color=color, lw=0.8, ls=":")
     _span(ax, result)
@@ -259,14 +273,10 @@ def _draw_distances(ax: "Axes", result: Result) -> None:
     import numpy as np
 
     from sandbox.plotting.curves import band, log_levels
-    from sandbox.plotting.style import DEGREE_COLORS, color_of
+    from sandbox.plotting.style import color_of
 
+    _draw_each_window(ax, result, "kl/{}")
     x = np.stack([p.steps for p in result.probed])
-    for n, color in zip(
-        result.config.setting.windows, cycle(DEGREE_COLORS), strict=False
-    ):
-        y = result.curve(f"kl/{n}")
-        band(ax, x, y, label=f"{n}-gram", color=color, points=2000)
     y = result.curve("kl/all")
     band(ax, x, y, label="all tokens", color=color_of("teacher"), points=2000)
     _span(ax, result)

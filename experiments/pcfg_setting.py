@@ -6,6 +6,7 @@ and probes the teachers of a setting.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from sandbox.distill.sources import Final
@@ -145,7 +146,7 @@ class Setting:
         )
         self.student_spec((Strategy(name="one_shot", source=Final()),), 0)
 
-    @property
+    @cached_property
     def made_task(self) -> MaskedLM | NextToken:
         """The task."""
         grammar = load_grammar(self.grammar, start=self.start or None)

@@ -80,13 +80,12 @@ def print_estimate(name: str, scale: str, root: Path) -> None:
             missing = setting.n_seeds
             if folders is not None:
                 missing = sum(not folder_of(s, root).complete for s in folders)
+            print(f"  {name} {label}".rstrip() + f" {who}: ", end="", flush=True)
             each = seconds_per_sample(spec) * setting.batch
             total += each * steps * missing
-            where = f"{name} {label}".strip()
             print(
-                f"  {where} {who}: {each:,.2g} s a step of {setting.batch},"
-                f" about"
-                f" {clock(each * steps)} each for {steps:,} steps, {missing} to go",
+                f"{each:,.2g} s a step of {setting.batch}, about {clock(each * steps)}"
+                f" each for {steps:,} steps, {missing} to go",
                 flush=True,
             )
     print(

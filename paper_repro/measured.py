@@ -7,7 +7,7 @@ from paper_repro.report import Report
 from sandbox.store.provenance import git_state, hardware, versions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured(Report):
     """A finished study without teachers.
 
@@ -21,12 +21,11 @@ class Measured(Report):
 
     def title(self) -> str:
         """What heads the claims table."""
-        return "\n".join((f"{self.study}, {self.scale} scale", *self.summary))
+        return "\n".join((super().title(), *self.summary))
 
-    def header(self) -> dict[str, Any]:
-        """Facts of this process, which made everything."""
+    def facts(self) -> dict[str, Any]:
+        """Those of this process, which made everything."""
         return {
-            **super().header(),
             "hardware": hardware(),
             "versions": versions(),
             "commit": git_state().get("commit", "unknown"),

@@ -8,17 +8,17 @@ from experiments import parity_curriculum
 from experiments.parity_curriculum import Result
 from experiments.parity_teachers import learned_n90, student_curves
 from paper_repro.claims import Claim, claim
+from paper_repro.parity_report import ParityReport
 from paper_repro.published import SPIKE
-from paper_repro.report import Report
 from sandbox.theory.sample_complexity import ratio
 
 
-def reproduce(scale: str, root: Path) -> Report:
+def reproduce(scale: str, root: Path) -> ParityReport:
     """Runs what is missing, draws and evaluates."""
     result = parity_curriculum.run(parity_curriculum.PRESETS[scale](), root=root)
     published = SPIKE if scale == "paper" else None
     students = paper_students(result) if scale == "paper" else cpu_students(result)
-    return Report(
+    return ParityReport(
         study="parity_curriculum",
         scale=scale,
         config=result.config,

@@ -8,16 +8,16 @@ from experiments import parity_mlp
 from experiments.parity_mlp import Result
 from experiments.parity_teachers import student_curves
 from paper_repro.claims import Claim, claim
+from paper_repro.parity_report import ParityReport
 from paper_repro.published import ACCURACY
-from paper_repro.report import Report
 from sandbox.theory.sample_complexity import ratio, samples_to
 
 
-def reproduce(scale: str, root: Path) -> Report:
+def reproduce(scale: str, root: Path) -> ParityReport:
     """Runs what is missing, draws and evaluates."""
     result = parity_mlp.run(parity_mlp.PRESETS[scale](), root=root)
     published = ACCURACY if scale == "paper" else None
-    return Report(
+    return ParityReport(
         study="parity_mlp",
         scale=scale,
         config=result.config,

@@ -34,8 +34,6 @@ def reproduce(scale: str, root: Path) -> PcfgReport:
         config=result.config,
         figure=pcfg_accuracy.draw(result, published=published),
         claims=claims(result),
-        teachers=(),
-        students=(),
         probe_seconds=0.0,
         trained=result.teachers,
         taught=result.students,

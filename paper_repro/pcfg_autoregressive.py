@@ -17,8 +17,6 @@ def reproduce(scale: str, root: Path) -> PcfgReport:
         config=result.config,
         figure=pcfg_autoregressive.draw(result),
         claims=[c for n, part in parts.items() for c in claims(part, name=f"G6.{n}")],
-        teachers=(),
-        students=(),
         probe_seconds=0.0,
         trained=[t for part in parts.values() for t in part.teachers],
         taught=[s for part in parts.values() for s in part.students],

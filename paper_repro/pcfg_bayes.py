@@ -31,8 +31,6 @@ def report(result: Result, scale: str) -> Measured:
         config=result.config,
         figure=pcfg_bayes.draw(result),
         claims=(),
-        teachers=(),
-        students=(),
         probe_seconds=result.seconds,
         measured=numbers(result),
         summary=tuple(summarize(result)),

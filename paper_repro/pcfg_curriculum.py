@@ -24,8 +24,6 @@ def reproduce(scale: str, root: Path) -> PcfgReport:
             *ngrams(result, fall=0.1 if scale == "paper" else 0.5),
             *students(result, share),
         ],
-        teachers=(),
-        students=(),
         probe_seconds=sum(p.seconds for p in result.probed),
         trained=result.teachers,
         taught=result.students,

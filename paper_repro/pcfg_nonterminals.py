@@ -19,8 +19,6 @@ def reproduce(scale: str, root: Path) -> PcfgReport:
         config=result.config,
         figure=pcfg_nonterminals.draw(result),
         claims=[order_of_ngrams(result), *order_of_levels(result), students(result)],
-        teachers=(),
-        students=(),
         probe_seconds=result.seconds,
         trained=result.teachers,
         taught=result.runs,

@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from paper_repro.claims import number
-from paper_repro.report import Report, describe_runs
+from paper_repro.report import Report
 from sandbox.tasks.grammar import Grammar
 from sandbox.tasks.grammar_rule import is_terminal
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sandbox.train.run import Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PcfgReport(Report):
     """A finished study of PCFG teachers and students.
 
@@ -27,27 +27,24 @@ class PcfgReport(Report):
       extra: further facts for the result file.
     """
 
-    trained: "Sequence[Teacher]" = ()
-    taught: "Sequence[Run]" = ()
-    lost: Sequence[str] = ()
+    trained: "Sequence[Teacher]"
+    taught: "Sequence[Run]"
+    lost: Sequence[str]
     extra: dict[str, Any] = field(default_factory=dict)
 
     def title(self) -> str:
         """What heads the claims table."""
-        learned, all_of_them = len(self.trained), len(self.trained) + len(self.lost)
-        return (
-            f"{self.study}, {self.scale} scale: {learned} of {all_of_them} teachers"
-            " learned"
-        )
+        learned, everyone = len(self.trained), len(self.trained) + len(self.lost)
+        return f"{super().title()}: {learned} of {everyone} teachers learned"
 
-    def header(self) -> dict[str, Any]:
-        """Everything a result file says besides its claims."""
-        runs = [*(t.run for t in self.trained), *self.taught]
+    def runs(self) -> "list[Run]":
+        """Teachers first."""
+        return [*(t.run for t in self.trained), *self.taught]
+
+    def facts(self) -> dict[str, Any]:
+        """What is missing, how many strings there are, and how teachers learned."""
         return {
-            "study": self.study,
-            "scale": self.scale,
-            **describe_runs(self.config, runs, self.probe_seconds),
-            "left_out": [*self.lost, *left_out(runs)],
+            "left_out": [*self.lost, *left_out(self.runs())],
             "strings": {
                 t.setting.grammar: count_derivations(t.setting.made_task.grammar)
                 for t in self.trained

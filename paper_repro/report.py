@@ -1,20 +1,17 @@
 """What a study hands back, and how it is stored, drawn and printed."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.parity_missing import missing_runs
-from paper_repro.claims import Claim, number, print_table, write_results
+from paper_repro.claims import Claim, print_table, write_results
 from sandbox.plotting.style import save
-from sandbox.probes.transitions import locate
 from sandbox.store.config import to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from experiments.parity_teachers import Teachers
     from sandbox.train.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,9 +19,9 @@ FIGURES = ROOT / "figures"
 RESULTS = ROOT / "paper_repro" / "results"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """A finished study.
+    """A finished study; each family of studies adds what its results say.
 
     Attributes:
       study: its name.
@@ -32,8 +29,6 @@ class Report:
       config: what was run.
       figure: drawn from the store.
       claims: evaluated by their rules.
-      teachers: every group of teachers.
-      students: the runs of every group's students.
       probe_seconds: what the measurements took.
     """
 
@@ -42,8 +37,6 @@ class Report:
     config: Any
     figure: "Figure"
     claims: Sequence[Claim]
-    teachers: "Sequence[Teachers]"
-    students: "Sequence[Sequence[Run]]"
     probe_seconds: float
 
     def publish(self, *, figures: Path = FIGURES, results: Path = RESULTS) -> None:
@@ -53,30 +46,30 @@ class Report:
         header = self.header()
         write_results(path, self.claims, header)
         print_table(self.title(), self.claims)
-        for what in header["left_out"]:
+        for what in header.get("left_out", ()):
             print(f"left out: {what}")
         for p in (png, svg, path):
             print(p.relative_to(ROOT) if p.is_relative_to(ROOT) else p)
 
     def title(self) -> str:
         """What heads the claims table."""
-        counts = count_teachers(self.teachers)
-        learned = f"{counts['learned']} of {counts['trained']} teachers learned"
-        return f"{self.study}, {self.scale} scale: {learned}"
+        return f"{self.study}, {self.scale} scale"
+
+    def runs(self) -> "list[Run]":
+        """Every run that the study stands on."""
+        return []
+
+    def facts(self) -> dict[str, Any]:
+        """What a family of studies records besides."""
+        return {}
 
     def header(self) -> dict[str, Any]:
         """Everything a result file says besides its claims; facts are the runs' own."""
-        runs = [t.run for t in self.teachers]
-        runs += [r for group in self.students for r in group]
         return {
             "study": self.study,
             "scale": self.scale,
-            **describe_runs(self.config, runs, self.probe_seconds),
-            "left_out": missing_runs(self.teachers, self.students),
-            "teachers": {
-                **count_teachers(self.teachers),
-                "each": describe_teachers(self.teachers),
-            },
+            **describe_runs(self.config, self.runs(), self.probe_seconds),
+            **self.facts(),
         }
 
 
@@ -124,31 +117,3 @@ def _one_or_all(facts: list[Any]) -> Any:
     """The fact all runs share, or the list of different ones."""
     distinct = [f for i, f in enumerate(facts) if f not in facts[:i]]
     return distinct[0] if len(distinct) == 1 else distinct
-
-
-def count_teachers(groups: "Sequence[Teachers]") -> dict[str, int]:
-    """Teachers trained, those that learned within their limit, and blind choices."""
-    blind = [v for t in groups for v in t.per_seed("blind").values]
-    return {
-        "trained": sum(len(t.chosen) for t in groups),
-        "learned": sum(int(t.usable.sum()) for t in groups),
-        "with_blind_checkpoint": sum(v is not None for v in blind),
-    }
-
-
-def describe_teachers(groups: "Sequence[Teachers]") -> "list[dict[str, Any]]":
-    """n90, located transition and candidate checkpoints of every teacher."""
-    rows = []
-    for t in groups:
-        for s, chosen in enumerate(t.chosen):
-            phase = locate(t.steps, t.accuracy[s])
-            rows.append(
-                {
-                    "seed": t.run.spec.seeds[s],
-                    "n90": number(float(t.n90[s])),
-                    "transition": asdict(phase) if phase else None,
-                    "spacing_over_n90": float(t.setting.spacing / t.n90[s]),
-                    "checkpoints": asdict(chosen),
-                }
-            )
-    return rows

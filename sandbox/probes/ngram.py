@@ -35,10 +35,11 @@ from sandbox.tasks.bayes_context import (
     predict_alone,
     predict_from_window,
     predict_without_window,
+    total_variation,
 )
 from sandbox.tasks.masking import MaskedLM
 from sandbox.tasks.windows import window_mask
-from sandbox.train.buckets import micro_size
+from sandbox.train.buckets import in_parts
 from sandbox.types import Array, Params, Tokens
 
 ROWS = 64
@@ -163,10 +164,8 @@ class NgramProbe:
                     prepared.from_window[w],
                 ),
             ):
-                robust = 0.5 * jnp.sum(jnp.abs(base - less), -1)
-                close = 0.5 * jnp.sum(jnp.abs(base - only), -1)
-                for name, v in (("m_robust", robust), ("m_close", close)):
-                    out |= _summary(f"{prefix}{name}/{n}", v)
+                for name, q in (("m_robust", less), ("m_close", only)):
+                    out |= _summary(f"{prefix}{name}/{n}", total_variation(base, q))
             out |= _mean(f"kl/{n}", _kl(prepared.from_window[w], p[0]))
         out |= _mean("kl/all", _kl(prepared.exact, p[0]))
         true = jnp.take_along_axis(prepared.tokens, prepared.at, 1)
@@ -219,10 +218,7 @@ class NgramProbe:
             here = jnp.take_along_axis(logits, at[:, None, None] + 1, 1)[:, 0]
             return jax.nn.softmax(here, -1)
 
-        size = micro_size(len(tokens), ROWS)
-        parts = (a.reshape(-1, size, *a.shape[1:]) for a in (tokens, inner, masked, i))
-        out = jax.lax.map(some, tuple(parts))
-        return out.reshape(-1, out.shape[-1])
+        return in_parts(some, (tokens, inner, masked, i), ROWS)
 
 
 def _kl(p: Float[Array, "*B C"], q: Float[Array, "*B C"]) -> Float[Array, "*B"]:

@@ -11,7 +11,8 @@ nonterminal covers it, and whether that nonterminal ends there. Two probes are t
 Each head r has a matrix and a position embedding P_r of its own: attention looks at
 positions only, so all that is said about the content must be linear in the hidden
 states. Adam with a cosine schedule on fresh strings of the probe stream; accuracies are
-on other strings of it. The two targets are trained apart from each other.
+on later strings of it, many of them the same where a grammar has few. The two targets
+are trained apart from each other.
 
 Controls. `control/...` is the same training on labels that mean nothing: with
 `control = "permuted"`, those of another string (what positions alone tell), with
@@ -48,7 +49,7 @@ from sandbox.models.base import Model
 from sandbox.probes.readout import attention, cross_entropy, linear, mean_ratio
 from sandbox.store.config import is_number
 from sandbox.tasks.sequences import GrammarTask
-from sandbox.train.buckets import micro_size
+from sandbox.train.buckets import in_parts
 from sandbox.types import Array, Params, Tokens
 
 ROWS = 64
@@ -203,27 +204,19 @@ class NonterminalProbe:
     def _hidden(self, params: Params, x: Tokens) -> Float[Array, "B N E"]:
         """The frozen network's hidden states, some strings at a time."""
         tap = self.read_from
-        size = micro_size(x.ids.shape[0], ROWS)
 
         def some(rows: Tokens) -> Array:
             return self.model.apply(params, rows, taps=(tap,)).acts[tap]
 
-        parts = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), x)
-        h = jax.lax.map(some, parts)
-        return jax.lax.stop_gradient(h.reshape(-1, *h.shape[2:]))
+        return jax.lax.stop_gradient(in_parts(some, x, ROWS))
 
     def _outputs(
         self, probe: Callable[..., Array], weights: Params, h: Array, valid: Array
     ) -> Float[Array, "J B N levels C"]:
         """Logits of all jobs, some strings at a time."""
-        size = micro_size(h.shape[0], ROWS)
-        parts = (a.reshape(-1, size, *a.shape[1:]) for a in (h, valid))
-
-        def some(rows: tuple[Array, Array]) -> Array:
-            return jax.vmap(probe, (0, None, None))(weights, *rows)
-
-        z = jnp.moveaxis(jax.lax.map(some, tuple(parts)), 1, 0)  # (J, parts, ...)
-        z = z.reshape(z.shape[0], -1, *z.shape[3:])
+        jobs = jax.vmap(probe, (0, None, None), out_axes=1)
+        z = in_parts(lambda rows: jobs(weights, *rows), (h, valid), ROWS)
+        z = jnp.moveaxis(z, 1, 0)
         return z.reshape(*z.shape[:-1], *self._classes.shape[1:])
 
     def _train(

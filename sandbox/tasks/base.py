@@ -1,10 +1,12 @@
-"""The `Task` protocol and the base class of tasks on the Boolean cube.
+"""The `Task` protocol, and the base classes of tasks on vectors and on the cube.
 
 Tasks on strings of a grammar are in `sandbox.tasks.sequences`.
 
 To add a Boolean target, subclass `BooleanTask` and write `supports` and `labels`;
 sampling, enumeration, scoring and the exact posterior come with it
-(`experiments/template.py` is a worked example).
+(`experiments/template.py` is a worked example). Likewise `GaussianTask` of
+`sandbox.tasks.gaussian`; for other inputs with independent coordinates, subclass
+`VectorTask` and write `inputs` too.
 
 Randomness. A lane's task key fixes everything random about the task: its support and
 its sample streams. Row `t` of a stream is made from `fold_in(stream key, t)` alone, so
@@ -19,11 +21,13 @@ no chunk, segment or batch size can move a sample. The streams are
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from jaxtyping import Float, Int
 
 from sandbox.errors import ConfigError, require
+from sandbox.store.config import is_number, later
 from sandbox.types import Array, Batch
 
 SPLITS = ("train", "distill", "quiz", "eval", "probe")
@@ -77,19 +81,47 @@ class SequenceTask(Task, Protocol):
         ...
 
 
+def stream_key(key: Any, what: int, split: str) -> Any:
+    """Key of one stream of a task; row t folds in t.
+
+    Args:
+      key: the lane's task key.
+      what: the fold behind the stream, e.g. `STREAM`.
+      split: one of `SPLITS`.
+    """
+    import jax
+
+    if split not in SPLITS:
+        raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
+    return jax.random.fold_in(jax.random.fold_in(key, what), SPLITS.index(split))
+
+
 def is_sequence_task(task: Task) -> TypeGuard[SequenceTask]:
     """Whether the rows of a task are sequences."""
     return hasattr(task, "edges")
 
 
-def cube_rows(row_keys: Any, d: int) -> Float[Array, "n d"]:
-    """Uniform rows of {-1,+1}^d, one per key: 32 coordinates from each random word.
+def cube_rows(row_keys: Any, d: int, p: float = 0.5) -> Float[Array, "n d"]:
+    """Rows of {-1,+1}^d with independent coordinates, one row per key.
 
-    Bit value 0 becomes +1 and 1 becomes -1; the dtype is jax's default float.
+    Uniform rows take 32 coordinates from each random word: bit value 0 becomes +1 and
+    1 becomes -1. Biased ones take a word each: -1 where it is below 2^32 p.
+
+    Args:
+      row_keys: one key a row.
+      d: coordinates.
+      p: P(x_i = -1), up to 2^-32.
+
+    Returns:
+      Rows in jax's default float dtype.
     """
     import jax
     import jax.numpy as jnp
 
+    if p != 0.5:
+        below = jnp.uint32(min(max(round(p * 2**32), 1), 2**32 - 1))
+        words = jax.vmap(lambda k: jax.random.bits(k, (d,), jnp.uint32))(row_keys)
+        return 1.0 - 2.0 * (words < below).astype(jnp.result_type(float))
     n_words = -(-d // 32)
     words = jax.vmap(lambda k: jax.random.bits(k, (n_words,), jnp.uint32))(row_keys)
     shifts = jnp.arange(32, dtype=jnp.uint32)
@@ -99,11 +131,16 @@ def cube_rows(row_keys: Any, d: int) -> Float[Array, "n d"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BooleanTask:
-    """A classification target on inputs uniform on {-1,+1}^d.
+class VectorTask:
+    """A classification target on d independent coordinates, some of which matter.
 
-    Subclasses define `supports(key)`, `labels(x, supports)` and, where C is not 2,
-    `n_classes`. They may override `observe` to corrupt the clean label.
+    Subclasses define `inputs(row_keys)`, `supports(key)`, `labels(x, supports)` and,
+    where C is not 2, `n_classes`. They may override `observe` to corrupt the clean
+    label, `rotate` where other directions than the inputs' own matter, and
+    `standardise` where a coordinate's mean is not 0 or its variance not 1.
+
+    Attributes:
+      d: input coordinates.
     """
 
     d: int = 100
@@ -127,6 +164,15 @@ class BooleanTask:
         """Number of classes; two unless overridden."""
         return 2
 
+    @property
+    def uniform_signs(self) -> bool:
+        """Whether inputs are uniform on {-1,+1}^d, so that monomials square to 1."""
+        return False
+
+    def inputs(self, row_keys: Any) -> Float[Array, "n d"]:
+        """One input row from each key."""
+        raise NotImplementedError(f"{type(self).__name__} must define inputs(keys).")
+
     def supports(self, key: Any) -> Int[Array, "n k"]:
         """Coordinates behind the label, one monomial a row; `key` draws random ones."""
         raise NotImplementedError(f"{type(self).__name__} must define supports(key).")
@@ -134,8 +180,17 @@ class BooleanTask:
     def labels(
         self, x: Float[Array, "B d"], supports: Int[Array, "n k"]
     ) -> Int[Array, " B"]:
-        """Clean labels of the rows of `x`."""
+        """Clean labels of the rows of `x`, which are in the frame of `rotate`."""
         raise NotImplementedError(f"{type(self).__name__} must define labels(x, ...).")
+
+    def rotate(self, x: Float[Array, "B d"], key: Any) -> Float[Array, "B d"]:
+        """Rows in the frame whose axes `supports` numbers: the inputs' own."""
+        del key
+        return x
+
+    def standardise(self, x: Float[Array, "B d"]) -> Float[Array, "B d"]:
+        """Coordinates with mean 0 and variance 1, as the probes' monomials need."""
+        return x
 
     def support_key(self, key: Any) -> Any:
         """The key a random support is drawn from."""
@@ -160,38 +215,18 @@ class BooleanTask:
         import jax
         import jax.numpy as jnp
 
-        if split not in SPLITS:
-            raise ConfigError(
-                f"split must be one of {', '.join(SPLITS)}, got {split!r}."
-            )
-        stream = jax.random.fold_in(
-            jax.random.fold_in(key, STREAM), SPLITS.index(split)
-        )
+        stream = stream_key(key, STREAM, split)
         t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
         row_keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(t)
-        x = cube_rows(row_keys, self.d)
-        clean = self.labels(x, self.supports(key))
+        x = self.inputs(row_keys)
+        clean = self.labels(self.rotate(x, key), self.supports(key))
         y = self.observe(clean, row_keys)
         return Batch(x=x, y=y, weight=jnp.ones(n, x.dtype), aux={"clean": clean})
 
     def enumerate(self, key: Any | None = None) -> Batch | None:
-        """The whole cube with clean labels, or None for d > 20.
-
-        Row `r` has coordinate i equal to -1 exactly where bit i of r is set.
-
-        Args:
-          key: the lane's task key; needed only where the support is random.
-        """
-        import jax.numpy as jnp
-
-        if self.d > MAX_ENUMERATED_BITS:
-            return None
-        r = jnp.arange(2**self.d, dtype=jnp.uint32)
-        bits = (r[:, None] >> jnp.arange(self.d, dtype=jnp.uint32)[None, :]) & 1
-        x = 1.0 - 2.0 * bits.astype(jnp.result_type(float))
-        clean = self.labels(x, self.supports(key))
-        weight = jnp.ones(x.shape[0], x.dtype)
-        return Batch(x=x, y=clean, weight=weight, aux={"clean": clean})
+        """All inputs; None, because they are too many."""
+        del key
+        return None
 
     def bayes(self, batch: Batch) -> Float[Array, "B C"] | None:
         """One-hot posterior at the clean label (there is no label noise)."""
@@ -216,3 +251,70 @@ class BooleanTask:
             "accuracy": (jnp.sum(w * hit), total),
             "loss": (jnp.sum(w * nll), total),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BooleanTask(VectorTask):
+    r"""A classification target on {-1,+1}^d, uniform or biased.
+
+    On a biased cube the probes measure correlations with the orthonormal monomials
+
+        phi_A(x) = prod_{i in A} (x_i - mu) / sigma,
+        mu = 1 - 2p,  sigma = 2 sqrt(p (1 - p))
+
+    (R. O'Donnell, Analysis of Boolean Functions, section 8.4). They are not the
+    products that `supports` and a label are made of: a parity on k coordinates has
+    weight mu^(k - |A|) sigma^|A| on every A in its support, so bias gives it low
+    degrees.
+
+    Attributes:
+      d: input bits.
+      p: P(x_i = -1) of every bit, independently.
+    """
+
+    p: float = later(0.5)
+
+    def __post_init__(self) -> None:
+        """Refuses impossible sizes and constant bits."""
+        super().__post_init__()
+        require(
+            is_number(self.p) and 0 < self.p < 1,
+            f"task.p must lie in (0, 1), got {self.p!r}; 0.5 is the uniform cube.",
+        )
+
+    @property
+    def uniform_signs(self) -> bool:
+        """Whether the cube is unbiased."""
+        return self.p == 0.5
+
+    def inputs(self, row_keys: Any) -> Float[Array, "n d"]:
+        """One row of the cube from each key."""
+        return cube_rows(row_keys, self.d, self.p)
+
+    def standardise(self, x: Float[Array, "B d"]) -> Float[Array, "B d"]:
+        """The bits themselves, or (x - mu) / sigma where they are biased."""
+        if self.uniform_signs:
+            return x
+        return (x - (1 - 2 * self.p)) / (2 * sqrt(self.p * (1 - self.p)))
+
+    def enumerate(self, key: Any | None = None) -> Batch | None:
+        """The whole cube with clean labels, or None for d > 20.
+
+        Row `r` has coordinate i equal to -1 exactly where bit i of r is set; its weight
+        is 2^d P(row), which is 1 on the uniform cube.
+
+        Args:
+          key: the lane's task key; needed only where the support is random.
+        """
+        import jax.numpy as jnp
+
+        if self.d > MAX_ENUMERATED_BITS:
+            return None
+        r = jnp.arange(2**self.d, dtype=jnp.uint32)
+        bits = (r[:, None] >> jnp.arange(self.d, dtype=jnp.uint32)[None, :]) & 1
+        x = 1.0 - 2.0 * bits.astype(jnp.result_type(float))
+        clean = self.labels(x, self.supports(key))
+        weight = jnp.ones(x.shape[0], x.dtype)
+        if not self.uniform_signs:
+            weight = jnp.prod(jnp.where(x < 0, 2 * self.p, 2 - 2 * self.p), -1)
+        return Batch(x=x, y=clean, weight=weight, aux={"clean": clean})

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxtyping import Bool, Float, Int, UInt
 
-from sandbox.errors import ConfigError, require
-from sandbox.tasks.base import SPLITS, STREAM
+from sandbox.errors import require
+from sandbox.tasks.base import STREAM, stream_key
 from sandbox.tasks.grammar import Grammar, load_grammar
 from sandbox.types import Array, Batch, Tokens
 
@@ -140,7 +140,7 @@ class GrammarTask:
 
         from sandbox.tasks.grammar_sampler import sample_strings
 
-        strings = sample_strings(self.arrays, _stream(key, STREAM, split), t0, n)
+        strings = sample_strings(self.arrays, stream_key(key, STREAM, split), t0, n)
         pad = self.vocabulary.pad
         tokens = jnp.where(strings.valid, strings.tokens.astype(jnp.int32), pad)
 
@@ -167,7 +167,7 @@ class GrammarTask:
         import jax
         import jax.numpy as jnp
 
-        stream = _stream(key, _CORRUPT, split)
+        stream = stream_key(key, _CORRUPT, split)
         t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
         shape = (count, self.positions)
 
@@ -234,11 +234,3 @@ class GrammarTask:
             "accuracy": (jnp.sum(w * hit), total),
             "loss": (jnp.sum(w * nll), total),
         }
-
-
-def _stream(key: Any, what: int, split: str) -> Any:
-    import jax
-
-    if split not in SPLITS:
-        raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
-    return jax.random.fold_in(jax.random.fold_in(key, what), SPLITS.index(split))

@@ -30,6 +30,24 @@ def micro_size(n_rows: int, micro: int) -> int:
     return max(m for m in range(1, most + 1) if n_rows % m == 0)
 
 
+def in_parts(fn: Callable[[Rows], Rows], rows: Rows, at_once: int) -> Rows:
+    """`fn` over all rows, about `at_once` of them at a time.
+
+    Args:
+      fn: arrays `(b, ...)` to arrays `(b, ...)`.
+      rows: arrays `(B, ...)`.
+      at_once: most rows of a part; parts are of one size.
+    """
+    n = jax.tree.leaves(rows)[0].shape[0]
+    size = micro_size(n, at_once)
+
+    def part(a: Array) -> Array:
+        return a.reshape(-1, size, *a.shape[1:])
+
+    out = lax.map(fn, jax.tree.map(part, rows))
+    return jax.tree.map(lambda a: a.reshape(n, *a.shape[2:]), out)
+
+
 def _split(
     rows: Rows, length: Int[Array, " B"], micro: int
 ) -> tuple[Rows, Int[Array, " G"], Int[Array, " B"]]:

@@ -12,7 +12,7 @@ from experiments.parity_setting import Setting, cpu, paper, smoke
 from experiments.parity_teachers import student_curves
 from paper_repro import parity_curriculum as curriculum_claims
 from paper_repro import parity_mlp as mlp_claims
-from paper_repro.report import Report, count_teachers
+from paper_repro.parity_report import ParityReport, count_teachers
 from sandbox.distill.sources import Final, NShot, PerSeed
 from sandbox.distill.strategy import Loss, Strategy
 from sandbox.errors import ConfigError
@@ -119,7 +119,7 @@ def test_claims_and_result_file(tmp_path, mlp, curriculum, capsys):
          "P6.before", "P6.after", "P6.blind"},
     )  # fmt: skip
     for (result, figure, claims), ids in zip(rows, expected, strict=True):
-        report = Report(
+        report = ParityReport(
             study="x",
             scale="tiny",
             config=result.config,
@@ -263,7 +263,7 @@ def test_figures_and_reports_name_what_they_lack(root, mlp, tmp_path, capsys):
     result = replace(mlp, teachers=[late], students=[(run,)])
     figure = parity_mlp.draw(result)
     assert figure.get_supxlabel() == "left out: " + "; ".join(missing)
-    report = Report(
+    report = ParityReport(
         study="x", scale="tiny", config=mlp.config, figure=figure, claims=[],
         teachers=[late], students=[(run,)], probe_seconds=0.0,
     )  # fmt: skip

@@ -116,7 +116,7 @@ def test_a_study_says_which_teacher_diverged(
     from experiments import parity_mlp
     from experiments.parity_setting import Setting
     from paper_repro.parity_mlp import cpu_claims
-    from paper_repro.report import Report
+    from paper_repro.parity_report import ParityReport
 
     setting = Setting(
         task=TASK,
@@ -136,7 +136,7 @@ def test_a_study_says_which_teacher_diverged(
     result = parity_mlp.run(config, root=tmp_path, progress=Silent())
     (failed,) = result.teachers[0].run.outcome["failed"]
     words = f"seed 3: teacher non-finite at {failed['sample']:,}"
-    report = Report(
+    report = ParityReport(
         study="parity_mlp",
         scale="tiny",
         config=config,
