@@ -1,0 +1,256 @@
+r"""Exponents of sample complexity from runs of which some never got there.
+
+A run that has not reached its level within its cap is *right-censored*: it says only
+that it needs more. Two statistics take that as it is.
+
+The Kaplan-Meier estimate of the share of runs that have not arrived by n,
+
+    S(n) = prod_{n_j <= n} (1 - e_j / r_j),
+
+where e_j runs arrive at n_j and r_j are still on their way (neither arrived before nor
+given up); the median is the first n with S(n) <= 1/2, infinite if there is none.
+
+The exponent p of a power law n ~ x^p, by maximum likelihood of log-normal times,
+
+    log n = a + p log x + sigma e,   e ~ N(0, 1),
+    L = prod_{arrived} phi(z) / sigma * prod_{censored} (1 - Phi(z)),
+
+with z the standardised residual. Ordinary least squares is the case without censoring.
+It is found by expectation-maximisation: a censored residual is replaced by its mean
+given that it lies beyond the cap, h(z) = phi(z) / (1 - Phi(z)), and its variance by
+1 + z h - h^2. Intervals are percentiles of a bootstrap over runs within each x.
+
+Sources: Kaplan and Meier (1958); Tobin (1958) for the censored regression; Efron (1981)
+for resampling censored data as pairs of time and status.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Real
+
+from sandbox.errors import require
+from sandbox.theory.sample_complexity import Estimate
+
+DRAWS = 2000
+MAX_STEPS = 2000
+TOLERANCE = 1e-7
+
+
+class Exponent(NamedTuple):
+    """A fitted power law n = exp(log_factor) x^value.
+
+    Attributes:
+      value: the exponent p; NaN unless runs arrived at two or more x.
+      lower: 2.5% bootstrap quantile.
+      upper: 97.5% bootstrap quantile.
+      log_factor: a, in nats.
+      sigma: spread of log n about the line, in nats.
+      runs: that entered.
+      censored: of these, runs that had not arrived by their cap.
+      draws: exponents of the resamples, NaN where one could not be fitted.
+    """
+
+    value: float
+    lower: float
+    upper: float
+    log_factor: float
+    sigma: float
+    runs: int
+    censored: int
+    draws: Float[np.ndarray, " D"]
+
+    @property
+    def estimate(self) -> Estimate:
+        """Value and interval."""
+        return Estimate(self.value, self.lower, self.upper, self.runs)
+
+    def at(self, x: Real[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """The fitted median of n at x."""
+        return np.exp(self.log_factor) * np.asarray(x, float) ** self.value
+
+
+def survival_median(
+    n: Real[np.ndarray, " R"], caps: Real[np.ndarray, " R"] | float
+) -> float:
+    """Kaplan-Meier median of the samples that runs need; inf if fewer than half arrive.
+
+    Args:
+      n: samples to the level, inf if not within the cap; NaN does not count.
+      caps: where each run was given up.
+    """
+    time, arrived, known = _observed(n, caps)
+    time, arrived = time[known], arrived[known]
+    alive = 1.0
+    for t in np.unique(time[arrived]):
+        at_risk = (time >= t).sum()
+        alive *= 1 - (arrived & (time == t)).sum() / at_risk
+        if alive <= 0.5 + 1e-12:
+            return float(t)
+    return np.inf
+
+
+def fit_exponent(
+    x: Real[np.ndarray, " R"],
+    n: Real[np.ndarray, " R"],
+    caps: Real[np.ndarray, " R"] | float,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Exponent:
+    """Fits n ~ x^p to runs, censored ones included.
+
+    Fits of other samples of the same runs with the same seed see the same resamples, so
+    that the difference of two exponents has `a.draws - b.draws` as its resamples.
+
+    Args:
+      x: what each run's problem has of size, e.g. d; positive.
+      n: samples it needed, inf if more than its cap, NaN if it does not count.
+      caps: where each run was given up.
+      draws: resamples; 0 gives no interval.
+      seed: of the resampling.
+    """
+    x = np.asarray(x, float)
+    time, arrived, known = _observed(n, caps)
+    require(len(x) == len(time), "x and n must have one entry a run each.")
+    require(bool((x > 0).all()), "x must be positive.")
+    safe = np.where(known, np.maximum(time, 1e-300), 1.0)
+    rows = (np.log(x), np.log(safe), arrived, known)
+    value, log_factor, sigma = (float(v[0]) for v in _fit(*(a[None] for a in rows)))
+    index = _resample(x, draws, seed)
+    drawn = _fit(*(a[index] for a in rows))[0] if draws else np.empty(0)
+    low, high = _percentiles(drawn)
+    censored = int((known & ~arrived).sum())
+    return Exponent(
+        value, low, high, log_factor, sigma, int(known.sum()), censored, drawn
+    )
+
+
+def difference(a: Exponent, b: Exponent) -> Estimate:
+    """Exponent a minus exponent b, from the same runs with the same seed."""
+    low, high = _percentiles(a.draws - b.draws)
+    return Estimate(a.value - b.value, low, high, min(a.runs, b.runs))
+
+
+def local_slopes(
+    x: Real[np.ndarray, " R"],
+    n: Real[np.ndarray, " R"],
+    caps: Real[np.ndarray, " R"] | float,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, " G"], list[Estimate]]:
+    """Slope of log median n between each x and the next, with bootstrap intervals.
+
+    A single fit hides where the points bend; these do not. A slope next to a median
+    that was not reached is infinite or NaN.
+
+    Returns:
+      Geometric means of neighbouring x, and the slopes there.
+    """
+    x, n = np.asarray(x, float), np.asarray(n, float)
+    caps = np.broadcast_to(np.asarray(caps, float), n.shape)
+    at = np.unique(x)
+
+    def medians(rows: np.ndarray) -> np.ndarray:
+        own = x[rows]
+        return np.asarray(
+            [survival_median(n[rows][own == v], caps[rows][own == v]) for v in at]
+        )
+
+    def slopes(m: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.diff(np.log(m), axis=-1) / np.diff(np.log(at))
+
+    point = slopes(medians(np.arange(len(x))))
+    each = np.stack([slopes(medians(i)) for i in _resample(x, draws, seed)])
+    runs = [int((~np.isnan(n[x == v])).sum()) for v in at]
+    ends = [_percentiles(col) for col in each.T]
+    out = [
+        Estimate(float(v), *e, min(r))
+        for v, e, r in zip(
+            point, ends, zip(runs[1:], runs[:-1], strict=True), strict=True
+        )
+    ]
+    return np.sqrt(at[1:] * at[:-1]), out
+
+
+def _observed(
+    n: Real[np.ndarray, " R"], caps: Real[np.ndarray, " R"] | float
+) -> tuple[Float[np.ndarray, " R"], Bool[np.ndarray, " R"], Bool[np.ndarray, " R"]]:
+    """Time on record, whether the run arrived then, and whether it counts."""
+    n = np.asarray(n, float)
+    caps = np.broadcast_to(np.asarray(caps, float), n.shape)
+    require(
+        bool(np.isfinite(caps[~np.isnan(n)]).all()),
+        "caps must be finite: a run that never arrived was given up somewhere.",
+    )
+    known, arrived = ~np.isnan(n), n <= caps
+    return np.where(arrived, n, caps), arrived, known
+
+
+def _resample(
+    x: Float[np.ndarray, " R"], draws: int, seed: int
+) -> Int[np.ndarray, "D R"]:
+    """Rows of every resample: as many of each x as there are."""
+    rng = np.random.default_rng(seed)
+    index = np.empty((draws, len(x)), int)
+    for v in np.unique(x):
+        rows = np.flatnonzero(x == v)
+        index[:, rows] = rows[rng.integers(0, len(rows), (draws, len(rows)))]
+    return index
+
+
+def _percentiles(v: Float[np.ndarray, " D"]) -> tuple[float, float]:
+    """2.5% and 97.5% of the values that exist; NaN with too few of them."""
+    v = np.sort(v[~np.isnan(v)])
+    if len(v) < 40:
+        return np.nan, np.nan
+    low, high = int(0.025 * len(v)), int(np.ceil(0.975 * len(v))) - 1
+    return float(v[low]), float(v[high])
+
+
+def _fit(
+    x: Float[np.ndarray, "D R"],
+    y: Float[np.ndarray, "D R"],
+    arrived: Bool[np.ndarray, "D R"],
+    known: Bool[np.ndarray, "D R"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Slope, intercept and sigma of every resample; NaN where there is no slope."""
+    from scipy.special import log_ndtr
+
+    w = known.astype(float)
+    seen = known & arrived
+    low = np.where(seen, x, np.inf).min(1)
+    high = np.where(seen, x, -np.inf).max(1)
+    fits = high > low
+    total = np.maximum(w.sum(1), 1)
+    mean_x = (w * x).sum(1) / total
+    dx = w * (x - mean_x[:, None])
+    spread = np.where(fits, (dx * x).sum(1), 1.0)
+
+    def line(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        slope = (dx * y).sum(1) / spread
+        return slope, (w * y).sum(1) / total - slope * mean_x
+
+    slope, start = line(y)
+    rest = y - start[:, None] - slope[:, None] * x
+    sigma = np.sqrt((w * rest**2).sum(1) / total)
+    late = known & ~arrived
+    if not late.any():
+        return np.where(fits, slope, np.nan), start, sigma
+    for _ in range(MAX_STEPS):
+        s = np.maximum(sigma, 1e-9)[:, None]
+        mu = start[:, None] + slope[:, None] * x
+        z = np.where(late, (y - mu) / s, 0.0)
+        hazard = np.exp(-0.5 * z**2 - 0.5 * np.log(2 * np.pi) - log_ndtr(-z))
+        expected = np.where(late, mu + s * hazard, y)
+        variance = np.where(late, s**2 * np.maximum(1 + z * hazard - hazard**2, 0), 0.0)
+        new, start = line(expected)
+        rest = expected - start[:, None] - new[:, None] * x
+        sigma = np.sqrt((w * (rest**2 + variance)).sum(1) / total)
+        moved = np.abs(new - slope)
+        slope = new
+        if not (moved[fits] > TOLERANCE).any():
+            break
+    return np.where(fits, slope, np.nan), start, sigma
