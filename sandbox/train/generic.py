@@ -151,11 +151,12 @@ def run_chunk(
     lanes: LaneArrays,
 ) -> GenericState:
     """Trains every seed on `n_segments` segments from sample t0."""
+    active = jnp.max(index) + 1
     size = plan.batch_size
     n_steps = plan.segment // size
 
     def one(state, key, t_start, teacher, index):
-        seg = make_segment(plan, key, t_start, teacher, index, lanes)
+        seg = make_segment(plan, key, t_start, teacher, index, lanes, active)
         xs = jax.tree.map(
             lambda a: a.reshape(n_steps, size, *a.shape[1:]),
             (seg.x, seg.weight, seg.supervision),

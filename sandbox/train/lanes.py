@@ -107,18 +107,33 @@ class LanePlan:
                 self.position[s, i] += 1
                 self.switched_at[s, i] = t
 
+    @property
+    def most_teachers(self) -> int:
+        """Checkpoints that a seed's lanes could need at once.
+
+        Lanes of one source need the same, unless each advances by its own evaluations.
+        """
+        return len(
+            {
+                (s.source, i if isinstance(s.source, Adaptive) else 0)
+                for i, s in enumerate(self.spec.strategies)
+                if s.source.needs_teacher
+            }
+        )
+
     def teachers_at(self, t: int) -> tuple[Params | None, np.ndarray]:
         """Parameters `(S, K, ...)` of the active checkpoints and `(S, L)` indices in K.
 
-        K is the largest number of distinct checkpoints any seed needs; a seed that
-        needs fewer repeats its first.
+        K is the most checkpoints that the strategies could need at once, so that one
+        compiled program serves the whole run; places beyond those that are needed now
+        repeat a seed's first, and no index points there.
         """
         steps = self.steps_at(t)
         if self.trajectory is None or (steps < 0).all():
             return None, np.zeros(steps.shape, np.int32)
         unique = [sorted({int(v) for v in row if v >= 0}) for row in steps]
         fallback = [self.trajectory.steps[-1]]  # for seeds whose lanes are all absent
-        k = max(len(u) for u in unique)
+        k = self.most_teachers
         unique = [(u or fallback) + (u or fallback)[:1] * k for u in unique]
         unique = [u[:k] for u in unique]
         index = [

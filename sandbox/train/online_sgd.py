@@ -239,10 +239,11 @@ def run_chunk(
     The trip count is an argument, so chunks of any length run the same program and the
     chunk length cannot change a bit.
     """
+    active = jnp.max(index) + 1
     size, n_blocks = plan.block, plan.segment // plan.block
 
     def one(state, key, t_start, teacher, index):
-        seg = make_segment(plan, key, t_start, teacher, index, lanes)
+        seg = make_segment(plan, key, t_start, teacher, index, lanes, active)
         ones = jnp.ones((plan.segment, 1), seg.x.dtype)
         xs = (
             jnp.concatenate([seg.x, ones], 1),

@@ -146,6 +146,7 @@ def make_segment(
     teacher: Params | None,
     index: Int[Array, " L"],
     lanes: LaneArrays,
+    active: Integer[Array, ""] | int | None = None,
 ) -> Segment:
     """Samples rows t0 .. t0+R of one seed and prepares every lane's supervision.
 
@@ -156,6 +157,7 @@ def make_segment(
       teacher: active checkpoints stacked on a leading axis K, or None.
       index: which of them teaches each lane.
       lanes: temperatures and label weights.
+      active: how many of them teach at all, the first ones; the others cost nothing.
     """
     n = plan.segment
     batch = plan.task.sample(key, t0, n, split=plan.split)
@@ -165,13 +167,9 @@ def make_segment(
     label_RLC = jnp.broadcast_to(label[:, None], (n, plan.n_lanes, *inner))
     logits_RLC = None
     if teacher is not None and plan.teacher_model is not None:
-        model = plan.teacher_model
-
-        def outputs(params: Params) -> Array:
-            return forward(plan.task, model, params, batch.x)
-
         frozen = jax.lax.stop_gradient(teacher)
-        logits_KRC = jax.lax.map(outputs, frozen)
+        k = jax.tree.leaves(frozen)[0].shape[0]
+        logits_KRC = _logits(plan, frozen, batch.x, k if active is None else active)
         logits_RLC = jnp.swapaxes(logits_KRC[index], 0, 1)
     tau = annealed(lanes.tau_start, lanes.tau_end, lanes.tau_over, t)
     alpha = annealed(lanes.alpha_start, lanes.alpha_end, lanes.alpha_over, t)
@@ -179,6 +177,27 @@ def make_segment(
     sup = supervise(plan.structure.loss, label_RLC, logits_RLC, tau, alpha)
     rate = plan.optimizer.lr.at(t)
     return Segment(batch.x, batch.weight, rate, sup)
+
+
+def _logits(
+    plan: Plan, teacher: Params, x: Any, active: Integer[Array, ""] | int
+) -> Float[Array, "K R ..."]:
+    """Outputs of the first `active` checkpoints, one after the other; 0 beyond."""
+    model = plan.teacher_model
+    assert model is not None
+
+    def outputs(params: Params) -> Array:
+        return forward(plan.task, model, params, x)
+
+    def at(i: Array | int) -> Params:
+        return jax.tree.map(lambda p: p[i], teacher)
+
+    k = jax.tree.leaves(teacher)[0].shape[0]
+    one = jax.eval_shape(outputs, at(0))
+    empty = jnp.zeros((k, *one.shape), one.dtype)
+    return jax.lax.fori_loop(
+        0, active, lambda i, out: out.at[i].set(outputs(at(i))), empty
+    )
 
 
 def _along(a: Float[Array, "R L"], shape: tuple[int, ...]) -> Array:
