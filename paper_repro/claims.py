@@ -8,6 +8,7 @@ its 95% bootstrap interval supports it:
     difference            median > 0, lower end > 0
     at most r, below r    median <= r (< r), upper end likewise
     at least r            median >= r, lower end likewise
+    exponent gap r        difference of exponents >= r, lower end > 0
 
 With fewer teachers the point rule decides and the interval is shown; with one there is
 no interval. `holds` is None where nothing could be measured. How many teachers there
@@ -29,7 +30,13 @@ ENOUGH = 10
 """Teachers from which the interval must support the claim."""
 
 Kind = Literal[
-    "ratio_at_least", "ratio_at_most", "difference", "at_most", "below", "at_least"
+    "ratio_at_least",
+    "ratio_at_most",
+    "difference",
+    "at_most",
+    "below",
+    "at_least",
+    "exponent_gap",
 ]
 
 
@@ -117,6 +124,47 @@ def claim(
     )
 
 
+def claim_of(
+    id: str,
+    statement: str,
+    estimate: Estimate,
+    *,
+    kind: Kind,
+    bound: float = 0.0,
+    rule: str,
+    expected: str,
+    trained: int,
+    students: int,
+) -> Claim:
+    """A claim about a statistic that is no median over teachers, such as an exponent.
+
+    Args:
+      id: e.g. `P9`.
+      statement: in words.
+      estimate: the statistic and its interval.
+      kind: which rule of the module docstring.
+      bound: r of that rule.
+      rule: the rule in words.
+      expected: what the paper shows.
+      trained: teachers behind each point it was computed from.
+      students: that entered.
+    """
+    return Claim(
+        id=id,
+        statement=statement,
+        rule=rule,
+        expected=expected,
+        obtained=estimate.value,
+        lower=estimate.lower,
+        upper=estimate.upper,
+        students_lower=math.nan,
+        students_upper=math.nan,
+        seeds={"teachers": trained, "students": students},
+        single_teacher=trained == 1,
+        holds=decide(kind, bound, estimate, teachers=trained),
+    )
+
+
 def _per_teacher(each: np.ndarray, *, in_all: bool) -> np.ndarray:
     """One number a teacher from `(T, I)`, over the students that have one."""
     out = np.full(len(each), np.nan)
@@ -138,6 +186,7 @@ def decide(kind: Kind, bound: float, e: Estimate, *, teachers: int) -> bool | No
         "at_most": (e.value <= bound, e.upper <= bound),
         "below": (e.value < bound, e.upper < bound),
         "at_least": (e.value >= bound, e.lower >= bound),
+        "exponent_gap": (e.value >= bound, e.lower > 0),
     }[kind]
     return bool(point and (teachers < ENOUGH or support))
 

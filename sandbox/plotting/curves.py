@@ -113,6 +113,19 @@ def log_levels(ax: Axes) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
+def log_samples(ax: Axes) -> None:
+    """A logarithmic y axis of sample counts: 500, 2k, 5M."""
+
+    def text(v: float, _: object) -> str:
+        for unit, letter in ((1e6, "M"), (1e3, "k")):
+            if v >= unit:
+                return f"{v / unit:g}{letter}"
+        return f"{v:g}"
+
+    log_levels(ax)
+    ax.yaxis.set_major_formatter(FuncFormatter(text))
+
+
 def stack_ragged(rows: Sequence[Real[np.ndarray, " _"]]) -> Float[np.ndarray, "S R"]:
     """Rows of different length as one array, padded with NaN."""
     longest = max((len(r) for r in rows), default=0)

@@ -90,6 +90,28 @@ def survival_median(
     return np.inf
 
 
+def survival_estimate(
+    n: Real[np.ndarray, " R"],
+    caps: Real[np.ndarray, " R"] | float,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """Kaplan-Meier median with its bootstrap interval; arguments as `survival_median`.
+
+    An end of the interval is infinite where so many resamples do not arrive.
+    """
+    n = np.asarray(n, float)
+    caps = np.broadcast_to(np.asarray(caps, float), n.shape)
+    count = int((~np.isnan(n)).sum())
+    if count == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    rows = _resample(np.ones(len(n)), draws, seed)
+    medians = np.asarray([survival_median(n[i], caps[i]) for i in rows])
+    ends = percentiles(medians) if count > 1 else (np.nan, np.nan)
+    return Estimate(survival_median(n, caps), *ends, count)
+
+
 def fit_exponent(
     x: Real[np.ndarray, " R"],
     n: Real[np.ndarray, " R"],
@@ -119,7 +141,7 @@ def fit_exponent(
     value, log_factor, sigma = (float(v[0]) for v in _fit(*(a[None] for a in rows)))
     index = _resample(x, draws, seed)
     drawn = _fit(*(a[index] for a in rows))[0] if draws else np.empty(0)
-    low, high = _percentiles(drawn)
+    low, high = percentiles(drawn)
     censored = int((known & ~arrived).sum())
     return Exponent(
         value, low, high, log_factor, sigma, int(known.sum()), censored, drawn
@@ -128,7 +150,7 @@ def fit_exponent(
 
 def difference(a: Exponent, b: Exponent) -> Estimate:
     """Exponent a minus exponent b, from the same runs with the same seed."""
-    low, high = _percentiles(a.draws - b.draws)
+    low, high = percentiles(a.draws - b.draws)
     return Estimate(a.value - b.value, low, high, min(a.runs, b.runs))
 
 
@@ -165,7 +187,7 @@ def local_slopes(
     point = slopes(medians(np.arange(len(x))))
     each = np.stack([slopes(medians(i)) for i in _resample(x, draws, seed)])
     runs = [int((~np.isnan(n[x == v])).sum()) for v in at]
-    ends = [_percentiles(col) for col in each.T]
+    ends = [percentiles(col) for col in each.T]
     out = [
         Estimate(float(v), *e, min(r))
         for v, e, r in zip(
@@ -201,7 +223,7 @@ def _resample(
     return index
 
 
-def _percentiles(v: Float[np.ndarray, " D"]) -> tuple[float, float]:
+def percentiles(v: Float[np.ndarray, " D"]) -> tuple[float, float]:
     """2.5% and 97.5% of the values that exist; NaN with too few of them."""
     v = np.sort(v[~np.isnan(v)])
     if len(v) < 40:
