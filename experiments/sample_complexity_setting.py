@@ -11,6 +11,8 @@ from sandbox.tasks.parity import NoisyParity, Parity, RandomSupport
 
 LIMIT = 200
 """Teacher checkpoints within which a teacher must have learned."""
+FINEST = 2560
+"""Samples between evaluations of students, unless their teacher is quicker."""
 FITTED = ("teacher", "ce", "one_shot", "progressive", "two_shot")
 """Strategies whose exponents are fitted."""
 
@@ -103,6 +105,14 @@ class Config:
             f"noises must be positive (the grid is without), got {self.noises}.",
         )
         for problem in self.problems:
+            every = problem.eval_every
+            uneven = [h for h in self.holds if h % every]
+            require(
+                not uneven and problem.spacing % every == 0,
+                f"holds and the spacing of (d, k) = ({problem.d}, {problem.k}) must be"
+                f" multiples of {every}, its evaluations; got {self.holds} and"
+                f" {problem.spacing}.",
+            )
             setting = self.setting(problem)
             for lanes, _ in student_lanes(self, setting, middle=0):
                 setting.example_students(lanes)
@@ -130,7 +140,7 @@ class Config:
             n_teachers=n_teachers or self.min_teachers,
             group=self.group,
             spacing=p.spacing,
-            student_eval_every=p.spacing // 2,
+            student_eval_every=p.eval_every,
             teacher_limit=LIMIT * p.spacing,
             student_cap=max(self.ce_cap, self.one_shot_cap, self.cap),
             hold_samples=self.hold,
@@ -157,6 +167,11 @@ class Problem:
     width: int
     eps: float
 
+    @property
+    def eval_every(self) -> int:
+        """Samples between evaluations of students, fine enough for quick ones."""
+        return min(self.spacing // 2, FINEST)
+
 
 def smoke() -> Config:
     """k=4, d = 10 to 20, three to six teachers of width 200."""
@@ -167,8 +182,8 @@ def cpu() -> Config:
     """K = 4, 5, 6, d = 16 to 72, ten to twenty teachers of width 1000."""
     return Config(
         grid=(
-            (16, 4, 256), (24, 4, 512), (32, 4, 768), (48, 4, 1536), (72, 4, 4096),
-            (16, 5, 512), (24, 5, 1024), (32, 5, 2048), (48, 5, 6144),
+            (16, 4, 256), (24, 4, 512), (32, 4, 1024), (48, 4, 2048), (72, 4, 5120),
+            (16, 5, 512), (24, 5, 1024), (32, 5, 2048), (48, 5, 5120),
             (16, 6, 1024), (24, 6, 2048), (32, 6, 5120),
         ),
         main_k=5,
@@ -192,14 +207,14 @@ def paper() -> Config:
     """To d = 100 and k = 6 with teachers of width 50,000: for GPUs."""
     return Config(
         grid=(
-            (24, 4, 512), (32, 4, 1024), (48, 4, 2048), (72, 4, 4096), (100, 4, 8192),
-            (24, 5, 1024), (32, 5, 2048), (48, 5, 6144), (72, 5, 32_768),
-            (100, 5, 65_536),
-            (24, 6, 2048), (32, 6, 5120), (48, 6, 16_384), (72, 6, 98_304),
+            (24, 4, 512), (32, 4, 1024), (48, 4, 2048), (72, 4, 5120), (100, 4, 10_240),
+            (24, 5, 1024), (32, 5, 2048), (48, 5, 5120), (72, 5, 30_720),
+            (100, 5, 61_440),
+            (24, 6, 2048), (32, 6, 5120), (48, 6, 15_360), (72, 6, 92_160),
             (100, 6, 327_680),
         ),
         main_k=5,
-        base=(48, 5, 6144),
+        base=(48, 5, 5120),
         widths=(10, 20, 50, 100, 1000),
         noises=(0.05, 0.1, 0.2),
         teacher_width=50_000,

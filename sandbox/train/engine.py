@@ -1,16 +1,20 @@
 """One face for both engines: initial state, chunks, parameters, evaluation."""
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from sandbox.distill.views import Identity
 from sandbox.models.base import Model
 from sandbox.tasks.base import Task
 from sandbox.train import generic, online_sgd
+from sandbox.train.devices import over_devices, place, seed_mesh
 from sandbox.train.forward import forward
 from sandbox.train.spec import RunSpec
 from sandbox.train.teaching import LaneArrays, Plan, init_key, task_key
@@ -24,6 +28,7 @@ class Engine:
       spec: the record.
       plan: its compiled-in part.
       keys: task keys `(S,)`.
+      mesh: the local devices that share the seeds; None for one device.
     """
 
     def __init__(self, spec: RunSpec) -> None:
@@ -31,7 +36,8 @@ class Engine:
         self.spec = spec
         self.plan = Plan.of(spec)
         self.blocked = spec.engine_used == "online_sgd"
-        self.keys = jnp.stack([task_key(s) for s in spec.seeds])
+        self.mesh = seed_mesh(spec.n_seeds)
+        self.keys = self.place(jnp.stack([task_key(s) for s in spec.seeds]))
         self.lanes = LaneArrays.of(spec.strategies)
 
     def init(self) -> Any:
@@ -43,21 +49,23 @@ class Engine:
         view = self.plan.structure.view
         which = jnp.asarray([own.index(i) for i in inits])
         phi = _init(view, self.plan.model, keys.reshape(len(seeds), -1), which)
-        return _start(self.plan, self.blocked, phi)
+        return self.place(_start(self.plan, self.blocked, phi))
+
+    def place(self, state: Any) -> Any:
+        """Anything with a leading seed axis, each seed on its device."""
+        return place(state, self.mesh)
 
     def run(
         self, state: Any, t0: int, n_segments: int, teacher: Params | None, index: Any
     ) -> Any:
         """Trains `n_segments` segments from sample t0; `state` is donated."""
-        chunk = online_sgd.run_chunk if self.blocked else generic.run_chunk
-        return chunk(
-            self.plan,
+        return _chunk(self.plan, self.blocked, self.mesh)(
             state,
             self.keys,
             np.uint32(t0),
             np.int32(n_segments),
-            teacher,
-            jnp.asarray(index, jnp.int32),
+            self.place(teacher),
+            self.place(jnp.asarray(index, jnp.int32)),
             self.lanes,
         )
 
@@ -75,8 +83,8 @@ class Engine:
         weight = np.asarray(state.weight)
         mean = np.asarray(state.loss) / np.maximum(weight, 1)
         mean = np.where(weight > 0, mean, np.nan)
-        zero = jnp.zeros_like(state.loss)
-        return mean, state._replace(loss=zero, weight=jnp.zeros_like(zero))
+        zero = self.place(jnp.zeros(state.loss.shape, state.loss.dtype))
+        return mean, state._replace(loss=zero, weight=self.place(jnp.copy(zero)))
 
     def evaluate(self, state: Any) -> dict[str, np.ndarray]:
         """The task's metrics on its fixed evaluation stream, each `(S, L)`."""
@@ -86,7 +94,19 @@ class Engine:
             self.params(state),
             self.keys,
             points=self.spec.eval_points,
+            mesh=self.mesh,
         )
+
+
+@lru_cache(maxsize=64)
+def _chunk(plan: Plan, blocked: bool, mesh: Mesh | None) -> Callable[..., Any]:
+    """The compiled chunk: state, keys, t0, n_segments, teacher, index, lanes."""
+    chunk = online_sgd.run_chunk if blocked else generic.run_chunk
+    if mesh is None:
+        return partial(chunk, plan)
+    own = replace(plan, n_seeds=plan.n_seeds // mesh.size)
+    split = (True, True, False, False, True, True, False)
+    return over_devices(partial(chunk, own), mesh, split, donate=True)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -114,9 +134,9 @@ def _params(plan: Plan, blocked: bool, state: Any) -> Params:
     return deploy(state.phi)
 
 
-@partial(jax.jit, static_argnums=(0, 1), static_argnames="points")
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _evaluate(
-    task: Task, model: Model, params: Params, keys: Array, *, points: int
+    task: Task, model: Model, points: int, params: Params, keys: Array
 ) -> dict[str, Array]:
     def one_seed(args: tuple[Params, Array]) -> dict[str, Array]:
         params_L, key = args
@@ -131,13 +151,29 @@ def _evaluate(
     return jax.lax.map(one_seed, (params, keys))
 
 
+@lru_cache(maxsize=64)
+def _evaluation(
+    task: Task, model: Model, points: int, mesh: Mesh | None
+) -> Callable[..., Any]:
+    """The compiled evaluation: parameters, keys."""
+    measure = partial(_evaluate, task, model, points)
+    return measure if mesh is None else over_devices(measure, mesh, (True, True))
+
+
 def evaluate(
-    task: Task, model: Model, params: Params, keys: Array, *, points: int
+    task: Task,
+    model: Model,
+    params: Params,
+    keys: Array,
+    *,
+    points: int,
+    mesh: Mesh | None = None,
 ) -> dict[str, np.ndarray]:
     """Metrics of parameters `(S, L, ...)` on the first rows of each seed's eval stream.
 
-    Seeds and lanes run one after the other, so memory holds one forward pass and a
-    lane's numbers do not depend on its companions.
+    Seeds of a device and lanes run one after the other, so memory holds one forward
+    pass and a lane's numbers do not depend on its companions.
     """
-    out = _evaluate(task, model, params, keys, points=points)
+    measure = _evaluation(task, model, points, mesh)
+    out = measure(params, keys)
     return {name: np.asarray(v) for name, v in out.items()}

@@ -324,7 +324,9 @@ class _Loop:
         self.plan.position = tensors["lanes/position"]
         self.plan.switched_at = tensors["lanes/switched_at"]
         return LoopState(
-            engine=jax.tree.unflatten(treedef, [jax.numpy.asarray(v) for v in saved]),
+            engine=self.engine.place(
+                jax.tree.unflatten(treedef, [jax.numpy.asarray(v) for v in saved])
+            ),
             t=meta["t"],
             wall=meta["wall"],
             steps=[int(s) for s in tensors["steps"]],

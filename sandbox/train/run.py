@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sandbox.errors import ConfigError, DivergenceError, StoreError
+from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
 from sandbox.store.config import digest, foreign_sources, from_json, to_json
@@ -16,6 +17,8 @@ from sandbox.store.files import read_json
 from sandbox.store.metrics import Metrics, read_metrics
 from sandbox.store.runs import SCHEMA, RunFolder
 from sandbox.store.trajectories import Shapes, Trajectory, flatten
+from sandbox.tasks.boolean import Expansion
+from sandbox.tasks.gaussian import MultiIndex
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.masking import MaskedLM
 from sandbox.tasks.next_token import NextToken
@@ -23,8 +26,8 @@ from sandbox.tasks.parity import NoisyParity, Parity
 from sandbox.train.spec import RunSpec
 
 BUILT_IN: tuple[type, ...] = (
-    *(Parity, NoisyParity, Hierarchy, MaskedLM, NextToken),
-    *(MLP, Transformer),
+    *(Parity, NoisyParity, Hierarchy, Expansion, MultiIndex, MaskedLM, NextToken),
+    *(MLP, Transformer, BitTransformer),
 )
 """Parts a saved record may hold where its field is typed by a protocol."""
 

@@ -117,8 +117,8 @@ def compiled_evaluation(spec: RunSpec) -> Any:
     """What XLA says of an evaluation."""
     it = Engine(spec)
     params = jax.eval_shape(it.params, jax.eval_shape(it.init))
-    args = (spec.task, spec.model, params, it.keys)
-    evaluate = engine._evaluate.lower(*args, points=spec.eval_points)
+    args = (spec.task, spec.model, spec.eval_points, params, it.keys)
+    evaluate = engine._evaluate.lower(*args)
     return evaluate.compile().memory_analysis()
 
 
