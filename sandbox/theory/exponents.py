@@ -79,15 +79,29 @@ def survival_median(
       n: samples to the level, inf if not within the cap; NaN does not count.
       caps: where each run was given up.
     """
-    time, arrived, known = _observed(n, caps)
-    time, arrived = time[known], arrived[known]
-    alive = 1.0
-    for t in np.unique(time[arrived]):
-        at_risk = (time >= t).sum()
-        alive *= 1 - (arrived & (time == t)).sum() / at_risk
-        if alive <= 0.5 + 1e-12:
-            return float(t)
-    return np.inf
+    return float(_medians(*(a[None] for a in _observed(n, caps)))[0])
+
+
+def _medians(
+    time: Float[np.ndarray, "D R"],
+    arrived: Bool[np.ndarray, "D R"],
+    known: Bool[np.ndarray, "D R"],
+) -> Float[np.ndarray, " D"]:
+    """Kaplan-Meier median of every row; NaN where no run counts.
+
+    Runs that arrive together count one after the other, before those given up then:
+    (r - 1) / r (r - 2) / (r - 1) = 1 - 2 / r.
+    """
+    order = np.lexsort((~arrived, np.where(known, time, np.inf), ~known), axis=1)
+    time, arrived, known = (
+        np.take_along_axis(a, order, 1) for a in (time, arrived, known)
+    )
+    at_risk = known.sum(1)[:, None] - np.arange(known.shape[1])
+    alive = np.where(arrived & known, 1 - 1 / np.maximum(at_risk, 1), 1.0).cumprod(1)
+    below = (alive <= 0.5 + 1e-12) & known
+    first = np.take_along_axis(time, below.argmax(1)[:, None], 1)[:, 0]
+    median = np.where(below.any(1), first, np.inf)
+    return np.where(known.any(1), median, np.nan)
 
 
 def survival_estimate(
@@ -107,8 +121,12 @@ def survival_estimate(
     if count == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
     rows = _resample(np.ones(len(n)), draws, seed)
-    medians = np.asarray([survival_median(n[i], caps[i]) for i in rows])
-    ends = percentiles(medians) if count > 1 else (np.nan, np.nan)
+    seen = _observed(n, caps)
+    ends = (
+        percentiles(_medians(*(a[rows] for a in seen)))
+        if count > 1
+        else (np.nan, np.nan)
+    )
     return Estimate(survival_median(n, caps), *ends, count)
 
 
@@ -170,23 +188,18 @@ def local_slopes(
     Returns:
       Geometric means of neighbouring x, and the slopes there.
     """
-    x, n = np.asarray(x, float), np.asarray(n, float)
-    caps = np.broadcast_to(np.asarray(caps, float), n.shape)
+    x, seen = np.asarray(x, float), _observed(n, caps)
     at = np.unique(x)
 
-    def medians(rows: np.ndarray) -> np.ndarray:
-        own = x[rows]
-        return np.asarray(
-            [survival_median(n[rows][own == v], caps[rows][own == v]) for v in at]
-        )
-
-    def slopes(m: np.ndarray) -> np.ndarray:
+    def slopes(rows: Int[np.ndarray, "D R"]) -> np.ndarray:
+        own = [rows[:, x == v] for v in at]  # a resample keeps every x in its place
+        m = np.stack([_medians(*(a[i] for a in seen)) for i in own], 1)
         with np.errstate(invalid="ignore"):
-            return np.diff(np.log(m), axis=-1) / np.diff(np.log(at))
+            return np.diff(np.log(m), axis=1) / np.diff(np.log(at))
 
-    point = slopes(medians(np.arange(len(x))))
-    each = np.stack([slopes(medians(i)) for i in _resample(x, draws, seed)])
-    runs = [int((~np.isnan(n[x == v])).sum()) for v in at]
+    point = slopes(np.arange(len(x))[None])[0]
+    each = slopes(_resample(x, draws, seed))
+    runs = [int(seen[2][x == v].sum()) for v in at]
     ends = [percentiles(col) for col in each.T]
     out = [
         Estimate(float(v), *e, min(r))
