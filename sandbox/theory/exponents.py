@@ -67,7 +67,7 @@ class Exponent(NamedTuple):
 
     def at(self, x: Real[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """The fitted median of n at x."""
-        return np.exp(self.log_factor) * np.asarray(x, float) ** self.value
+        return np.asarray(np.exp(self.log_factor + self.value * np.log(x)))
 
 
 def survival_median(
