@@ -179,7 +179,7 @@ def smoke() -> Config:
 
 
 def cpu() -> Config:
-    """K = 4, 5, 6, d = 16 to 72, ten to twenty teachers of width 1000."""
+    """Parities of 4, 5 and 6 of 16 to 48 bits, ten to twenty teachers of width 1000."""
     return Config(
         grid=(
             (16, 4, 256), (24, 4, 512), (32, 4, 1024), (48, 4, 2048),
