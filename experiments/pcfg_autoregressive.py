@@ -133,7 +133,8 @@ def draw(result: Result) -> "Figure":
         axes = fig.subplots(1, len(PARTS))
         for ax, part in zip(axes, result.parts.values(), strict=True):
             pcfg_accuracy.draw_curves(ax, part, result.config.tau)
-            ax.set_title(task_text(part.config.setting), fontsize=7)
+            where, what = task_text(part.config.setting).rsplit(", ", 1)
+            ax.set_title(f"{where}\n{what}", fontsize=7)
         handles = axes[0].get_legend_handles_labels()
         fig.legend(*handles, loc="outside upper left", ncols=6)
     return fig
