@@ -11,11 +11,12 @@ from typing import Literal
 from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy, replicas
 from sandbox.errors import require
+from sandbox.models.base import Model
 from sandbox.models.mlp import MLP
-from sandbox.store.config import is_number
-from sandbox.tasks.base import BooleanTask
+from sandbox.store.config import is_number, later
+from sandbox.tasks.base import BooleanTask, VectorTask
 from sandbox.tasks.parity import FirstSupport, Parity, RandomSupport
-from sandbox.train.optim import SGD, LearningRate
+from sandbox.train.optim import SGD, LearningRate, Optimizer
 from sandbox.train.spec import RunSpec, Stop, TeacherRef
 
 
@@ -24,11 +25,11 @@ class Setting:
     """A task, a wide teacher, a narrow student, and how long each may train.
 
     Attributes:
-      task: the Boolean target.
+      task: the target, on the Boolean cube or other independent coordinates.
       teacher_width: hidden units of the teacher.
       student_width: hidden units of the student.
-      teacher_optimizer: batch-1 SGD of the teacher.
-      student_optimizer: batch-1 SGD of the students.
+      teacher_optimizer: update rule of the teacher.
+      student_optimizer: update rule of the students.
       n_teachers: seeds.
       group: most seeds trained together; the largest divisor of n_teachers up to it is
         taken.
@@ -48,13 +49,17 @@ class Setting:
       choice_points: probe inputs behind the checkpoint choice.
       claim_points: fresh probe inputs behind claims about correlations.
       degrees: monomial degrees that are probed along the trajectory.
+      batch_size: samples of one optimizer step.
+      eval_points: rows of the fixed evaluation stream.
+      student_least: samples that a student may see at least, whatever its teacher's
+        n90.
     """
 
-    task: BooleanTask = field(default_factory=lambda: Parity(d=24, k=6))
+    task: VectorTask = field(default_factory=lambda: Parity(d=24, k=6))
     teacher_width: int = 500
     student_width: int = 20
-    teacher_optimizer: SGD = field(default_factory=SGD)
-    student_optimizer: SGD = field(default_factory=SGD)
+    teacher_optimizer: Optimizer = field(default_factory=SGD)
+    student_optimizer: Optimizer = field(default_factory=SGD)
     n_teachers: int = 5
     group: int = 5
     spacing: int = 1280
@@ -70,6 +75,9 @@ class Setting:
     choice_points: int = 16_384
     claim_points: int = 100_000
     degrees: tuple[int, ...] = (1, 2, 3)
+    batch_size: int = later(1)
+    eval_points: int = later(4096)
+    student_least: int = later(0)
 
     def __post_init__(self) -> None:
         """Refuses what would fail after the teachers were trained."""
@@ -103,10 +111,9 @@ class Setting:
         ):
             v = getattr(self, name)
             require(is_number(v), f"setting.{name} must be a finite number, got {v!r}.")
-        require(
-            self.hold_samples >= 0,
-            f"setting.hold_samples must be at least 0, got {self.hold_samples}.",
-        )
+        for name in ("hold_samples", "student_least"):
+            v = getattr(self, name)
+            require(v >= 0, f"setting.{name} must be at least 0, got {v}.")
         require(
             self.hold_fraction > 0 or self.hold_samples > 0,
             "setting.hold_fraction must be positive where hold_samples is 0.",
@@ -136,6 +143,11 @@ class Setting:
         )
         self.example_students((Strategy(name="ce"),))
 
+    def model(self, width: int) -> Model:
+        """The network of teachers and students, at the width of either."""
+        task = self.task
+        return MLP(d=task.d, hidden=(width,), n_classes=task.n_classes)
+
     @property
     def lanes(self) -> int:
         """Seeds of one group."""
@@ -161,15 +173,16 @@ class Setting:
           teacher: whose trajectory teaches.
           caps: samples that a student of each seed may see.
         """
-        task = self.task
         return RunSpec(
             kind="student",
-            task=task,
-            model=MLP(d=task.d, hidden=(self.student_width,), n_classes=task.n_classes),
+            task=self.task,
+            model=self.model(self.student_width),
             strategies=replicas(strategies, self.student_inits),
             optimizer=self.student_optimizer,
             stop=Stop(max_samples=caps, accuracy=0.95),
             eval_every=self.student_eval_every,
+            batch_size=self.batch_size,
+            eval_points=self.eval_points,
             teacher=teacher,
             n_seeds=teacher.spec.n_seeds,
             first_seed=teacher.spec.first_seed,
@@ -177,18 +190,13 @@ class Setting:
 
     def teacher_specs(self) -> list[RunSpec]:
         """One record a group of seeds."""
-        model = MLP(
-            d=self.task.d,
-            hidden=(self.teacher_width,),
-            n_classes=self.task.n_classes,
-        )
         whole = ceil(self.teacher_factor * self.teacher_limit / self.spacing)
         whole *= self.spacing
         return [
             RunSpec(
                 kind="teacher",
                 task=self.task,
-                model=model,
+                model=self.model(self.teacher_width),
                 strategies=(Strategy(name="teacher"),),
                 optimizer=self.teacher_optimizer,
                 stop=Stop(
@@ -199,6 +207,8 @@ class Setting:
                 ),
                 eval_every=self.spacing,
                 checkpoint_every=self.spacing,
+                batch_size=self.batch_size,
+                eval_points=self.eval_points,
                 first_seed=first,
                 n_seeds=self.lanes,
             )
@@ -260,10 +270,12 @@ def paper() -> Setting:
 PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
 
 
-def task_text(task: BooleanTask) -> str:
+def task_text(task: VectorTask) -> str:
     """A task in a title, e.g. `Parity, d=32, k=6`."""
     words = [type(task).__name__]
     for name in ("d", "k", "eps", "depth", "feature_complexity"):
         if hasattr(task, name):
             words.append(f"{name}={getattr(task, name)}")
+    if isinstance(task, BooleanTask) and not task.uniform_signs:
+        words.append(f"P(x = -1)={task.p:g}")
     return ", ".join(words)

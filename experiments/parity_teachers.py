@@ -16,7 +16,7 @@ from jaxtyping import Float
 from experiments.parity_setting import Setting
 from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy, replica_name
-from sandbox.tasks.base import BooleanTask
+from sandbox.tasks.base import VectorTask
 from sandbox.train.spec import RunSpec, TeacherRef
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ class Teachers:
         s = self.setting
         unit, multiple = s.student_eval_every, multiple or s.student_cap
         n90 = np.where(self.usable, self.n90, 0)
-        whole = np.ceil(multiple * n90 / unit) * unit
+        least = np.where(self.usable, s.student_least, 0)
+        whole = np.ceil(np.maximum(multiple * n90, least) / unit) * unit
         return np.maximum(whole, unit).astype(int)
 
     @property
@@ -180,7 +181,7 @@ def supports(run: "Run", seed: int) -> "Array":
     from sandbox.train.teaching import task_key
 
     task = run.spec.task
-    assert isinstance(task, BooleanTask)
+    assert isinstance(task, VectorTask)
     return task.supports(task_key(run.spec.seeds[seed]))
 
 

@@ -76,8 +76,8 @@ def stored_as(spec: RunSpec, root: Path, to: Path) -> Path:
 @pytest.mark.parametrize(
     ("spec", "probes", "words"),
     [
-        (SPEC, ["fourier"], "fourier measures tasks on the Boolean cube, and the task"),
-        (SPEC, ["nonterminals", "alignment"], "alignment measures tasks on the Bool"),
+        (SPEC, ["fourier"], "fourier measures tasks on vectors, and the task"),
+        (SPEC, ["nonterminals", "alignment"], "alignment measures tasks on vectors"),
         (SPEC, ["spectrum"], "is MaskedLM; it can be measured with nonterminals and n"),
         (NEXT, ["ngram"], "ngram measures masked-token prediction, and the task"),
         (NEXT, ["ngram"], "is NextToken; it can be measured with nonterminals."),

@@ -19,9 +19,13 @@ from sandbox.distill.sources import (
 )
 from sandbox.distill.strategy import Anneal, Loss, Strategy, Target, ends
 from sandbox.models.base import Model
+from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.mlp import MLP
+from sandbox.models.transformer import Transformer
 from sandbox.store.config import from_json, to_json
 from sandbox.tasks.base import Task
+from sandbox.tasks.boolean import majority_of_parities, staircase
+from sandbox.tasks.gaussian import MultiIndex, RandomDirections, single_index
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import (
     ExplicitSupport,
@@ -45,10 +49,32 @@ TASKS: list[Any] = [
     NoisyParity(d=D, k=2, eps=0.2),
     Hierarchy(d=D, depth=2, feature_complexity=2),
     Hierarchy(d=D, depth=3, feature_complexity=2, layout="random"),
+    Parity(d=D, k=3, support=RandomSupport(), p=0.2),
+    staircase(D, (1, 1, 2), support=RandomSupport()),
+    majority_of_parities(D, 3, 2, p=0.7),
+    single_index(D, (0.0, 0.0, 1.0), balanced=True, support=RandomSupport()),
+    MultiIndex(
+        d=D,
+        degrees=((1, 0), (1, 1)),
+        coefficients=(0.5, 1.0),
+        support=RandomDirections(),
+    ),
 ]
 MODELS: list[Any] = [
     MLP(d=D, hidden=(12,)),
     MLP(d=D, hidden=(9, 7), n_classes=4),
+    BitTransformer(
+        d=D,
+        network=Transformer(
+            kind="gpt2",
+            vocab=2,
+            n_classes=2,
+            positions=D,
+            layers=2,
+            heads=2,
+            head_dim=3,
+        ),
+    ),
 ]
 STRATEGIES = [
     Strategy(name="ce"),
@@ -99,9 +125,13 @@ def test_task(task: Any, key: jax.Array) -> None:
     np.testing.assert_allclose(jnp.sum(p, -1), 1, rtol=1e-6)
     # A row is the clean label's where the cube is listed.
     cube = task.enumerate(key)
-    assert cube.x.shape == (2**task.d, task.d)
-    row = ((1 - np.asarray(batch.x)) / 2) @ 2 ** np.arange(task.d)
-    np.testing.assert_array_equal(cube.y[row.astype(int)], batch.aux["clean"])
+    assert (cube is None) == isinstance(task, MultiIndex)
+    if cube is not None:
+        assert cube.x.shape == (2**task.d, task.d)
+        np.testing.assert_allclose(jnp.sum(cube.weight), 2**task.d, rtol=1e-4)
+        row = ((1 - np.asarray(batch.x)) / 2) @ 2 ** np.arange(task.d)
+        np.testing.assert_array_equal(cube.y[row.astype(int)], batch.aux["clean"])
+    assert from_json(type(task), to_json(task)) == task and type(task) in BUILT_IN
     # Scoring is a weighted sum: halves add up.
     logits = jax.random.normal(key, (24, task.n_classes))
     whole = task.metrics(logits, batch)

@@ -59,37 +59,35 @@ def test_a_misspelt_study_gets_a_suggestion():
     assert "did you mean parity_mlp" in run("-m", "paper_repro", "parity_mpl").stderr
 
 
-STAIRCASE = """z = x[:, supports[0]]
-        y = z[:, 0] + z[:, :2].prod(-1) + z[:, :3].prod(-1)
-        return (y < 0).astype(int)
+MAJORITY = """z = x[:, supports[0]]
+        return (z.sum(-1) < 0).astype(int)
 """
 
 
 def test_a_new_target_from_the_template(tmp_path):
-    """The newcomer's path: copy, write a staircase, get teacher, probe and figures."""
+    """The newcomer's path: copy, write a majority, get teacher, probe and figure."""
     text = (ROOT / "experiments" / "template.py").read_text()
-    start = text.index("z = x[:, supports[0]]")
+    start = text.index("s = x[:, supports[0]]")
     end = text.index("\n\n\n@dataclass", start)
     folder = tmp_path / "experiments"
     folder.mkdir()
-    copy = folder / "staircase.py"
-    copy.write_text(text[:start] + STAIRCASE + text[end:])
+    copy = folder / "my_idea.py"
+    copy.write_text(text[:start] + MAJORITY + text[end:])
     runs = tmp_path / "runs"
     done = run(
         str(copy), "smoke", "--setting.task.d", "10", "--setting.task.k", "3",
         "--setting.n-teachers", "2", "--setting.group", "2", "--setting.spacing", "256",
         "--setting.student-eval-every", "256", "--setting.teacher-width", "64",
         "--setting.teacher-limit", "7680", "--setting.choice-points", "2048",
-        "--setting.claim-points", "2048", "--setting.degrees", "1", "2",
+        "--steps", "1",
         PYTHONPATH=str(ROOT), SANDBOX_RUNS=str(runs), cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    figures = sorted(p.name for p in (runs / "figures").glob("staircase.*.png"))
-    assert len(figures) == 2
+    assert len(list((runs / "figures").glob("my_idea.smoke.*.png"))) == 1
     (teacher,) = (runs / "teacher").iterdir()
     probe = run(
         "-m", "sandbox.cli", "probe", str(teacher), "--probes", "fourier",
-        "--study", "staircase", "--points", "2000", "--steps", "0",
+        "--study", "my_idea", "--points", "2000", "--steps", "0",
         PYTHONPATH=f"{ROOT}{os.pathsep}{folder}", SANDBOX_RUNS=str(runs), cwd=tmp_path,
     )  # fmt: skip
     assert probe.returncode == 0, probe.stdout + probe.stderr

@@ -181,13 +181,14 @@ def _probes(names: list[str]) -> tuple[str, ...]:
 
 def _check_task(probes: tuple[str, ...], task: Any) -> None:
     """Refuses probes that measure another kind of task than the run's."""
-    from sandbox.tasks.base import BooleanTask
+    from sandbox.tasks.base import BooleanTask, VectorTask
     from sandbox.tasks.masking import MaskedLM
     from sandbox.tasks.sequences import GrammarTask
 
     fits: dict[str, tuple[type, str]] = dict.fromkeys(
-        CUBE, (BooleanTask, "tasks on the Boolean cube")
+        CUBE, (VectorTask, "tasks on vectors")
     )
+    fits["spectrum"] = (BooleanTask, "tasks on the Boolean cube")
     fits["nonterminals"] = (GrammarTask, "tasks on strings of a grammar")
     fits["ngram"] = (MaskedLM, "masked-token prediction")
     mine = [name for name, (kind, _) in fits.items() if isinstance(task, kind)]

@@ -3,7 +3,8 @@ r"""How much of each first-layer neuron's weight lies on the support.
     a_j = sum_{i in S} W_ij^2 / sum_i W_ij^2
 
 A neuron with isotropic weights has a_j near k/d; one that reads only the support has
-a_j = 1. This looks at weights, so it sees the support before the outputs do.
+a_j = 1. This looks at weights, so it sees the support before the outputs do. Where the
+task's directions are not axes, weights are taken in its frame.
 
 Example:
     >>> jax.jit(AlignmentProbe(task).measure)(params, key)["alignment"].shape
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from sandbox.errors import require
-from sandbox.tasks.base import BooleanTask
+from sandbox.tasks.base import VectorTask
 from sandbox.types import Array, Params
 
 
@@ -44,11 +45,11 @@ class AlignmentProbe:
     """Alignment of the first hidden layer with the task's supports; exact, no sampling.
 
     Attributes:
-      task: any Boolean task; one row of its `supports` is called a node.
+      task: any task on vectors; one row of its `supports` is called a node.
       levels: the quantiles over neurons that summarise the layer.
     """
 
-    task: BooleanTask
+    task: VectorTask
     _: KW_ONLY
     levels: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
@@ -75,7 +76,8 @@ class AlignmentProbe:
             f"params must hold layer_0, the first dense layer, got {sorted(params)}.",
         )
         supports = self.task.supports(key)
-        a_nm = alignment(params["layer_0"]["kernel"], supports)
+        kernel = self.task.rotate(params["layer_0"]["kernel"].T, key).T
+        a_nm = alignment(kernel, supports)
         levels = jnp.asarray(self.levels, a_nm.dtype)
         return {
             "alignment": a_nm,

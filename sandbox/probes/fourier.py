@@ -6,6 +6,11 @@ with p = softmax(logits) at temperature 1 and x uniform. By Monte Carlo with sta
 errors where the cube is large (`FourierProbe`), exactly where it is small
 (`exact_spectrum`). Everything is signed; claims use |c_A| of class 1.
 
+On other inputs with independent coordinates the x_i of chi_A are the task's own
+coordinates, standardised, so that the chi_A stay orthonormal: (x_i - mu) / sigma on a
+biased cube; on Gaussian inputs <w_i, x> in the frame of the task's directions, whose
+products are multilinear Hermite polynomials.
+
 Source: the curriculum probe of Panigrahi et al. (arXiv 2410.05464). The authors' code
 reports absolute values and does not centre p; centring removes most of the noise.
 
@@ -26,7 +31,7 @@ from jaxtyping import Float, Int
 from sandbox.errors import ConfigError, require
 from sandbox.models.base import Model
 from sandbox.probes.subsets import in_support_subsets, off_support_subsets
-from sandbox.tasks.base import MAX_ENUMERATED_BITS, BooleanTask
+from sandbox.tasks.base import MAX_ENUMERATED_BITS, VectorTask
 from sandbox.types import Array, Params
 
 __all__ = [
@@ -57,21 +62,35 @@ def monomials(
 
 
 class _Moments(NamedTuple):
-    """Sums over rows of q = p - 1/C; `q_chi` and `chi` per group of monomials."""
+    """Sums over rows of q = p - 1/C; `q_chi` and `chi` per group of monomials.
+
+    `squares` holds those of q^2 chi^2, q chi^2 and chi^2 where chi^2 is not 1.
+    """
 
     q: Array
     qq: Array
     q_chi: dict[str, Array]
     chi: dict[str, Array]
+    squares: dict[str, tuple[Array, Array, Array]]
 
 
-def _moments(p: Array, x: Array, groups: dict[str, Array]) -> _Moments:
+def _moments(
+    p: Array, x: Array, groups: dict[str, Array], *, signs: bool = True
+) -> _Moments:
     """Sums of one batch. The constant 1/C drops out of c_A and keeps the sums small."""
     q_BC = p - 1 / p.shape[1]
     chi_BM = {name: monomials(x, subsets) for name, subsets in groups.items()}
-    dot = {n: jnp.dot(c.T, q_BC, precision="highest") for n, c in chi_BM.items()}
+
+    def dot(a_BM: Array, b_BC: Array) -> Array:
+        return jnp.dot(a_BM.T, b_BC, precision="highest")
+
+    squares = {} if signs else {n: c**2 for n, c in chi_BM.items()}
     return _Moments(
-        q_BC.sum(0), (q_BC**2).sum(0), dot, {n: c.sum(0) for n, c in chi_BM.items()}
+        q_BC.sum(0),
+        (q_BC**2).sum(0),
+        {n: dot(c, q_BC) for n, c in chi_BM.items()},
+        {n: c.sum(0) for n, c in chi_BM.items()},
+        {n: (dot(s, q_BC**2), dot(s, q_BC), s.sum(0)) for n, s in squares.items()},
     )
 
 
@@ -79,13 +98,19 @@ def _correlate(sums: _Moments, name: str, n_rows: int) -> tuple[Array, Array]:
     """Correlations and standard errors `(M, C)` of a group.
 
     With z = (p - pbar) chi, sum z = sum p chi - pbar sum chi, and since chi^2 = 1,
-    sum z^2 = sum (p - pbar)^2 = sum p^2 - B pbar^2: no cross term is needed. Then
+    sum z^2 = sum (p - pbar)^2 = sum p^2 - B pbar^2: no cross term is needed. Elsewhere
+    sum z^2 = sum p^2 chi^2 - 2 pbar sum p chi^2 + pbar^2 sum chi^2. Then
     var = (sum z^2 - B c^2) / (B - 1) and the standard error is sqrt(var / B).
     """
     mean_C = sums.q / n_rows
     c_MC = (sums.q_chi[name] - sums.chi[name][:, None] * mean_C[None, :]) / n_rows
-    spread_C = sums.qq / n_rows - mean_C**2
-    var_MC = jnp.maximum(spread_C[None, :] - c_MC**2, 0)
+    if name in sums.squares:
+        qq_MC, q_MC, one_M = sums.squares[name]
+        spread_MC = qq_MC - 2 * mean_C[None, :] * q_MC
+        spread_MC = (spread_MC + one_M[:, None] * mean_C[None, :] ** 2) / n_rows
+    else:
+        spread_MC = (sums.qq / n_rows - mean_C**2)[None, :]
+    var_MC = jnp.maximum(spread_MC - c_MC**2, 0)
     return c_MC, jnp.sqrt(var_MC / (n_rows - 1))
 
 
@@ -128,7 +153,7 @@ def fwht(values: Float[Array, "N C"]) -> Float[Array, "N C"]:
 
 
 def exact_spectrum(
-    task: BooleanTask, model: Model, params: Params, key: Any | None = None
+    task: VectorTask, model: Model, params: Params, key: Any | None = None
 ) -> Float[Array, "N C"]:
     """All 2^d Fourier coefficients of the class probabilities, without sampling error.
 
@@ -136,11 +161,12 @@ def exact_spectrum(
     forward passes.
 
     Args:
-      task: a task whose cube can be enumerated (d <= 20).
+      task: one on the unbiased cube that can be enumerated (d <= 20).
       model: the network.
       params: its parameters.
       key: the lane's task key; needed only where the support is random.
     """
+    check_uniform(task)
     cube = task.enumerate(key) if task.d <= MAX_ENUMERATED_BITS else None
     if cube is None:
         raise ConfigError(
@@ -153,12 +179,21 @@ def exact_spectrum(
     return fwht(p.reshape(n, -1))
 
 
+def check_uniform(task: VectorTask) -> None:
+    """Refuses tasks without an exact spectrum for their inputs."""
+    require(
+        task.uniform_signs,
+        f"probe.task: an exact spectrum needs inputs uniform on the cube, and those of"
+        f" {type(task).__name__} are biased or no signs; FourierProbe measures them.",
+    )
+
+
 @dataclass(frozen=True)
 class FourierProbe:
     """Monte-Carlo correlations with in-support and off-support monomials.
 
     Attributes:
-      task: any Boolean task; one row of its `supports` is called a node.
+      task: any task on vectors; one row of its `supports` is called a node.
       model: the network whose softmax is probed.
       degrees: degrees of the monomials. A degree above k has no in-support entry.
       off_count: random off-support monomials per degree (all, if there are fewer).
@@ -169,7 +204,7 @@ class FourierProbe:
       seed: draws the off-support monomials.
     """
 
-    task: BooleanTask
+    task: VectorTask
     model: Model
     _: KW_ONLY
     degrees: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -224,7 +259,8 @@ class FourierProbe:
 
         Returns:
           `in_support/{degree}`, `off_support/{degree}`: signed correlations
-          `(n, M, C)`; `degree1`: `(d, C)` in coordinate order; and each one's
+          `(n, M, C)`; `degree1`: `(d, C)` in the order of the coordinates (or of the
+          axes of the task's frame, where it has one); and each one's
           Monte-Carlo standard error under the same name with `in_support_se`,
           `off_support_se`, `degree1_se`.
         """
@@ -236,7 +272,8 @@ class FourierProbe:
             t0 = jnp.uint32(self.first_row) + jnp.asarray(start, jnp.uint32)
             x = self.task.sample(key, t0, n_rows, split="probe").x
             p = jax.nn.softmax(self.model.apply(params, x).logits, -1)
-            return _moments(p, x, flat)
+            z = self.task.standardise(self.task.rotate(x, key))
+            return _moments(p, z, flat, signs=self.task.uniform_signs)
 
         def add(i: Array, sums: _Moments) -> _Moments:
             return jax.tree.map(jnp.add, sums, part(i * self.batch, self.batch))

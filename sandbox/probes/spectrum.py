@@ -14,8 +14,8 @@ import numpy as np
 
 from sandbox.errors import require
 from sandbox.models.base import Model
-from sandbox.probes.fourier import exact_spectrum
-from sandbox.tasks.base import MAX_ENUMERATED_BITS, BooleanTask
+from sandbox.probes.fourier import check_uniform, exact_spectrum
+from sandbox.tasks.base import MAX_ENUMERATED_BITS, VectorTask
 from sandbox.types import Array, Params
 
 
@@ -24,15 +24,16 @@ class SpectrumProbe:
     """Exact Fourier weight per degree, in all and on the support.
 
     Attributes:
-      task: a Boolean task with d <= 20.
+      task: a Boolean task on an unbiased cube with d <= 20.
       model: the network whose softmax is probed.
     """
 
-    task: BooleanTask
+    task: VectorTask
     model: Model
 
     def __post_init__(self) -> None:
-        """Refuses cubes that cannot be listed."""
+        """Refuses cubes that cannot be listed, and biased ones."""
+        check_uniform(self.task)
         require(
             self.task.d <= MAX_ENUMERATED_BITS,
             f"probe.task.d must be at most {MAX_ENUMERATED_BITS} for an exact spectrum,"

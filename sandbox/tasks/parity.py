@@ -7,7 +7,7 @@ Panigrahi et al. (arXiv 2410.05464), section 3.
 
 Example:
     >>> Parity(d=32, k=6, support=RandomSupport())
-    Parity(d=32, k=6, support=RandomSupport())
+    Parity(d=32, p=0.5, k=6, support=RandomSupport())
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from sandbox.errors import require
 from sandbox.store.config import is_number
-from sandbox.tasks.base import BooleanTask
+from sandbox.tasks.base import BooleanTask, VectorTask
 from sandbox.types import Array, Batch
 
 
@@ -45,6 +45,60 @@ class ExplicitSupport:
 Support = FirstSupport | RandomSupport | ExplicitSupport
 
 
+def check_support(support: object, k: int, d: int) -> None:
+    """Refuses what is no support of k of d coordinates."""
+    require(
+        isinstance(support, Support),
+        "task.support must be FirstSupport(), RandomSupport() or"
+        f" ExplicitSupport(indices=...), got {support!r}.",
+    )
+    if isinstance(support, ExplicitSupport):
+        s = support.indices
+        require(
+            isinstance(s, tuple) and all(type(i) is int for i in s),
+            f"task.support.indices must be a tuple of whole numbers, got {s!r}.",
+        )
+        require(
+            len(s) == k,
+            f"task.support.indices must name k = {k} coordinates, got {len(s)}.",
+        )
+        require(
+            len(set(s)) == len(s),
+            f"task.support.indices must be distinct, got {s}.",
+        )
+        require(
+            all(0 <= i < d for i in s),
+            f"task.support.indices must lie in 0..d-1 = 0..{d - 1}, got {s}.",
+        )
+
+
+def place_support(
+    task: VectorTask, support: Support, k: int, key: Any
+) -> Int[Array, "1 k"]:
+    """The coordinates of a support in increasing order, as the only row.
+
+    Args:
+      task: whose support it is.
+      support: where it lies.
+      k: its size.
+      key: the lane's task key; needed only where the support is random.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    if isinstance(support, FirstSupport):
+        s = jnp.arange(k)
+    elif isinstance(support, ExplicitSupport):
+        s = jnp.asarray(sorted(support.indices))
+    else:
+        require(
+            key is not None,
+            "a task with a random support needs the lane's task key; pass key=.",
+        )
+        s = jnp.sort(jax.random.permutation(task.support_key(key), task.d)[:k])
+    return s[None, :]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parity(BooleanTask):
     """Sparse parity without noise.
@@ -66,49 +120,11 @@ class Parity(BooleanTask):
             1 <= self.k <= self.d,
             f"task.k must lie in 1..d = 1..{self.d}, got {self.k}.",
         )
-        require(
-            isinstance(self.support, Support),
-            "task.support must be FirstSupport(), RandomSupport() or"
-            f" ExplicitSupport(indices=...), got {self.support!r}.",
-        )
-        if isinstance(self.support, ExplicitSupport):
-            s = self.support.indices
-            require(
-                isinstance(s, tuple) and all(type(i) is int for i in s),
-                f"task.support.indices must be a tuple of whole numbers, got {s!r}.",
-            )
-            require(
-                len(s) == self.k,
-                f"task.support.indices must name k = {self.k} coordinates, got"
-                f" {len(s)}.",
-            )
-            require(
-                len(set(s)) == len(s),
-                f"task.support.indices must be distinct, got {s}.",
-            )
-            require(
-                all(0 <= i < self.d for i in s),
-                f"task.support.indices must lie in 0..d-1 = 0..{self.d - 1}, got {s}.",
-            )
+        check_support(self.support, self.k, self.d)
 
     def supports(self, key: Any) -> Int[Array, "1 k"]:
         """The support in increasing order, as the only row."""
-        import jax
-        import jax.numpy as jnp
-
-        if isinstance(self.support, FirstSupport):
-            s = jnp.arange(self.k)
-        elif isinstance(self.support, ExplicitSupport):
-            s = jnp.asarray(sorted(self.support.indices))
-        else:
-            require(
-                key is not None,
-                "a task with a random support needs the lane's task key; pass key=.",
-            )
-            s = jnp.sort(
-                jax.random.permutation(self.support_key(key), self.d)[: self.k]
-            )
-        return s[None, :]
+        return place_support(self, self.support, self.k, key)
 
     def labels(
         self, x: Float[Array, "B d"], supports: Int[Array, "1 k"]

@@ -100,7 +100,7 @@ STUDY = [
         "cpu --student-samples -1",
         "student_samples must be at least",
     ),
-    ("template", "smoke --setting.task.k 2", "task.k must lie in 3..d, got 2"),
+    ("template", "smoke --setting.task.k 30", "task.k must lie in 1..d, got 30"),
     ("template", "paper", "no preset 'paper'; it is one of smoke, cpu"),
 ]
 
@@ -273,8 +273,8 @@ CONFIGS = [
     ('"eps": 0.125', '"eps": 1' + "0" * 400, "$.task.eps: expected a whole number bel"),
     ('"NoisyParity"', '"NoisyParty"', "$.task.type: expected one of "),
     ('"NoisyParity"', '"NoisyParty"', "got 'NoisyParty'; did you mean NoisyParity?"),
-    ('"NoisyParity"', '["NoisyParity"]', "$.task.type: expected one of Hierarchy, "),
-    ('"NoisyParity"', '"RunSpec"', "$.task.type: expected one of Hierarchy, Masked"),
+    ('"NoisyParity"', '["NoisyParity"]', "$.task.type: expected one of Expansion, "),
+    ('"NoisyParity"', '"RunSpec"', "$.task.type: expected one of Expansion, Hier"),
     ('"ExplicitSupport"', '"subprocess.Popen"', "$.task.support.type: expected one"),
     ('[3, 1]', '{"0": 3}', "$.task.support.indices: expected a list"),
     ('[3, 1]', "[3, [1]]", "$.task.support.indices[1]: expected int, got [1]"),

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from sandbox.errors import ConfigError
-from sandbox.tasks.base import SPLITS, BooleanTask, Task, cube_rows
+from sandbox.tasks.base import SPLITS, BooleanTask, Task, VectorTask, cube_rows
+from sandbox.tasks.boolean import staircase
+from sandbox.tasks.gaussian import MultiIndex, RandomDirections
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import NoisyParity, Parity, RandomSupport
 
@@ -16,11 +18,15 @@ TASKS = [
     Parity(d=33, k=3, support=RandomSupport()),
     NoisyParity(d=33, k=3, eps=0.4),
     Hierarchy(d=33, depth=3, feature_complexity=2, layout="random"),
+    staircase(33, (1, 2, 1), support=RandomSupport(), p=0.3),
+    MultiIndex(
+        d=33, degrees=((1, 1),), coefficients=(1.0,), support=RandomDirections()
+    ),
 ]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: type(t).__name__)
-def test_rows_do_not_depend_on_the_call(task: BooleanTask, key: jax.Array) -> None:
+def test_rows_do_not_depend_on_the_call(task: VectorTask, key: jax.Array) -> None:
     draw = jax.jit(partial(task.sample, split="train"), static_argnums=2)
     whole = draw(key, 0, 12)
     parts = [draw(key, t, 1) for t in range(12)]
@@ -32,7 +38,7 @@ def test_rows_do_not_depend_on_the_call(task: BooleanTask, key: jax.Array) -> No
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: type(t).__name__)
-def test_jit_and_vmap_change_nothing(task: BooleanTask) -> None:
+def test_jit_and_vmap_change_nothing(task: VectorTask) -> None:
     assert isinstance(task, Task)
     keys = jax.random.split(jax.random.key(5), 3)
 
