@@ -40,12 +40,12 @@ class Mask(NamedTuple):
 
     Attributes:
       visible: keys that may be attended to.
-      rows: a random word per query, `(..., N)`; `(..., 0)` without dropout.
-      columns: a random word per key, likewise.
+      rows: a random word per query, `(..., Q)`; `(..., 0)` without dropout.
+      columns: a random word per key, `(..., N)`, likewise.
     """
 
     visible: Bool[Array, "*batch N"]
-    rows: UInt[Array, "*heads R"]
+    rows: UInt[Array, "*heads Q"]
     columns: UInt[Array, "*heads R"]
 
 
@@ -71,7 +71,7 @@ def use_tiles(n: int) -> bool:
 
 
 def attend(
-    q: Float[Array, "B H N D"],
+    q: Float[Array, "B H Q D"],
     k: Float[Array, "B H N D"],
     v: Float[Array, "B H N W"],
     visible: Bool[Array, "B N"],
@@ -81,35 +81,36 @@ def attend(
     rate: float = 0.0,
     tiled: bool = False,
     half: bool = False,
-) -> Float[Array, "B H N W"]:
+) -> Float[Array, "B H Q W"]:
     """Weighted sums of the values.
 
     Args:
-      q: queries, already scaled by 1/sqrt(D).
+      q: queries of the last Q of the N positions, already scaled by 1/sqrt(D).
       k: keys.
       v: values.
       visible: keys that may be attended to.
       causal: whether a query sees only keys at or before its own position.
-      words: random, one for each query and one for each key; None drops no weights.
+      words: random, for each position one as a query and one as a key; None drops no
+        weights.
       rate: probability that a weight is dropped.
       tiled: one (sentence, head) at a time; moves no bit but those of rounding.
       half: products with bfloat16 factors and float32 sums.
     """
     if words is None or rate == 0:
         rate, words = 0.0, jnp.zeros((*q.shape[:2], 2, 0), jnp.uint32)
-    mask = Mask(visible, words[:, :, 0], words[:, :, 1])
+    mask = Mask(visible, words[:, :, 0, -q.shape[2] :], words[:, :, 1])
     static = Static(causal, rate, tiled, half)
     return _attend(static, q, k, v, mask)
 
 
 def attention_weights(
-    q: Float[Array, "B H N D"],
+    q: Float[Array, "B H Q D"],
     k: Float[Array, "B H N D"],
     visible: Bool[Array, "B N"],
     *,
     causal: bool,
     half: bool = False,
-) -> Float[Array, "B H N N"]:
+) -> Float[Array, "B H Q N"]:
     """The weights themselves, without dropout; rows sum to 1, or 0 if all is hidden."""
     s = _scores(q, k, visible[:, None, :], causal=causal, half=half)
     top = lax.stop_gradient(jnp.maximum(s.max(-1, keepdims=True), FLOOR))
@@ -191,12 +192,15 @@ def _tile_backward(
 
 
 def _scores(q: Array, k: Array, visible: Array, *, causal: bool, half: bool) -> Array:
-    """`(..., N, N)`, `HIDDEN` where not allowed."""
+    """`(..., Q, N)`, `HIDDEN` where not allowed."""
     s = _dot(q, k, "qd,kd->qk", half=half)
     allowed = visible[..., None, :]
     if causal:
         i = jnp.arange(s.shape[-1], dtype=jnp.int32)
-        lower = (i[None, :] <= i[:, None]).reshape((1,) * (s.ndim - 2) + s.shape[-2:])
+        queries = i[-s.shape[-2] :]
+        lower = (i[None, :] <= queries[:, None]).reshape(
+            (1,) * (s.ndim - 2) + s.shape[-2:]
+        )
         allowed = allowed & lower
     return jnp.where(allowed, s, jnp.asarray(HIDDEN, s.dtype))
 

@@ -139,6 +139,7 @@ class Transformer:
         *,
         key: Any | None = None,
         taps: Sequence[str] = (),
+        last: bool = False,
     ) -> Outputs:
         """Logits `(B, N, n_classes)` and the named activations.
 
@@ -152,6 +153,9 @@ class Transformer:
           x: tokens; `valid` is not read.
           key: for dropout; None turns it off.
           taps: names from `self.taps`.
+          last: return the logits of the last position only, `(B, 1, n_classes)`, and
+            compute no more of the last layer than they need; its activations then
+            have one position as well (of attention weights, one query).
         """
         from sandbox.models.transformer_module import run
 
@@ -166,7 +170,7 @@ class Transformer:
             f"model.positions must be at least the {n} positions of the input, got"
             f" {self.positions}.",
         )
-        return run(self, params, x, key=key, taps=taps)
+        return run(self, params, x, key=key, taps=taps, last=last)
 
     def width_axes(self, params: Params) -> Params:
         """Roles of the axes.

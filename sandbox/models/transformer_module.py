@@ -76,8 +76,10 @@ def run(
     *,
     key: Array | None,
     taps: Sequence[str],
+    last: bool,
 ) -> Outputs:
     """The forward pass; see `Transformer.apply`."""
+    n = x.ids.shape[1]
     half = model.compute == "bfloat16"
     eps = 1e-12 if model.kind == "bert" else 1e-5
     bert = model.kind == "bert"
@@ -93,18 +95,19 @@ def run(
     def dropped(h: Array) -> Array:
         if words is None:
             return h
-        rows, columns = words.take(*h.shape[:2]), words.take(1, h.shape[2])
-        return drop(h, rows, columns, rate=model.dropout)
+        rows, columns = words.take(h.shape[0], n), words.take(1, h.shape[2])
+        return drop(h, rows[:, -h.shape[1] :], columns, rate=model.dropout)
+
+    def read(h: Array, i: int) -> Array:
+        """The positions whose output layer i has to compute."""
+        return h[:, -1:] if last and i == model.layers - 1 else h
 
     def norm(p: Params, h: Array) -> Array:
         return layer_norm(h, p["scale"], p["bias"], eps=eps)
 
     def attention(p: Params, h: Array, i: int) -> Array:
-        kernel = p["qkv"]["kernel"]
-        scale = model.head_dim**-0.5
-        qkv = dense(h, kernel, p["qkv"]["bias"], half=half)  # (B, N, 3, H, D)
-        q, k, v = jnp.moveaxis(qkv, (2, 3), (0, 2))
-        q = q * scale
+        q, k, v = _qkv(p["qkv"], h, read(h, i), half=half)
+        q = q * model.head_dim**-0.5
         causal = not bert
         keep(
             f"attention_{i}",
@@ -116,9 +119,9 @@ def run(
             v,
             x.visible,
             causal=causal,
-            words=words and words.take(*q.shape[:2], 2, q.shape[2]),
+            words=words and words.take(*q.shape[:2], 2, n),
             rate=model.dropout,
-            tiled=use_tiles(x.ids.shape[1]),
+            tiled=use_tiles(q.shape[2]),
             half=half,
         )
         out = jnp.moveaxis(out, 1, 2)
@@ -142,9 +145,9 @@ def run(
         p = params[f"layer_{i}"]
         for branch, part in ((attention, p["attention"]), (mlp, p["mlp"])):
             if bert:
-                h = norm(part["norm"], h + branch(part, h, i))
+                h = norm(part["norm"], read(h, i) + branch(part, h, i))
             else:
-                h = h + branch(part, norm(part["norm"], h), i)
+                h = read(h, i) + branch(part, norm(part["norm"], h), i)
         keep(f"residual_{i + 1}", h)
     head = params["head"]
     if bert:
@@ -157,6 +160,17 @@ def run(
     if bert:
         logits = logits + head["bias"][None, None, : model.n_classes]
     return Outputs(logits, acts)
+
+
+def _qkv(p: Params, h: Array, read: Array, *, half: bool) -> tuple[Array, ...]:
+    """Queries of the positions `read`, keys and values of all: `(B, H, N, D)` each."""
+    kernel, bias = p["kernel"], p["bias"]
+    if read is h:
+        parts = dense(h, kernel, bias, half=half)  # (B, N, 3, H, D)
+        return tuple(jnp.moveaxis(parts, (2, 3), (0, 2)))
+    q = dense(read, kernel[:, 0], bias[0], half=half)
+    kv = dense(h, kernel[:, 1:], bias[1:], half=half)
+    return (jnp.moveaxis(q, 2, 1), *jnp.moveaxis(kv, (2, 3), (0, 2)))
 
 
 def _words(model: "Transformer", key: Array, b: int, n: int) -> Words:
