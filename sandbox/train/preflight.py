@@ -175,11 +175,18 @@ def _forward(spec: RunSpec, model: Any, n: int) -> tuple[int, int]:
 
 
 def _results(jaxpr: Any, times: int) -> Iterator[tuple[str, int, int]]:
-    """Primitive, bytes and repetitions of everything that a program computes."""
+    """Primitive, bytes and repetitions of everything that a program computes.
+
+    What has a gradient of its own (attention) keeps its results, counted as one
+    product, and computes again what is inside, which is repeated 0 times here.
+    """
     for eqn in jaxpr.eqns:
         parts = [p for v in eqn.params.values() for p in _programs(v)]
+        again = eqn.primitive.name == "custom_vjp_call"
         for part in parts:
-            yield from _results(part, times * eqn.params.get("length", 1))
+            yield from _results(part, times * eqn.params.get("length", 1) * (not again))
+        if again:
+            yield "dot_general", _bytes([v.aval for v in eqn.outvars]), times
         if not parts or eqn.primitive.name in ("scan", "while"):
             size = _bytes([v.aval for v in eqn.outvars])
             yield eqn.primitive.name, size, times
