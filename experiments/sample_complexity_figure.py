@@ -206,6 +206,7 @@ def _draw_axis(ax: "Axes", rows: list[Solved], axis: str, *, log: bool) -> None:
         )
     _log_axes(ax)
     ax.set_xscale("log" if log else "linear")
+    ax.minorticks_off()
     ax.set_xticks(x, [f"{v:g}" for v in x])
     ax.set_ylabel("samples to accuracy .90")
 

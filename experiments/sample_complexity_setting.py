@@ -179,7 +179,7 @@ def smoke() -> Config:
 
 
 def cpu() -> Config:
-    """Parities of 4, 5 and 6 of 16 to 48 bits, ten to twenty teachers of width 1000."""
+    """Parities of 4, 5 and 6 of 16 to 48 bits, ten teachers of width 1000."""
     return Config(
         grid=(
             (16, 4, 256), (24, 4, 512), (32, 4, 1024), (48, 4, 2048),
@@ -188,8 +188,8 @@ def cpu() -> Config:
         ),
         main_k=5,
         base=(32, 5, 2048),
-        widths=(10, 20, 50, 100),
-        noises=(0.05, 0.1),
+        widths=(10, 100),
+        noises=(0.1,),
         teacher_width=1000,
         holds=(5120, 10_240, 20_480),
         hold=20_480,
@@ -197,7 +197,7 @@ def cpu() -> Config:
         one_shot_cap=8.0,
         cap=4.0,
         min_teachers=10,
-        max_teachers=20,
+        max_teachers=10,
         group=10,
         precision=0.6,
     )  # fmt: skip

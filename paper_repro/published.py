@@ -34,3 +34,11 @@ PCFG_ACCURACY: dict[str, list[tuple[float, float]]] = {
 
 Steps in thousands; good to about 0.01.
 """
+
+TRANSFORMER_ACCURACY: dict[str, list[tuple[float, float]]] = {
+    "teacher": [(3.2, 0.5), (3.7, 1.0)],
+    "progressive": [(3.4, 0.5), (3.8, 1.0)],
+    "one_shot": [(8.0, 0.5)],
+    "ce": [(8.0, 0.5)],
+}
+"""Figure 1 (middle): GPT-2 with 32 heads, GPT-2 with 4."""

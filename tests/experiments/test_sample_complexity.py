@@ -127,7 +127,7 @@ def test_problems_are_listed_once():
         50,
         100,
     ]
-    assert [s.problem.eps for s in result.along("eps", d=32, k=5)] == [0, 0.05, 0.1]
+    assert [s.problem.eps for s in result.along("eps", d=32, k=5)] == [0, 0.1]
     assert [s.problem.d for s in result.along("d", k=6)] == [16, 24, 32]
 
 

@@ -38,7 +38,9 @@ compiled = partial(jax.jit, compiler_options=_CHEAP)
 
 
 def network(**fields: Any) -> Transformer:
-    sizes = dict(kind="gpt2", vocab=2, n_classes=2, positions=D, layers=2, heads=2)
+    sizes: dict[str, Any] = dict(
+        kind="gpt2", vocab=2, n_classes=2, positions=D, layers=2, heads=2
+    )
     return Transformer(**(sizes | {"head_dim": 3, "mlp_ratio": 2} | fields))
 
 
@@ -62,8 +64,7 @@ def tokens(x: jax.Array) -> Tokens:
     return Tokens(ids, yes, yes)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "bert"])
-@pytest.mark.parametrize("key", [None, 5], ids=["plain", "dropout"])
+@pytest.mark.parametrize(("kind", "key"), [("gpt2", 5), ("bert", None)])
 def test_the_networks_last_position(x64: None, kind: str, key: int | None) -> None:
     """Logits, activations and gradients, in float64 to its rounding.
 
@@ -97,17 +98,19 @@ def test_the_networks_last_position(x64: None, kind: str, key: int | None) -> No
     close(acts["attention_1"], all_acts["attention_1"][:, :, -1:])
 
 
-@pytest.mark.parametrize("tiled", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("causal", "tiled"), [(True, True), (False, False)])
 def test_queries_of_the_last_positions(causal: bool, tiled: bool) -> None:
     """Fewer queries get what all of them get, also under dropout."""
     n, last = 7, 3
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 2, n, 4))
     visible = jnp.ones((2, n), bool).at[1, 2].set(False)
     words = jax.random.bits(jax.random.key(1), (2, 2, 2, n), jnp.uint32)
-    run = partial(attend, causal=causal, words=words, rate=0.4)
-    whole = run(q, k, v, visible)
-    few = run(q[:, :, -last:], k, v, visible, tiled=tiled)
+
+    def run(q: jax.Array, tiled: bool) -> jax.Array:
+        options: dict[str, Any] = dict(causal=causal, words=words, rate=0.4)
+        return compiled(lambda q: attend(q, k, v, visible, tiled=tiled, **options))(q)
+
+    whole, few = run(q, False), run(q[:, :, -last:], tiled)
     np.testing.assert_allclose(few, whole[:, :, -last:], rtol=1e-5, atol=1e-6)
     assert not np.allclose(whole[:, :, -last:], whole[:, :, :last])
 
@@ -117,17 +120,19 @@ def test_plus_is_token_0_and_minus_token_1() -> None:
     params = shaken(model)
     table = params["embedding"]["token"]
     other = params | {"embedding": params["embedding"] | {"token": table[::-1]}}
-    logits = model.apply(params, x).logits
-    np.testing.assert_allclose(model.apply(other, -x).logits, logits, atol=1e-5)
-    assert not np.allclose(model.apply(params, -x).logits, logits, atol=1e-2)
+    answer = compiled(lambda p, x: model.apply(p, x).logits)
+    logits = answer(params, x)
+    np.testing.assert_allclose(answer(other, -x), logits, atol=1e-5)
+    assert not np.allclose(answer(params, -x), logits, atol=1e-2)
 
 
 def test_many_rows_are_the_same_rows() -> None:
     """More rows than one pass takes, and not a whole number of passes."""
     model, x = BitTransformer(d=D, network=network()), bits(bit_transformer.ROWS + 9)
     params = shaken(model)
-    alone = [model.apply(params, x[i : i + 9]).logits for i in (0, 40, len(x) - 9)]
-    whole = compiled(model.apply)(params, x).logits
+    answer = compiled(lambda p, x: model.apply(p, x).logits)
+    alone = [answer(params, x[i : i + 9]) for i in (0, 40, len(x) - 9)]
+    whole = answer(params, x)
     assert whole.shape == (len(x), 2)
     for i, part in zip((0, 40, len(x) - 9), alone, strict=True):
         np.testing.assert_allclose(whole[i : i + 9], part, rtol=1e-4, atol=1e-5)
@@ -144,13 +149,13 @@ def test_weights_of_hugging_face_read_bits(reference_dir: Path) -> None:
     x = bits(6, d)
     ids = jnp.where(x > 0, *two).astype(jnp.int32)
     yes = jnp.ones(ids.shape, bool)
-    want = all_of_it.apply(params, Tokens(ids, yes, yes)).logits[
-        :, -1, jnp.asarray(two)
-    ]
-    got = BitTransformer(d=d, network=net).apply(small, x).logits
+    want = compiled(all_of_it.apply)(params, Tokens(ids, yes, yes)).logits
+    want = want[:, -1, jnp.asarray(two)]
+    got = compiled(BitTransformer(d=d, network=net).apply)(small, x).logits
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_equal_a_hand_loop(tmp_path: Path) -> None:
     """A teacher by labels and a one-shot student, 24 steps of Adam each, in float64.
 
@@ -187,19 +192,23 @@ def test_runs_equal_a_hand_loop(tmp_path: Path) -> None:
     assert from_json(RunSpec, to_json(student), extra=BUILT_IN) == student
 
     with jax.enable_x64(True):
-        trained = jax.tree.map(lambda p: p[0, 0], runs[0].trajectory.read(samples))
+        stored = runs[0].trajectory.read(samples)
+        trained = jax.tree.map(lambda p: jnp.asarray(p[0, 0]), stored)
         raw = teacher.model.network  # pyright: ignore[reportAttributeAccessIssue]
 
-        def answers(x: jax.Array) -> jax.Array:
-            return jax.nn.softmax(raw.apply(trained, tokens(x)).logits[:, -1])
+        @compiled
+        def answers(x: Tokens) -> jax.Array:
+            return jax.nn.softmax(raw.apply(trained, x).logits[:, -1])
+
+        def rate_at(step: Any) -> jax.Array:
+            return 0.01 * jnp.minimum(1, (batch * jnp.asarray(step, float) + 1) / 96)
 
         for spec, run, split in zip(
             (teacher, student), runs, ("train", "distill"), strict=True
         ):
             net = spec.model.network  # pyright: ignore[reportAttributeAccessIssue]
             params = net.init(init_key(3, spec.kind))
-            rises = lambda i: 0.01 * jnp.minimum(1.0, (8 * i + 1) / 96)  # noqa: E731
-            steps = optax.adam(rises, eps=1e-4)
+            steps = optax.adam(rate_at, eps=1e-4)
             state = steps.init(params)
 
             def loss(p: Params, x: Tokens, target: jax.Array, net: Any = net) -> Any:
@@ -210,7 +219,7 @@ def test_runs_equal_a_hand_loop(tmp_path: Path) -> None:
             for t in range(0, samples, batch):
                 rows = task.sample(task_key(3), jnp.uint32(t), batch, split=split)
                 hard = jax.nn.one_hot(rows.y, 2)
-                target = answers(rows.x) if spec is student else hard
+                target = answers(tokens(rows.x)) if spec is student else hard
                 grad = slope(params, tokens(rows.x), target)
                 change, state = steps.update(grad, state)
                 params = optax.apply_updates(params, change)
