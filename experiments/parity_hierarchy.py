@@ -225,6 +225,17 @@ def student_spec(config: Config, teachers: Teachers, nodes: Nodes) -> "RunSpec":
     return teachers.students(strategies(config, steps, hold=teachers.holds()))
 
 
+CAPTION = """\
+Tree labels: every inner node of a binary tree has a parity of its own, the class is the
+leaf that all of them lead to. Top left: accuracy against samples in units of the
+teacher's n90, medians and quartiles of seeds; it climbs node by node. Top right:
+samples to .90 of every run. Bottom left: accuracy of the teachers at each node, ticks
+where each seed's transition lies by the rule of `locate`. Bottom right: mean
+|correlation| of the node's output with the coordinates of its support minus that with
+the others, vertical lines where the nodes are learned (medians).
+"""
+
+
 def draw(result: Result) -> "Figure":
     """Four panels: students, samples to .90, and the nodes' accuracy and leaks.
 

@@ -10,6 +10,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+CAPTION = """\
+Samples until a network has accuracy .90 on (d, k)-parity, batch 1. Top left: medians
+(Kaplan-Meier, so that runs not there by their cap count as they are) with 95% bootstrap
+intervals over teachers, each with its own support, weights and samples; a triangle at
+the cap where fewer than half arrive; dotted, powers of d through the CE line; dashed,
+the length of the 2-shot student's first stage, below which it cannot be. Top middle:
+exponents of n90 in d fitted to single runs, censored ones included; dotted, k - 1, what
+learning from labels costs asymptotically. Progressive students go at the pace of their
+teacher and are counted from its start; the 2-shot student's own samples are counted.
+Top right: slopes between neighbouring medians, which one fit would hide. Bottom left:
+2-shot with first stages of several lengths (dashed). Bottom middle and right: student
+width and label noise at one problem, where they were varied.
+"""
+
 LABELS = {
     "teacher": "teacher",
     "ce": "CE (labels)",

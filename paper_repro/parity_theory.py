@@ -37,6 +37,7 @@ def report(result: Result, scale: str) -> Measured:
         figure=parity_theory.draw(result),
         claims=claims(result),
         probe_seconds=result.seconds,
+        caption=parity_theory.CAPTION,
         measured=numbers(result),
         summary=tuple(summarize(result)),
     )

@@ -22,6 +22,7 @@ def reproduce(scale: str, root: Path) -> ParityReport:
         claims=claims(result),
         teachers=result.teachers,
         students=result.students,
+        caption=parity_transformer.CAPTION,
         probe_seconds=sum(t.probe_seconds for t in result.teachers),
     )
 

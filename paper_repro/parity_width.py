@@ -60,6 +60,7 @@ def reproduce(scale: str, root: Path) -> WidthReport:
         config=result.config,
         figure=parity_width.draw(result),
         claims=[] if scale == "paper" else [width_claim(result)],
+        caption=parity_width.CAPTION,
         probe_seconds=0.0,
         result=result,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from paper_repro.claims import Claim, print_table, write_results
 from sandbox.plotting.style import save
 from sandbox.store.config import to_json
+from sandbox.store.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +31,7 @@ class Report:
       figure: drawn from the store.
       claims: evaluated by their rules.
       probe_seconds: what the measurements took.
+      caption: what the figure shows, for a reader of the figure alone.
     """
 
     study: str
@@ -38,9 +40,10 @@ class Report:
     figure: "Figure"
     claims: Sequence[Claim]
     probe_seconds: float
+    caption: str = ""
 
     def publish(self, *, figures: Path = FIGURES, results: Path = RESULTS) -> None:
-        """Writes figure and results, prints the claims table."""
+        """Writes figure, caption and results, prints the claims table."""
         png, svg = save(self.figure, figures / self.scale / self.study)
         path = results / f"{self.study}.{self.scale}.json"
         header = self.header()
@@ -48,7 +51,11 @@ class Report:
         print_table(self.title(), self.claims)
         for what in header.get("left_out", ()):
             print(f"left out: {what}")
-        for p in (png, svg, path):
+        written = [png, svg, path]
+        if self.caption:
+            written.append(png.with_suffix(".md"))
+            write_atomic(written[-1], self.caption.encode())
+        for p in written:
             print(p.relative_to(ROOT) if p.is_relative_to(ROOT) else p)
 
     def title(self) -> str:

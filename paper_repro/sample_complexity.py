@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments import sample_complexity
 from experiments.sample_complexity import Result, Solved
+from experiments.sample_complexity_figure import CAPTION
 from experiments.sample_complexity_setting import FITTED
 from paper_repro.claims import Claim, claim_of, number
 from paper_repro.report import Report
@@ -94,6 +95,7 @@ def reproduce(scale: str, root: Path) -> ScalingReport:
         figure=sample_complexity.draw(result),
         claims=claims(result),
         probe_seconds=sum(t.probe_seconds for s in result.solved for t in s.teachers),
+        caption=CAPTION,
         result=result,
     )
 
