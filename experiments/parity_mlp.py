@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from experiments import parity_setting
 from experiments.parity_missing import counts_text, list_missing, missing_runs
-from experiments.parity_setting import Setting, task_text
+from experiments.parity_setting import STOP, Setting, task_text
 from experiments.parity_teachers import (
     Teachers,
     learned_n90,
@@ -241,8 +241,11 @@ def _draw_curves(ax: "Axes", result: Result, published: "dict[str, list]") -> No
         curves[name] = [
             (r.metrics.steps, student_curves(r, name)) for r in result.runs(name)
         ]
+    # Students that train alone stop as soon as they have learned.
+    alone = s.lanes == 1 < s.n_teachers
     for name, rows in curves.items():
-        x, y = scaled_rows(result.teachers, rows)
+        held = {"learned": STOP, "until": s.student_cap} if alone else {}
+        x, y = scaled_rows(result.teachers, rows, **held)
         control = name == "one_shot_hard"
         style = {"linestyle": "--", "shade": False} if control else {}
         label = label_of(name, result.config)

@@ -19,6 +19,9 @@ from sandbox.tasks.parity import FirstSupport, Parity, RandomSupport
 from sandbox.train.optim import SGD, LearningRate, Optimizer
 from sandbox.train.spec import RunSpec, Stop, TeacherRef
 
+STOP = 0.95
+"""Accuracy at which the students of a group stop, once all have it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -179,7 +182,7 @@ class Setting:
             model=self.model(self.student_width),
             strategies=replicas(strategies, self.student_inits),
             optimizer=self.student_optimizer,
-            stop=Stop(max_samples=caps, accuracy=0.95),
+            stop=Stop(max_samples=caps, accuracy=STOP),
             eval_every=self.student_eval_every,
             batch_size=self.batch_size,
             eval_points=self.eval_points,

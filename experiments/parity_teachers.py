@@ -237,11 +237,20 @@ def abscissa(teachers: list[Teachers]) -> "np.ndarray":
 
 
 def scaled_rows(
-    teachers: list[Teachers], curves: "list[tuple[np.ndarray, np.ndarray]]"
+    teachers: list[Teachers],
+    curves: "list[tuple[np.ndarray, np.ndarray]]",
+    *,
+    learned: float = 2.0,
+    until: float = 0.0,
 ) -> "tuple[np.ndarray, np.ndarray]":
     """Every group's (steps (R,), values) as (x, y) rows of the usable seeds.
 
-    Values are `(S, R)`, or `(S, I, R)` where every seed has I curves.
+    Args:
+      teachers: the groups.
+      curves: values are `(S, R)`, or `(S, I, R)` where every seed has I curves.
+      learned: a curve that ended at this value or above, because its run stops there,
+        goes on at its last value.
+      until: abscissa up to which it does.
     """
     import numpy as np
 
@@ -251,4 +260,10 @@ def scaled_rows(
     scale = abscissa(teachers)
     keep = np.flatnonzero(~np.isnan(scale))
     flat = [(rows[i][0] / scale[i], y) for i in keep for y in rows[i][1]]
+    flat = [
+        (np.append(x, until), np.append(y, y[-1]))
+        if y[-1] >= learned and x[-1] < until
+        else (x, y)
+        for x, y in flat
+    ]
     return stack_ragged([x for x, _ in flat]), stack_ragged([y for _, y in flat])
