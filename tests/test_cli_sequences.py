@@ -118,6 +118,7 @@ def test_they_are_refused_before_jax_starts(root: Path, tmp_path: Path) -> None:
 PAIRS = {"fourier": SPEC, "ngram": NEXT, "nonterminals": CUBE}
 
 
+@pytest.mark.slow
 def test_nonterminals_end_to_end(
     root: Path,
     tmp_path: Path,

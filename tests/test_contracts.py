@@ -70,7 +70,7 @@ MODELS: list[Any] = [
             vocab=2,
             n_classes=2,
             positions=D,
-            layers=2,
+            layers=1,
             heads=2,
             head_dim=3,
         ),

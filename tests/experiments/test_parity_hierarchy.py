@@ -129,6 +129,7 @@ def test_depth_one_has_the_scale_of_plain_parity(key):
     np.testing.assert_allclose(ours["degree1_se"][0], se, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_probe_against_the_exact_spectrum(key):
     task = Hierarchy(d=7, depth=2, feature_complexity=2)
     model = MLP(d=7, hidden=(12,), n_classes=4)
@@ -189,6 +190,7 @@ def test_order_of_levels_is_scipys():
     assert tied.value == 0
 
 
+@pytest.mark.slow
 def test_every_schedule_is_there_and_teaches_in_order(result):
     assert result.names == [
         "ce", "one_shot", "progressive", "two_shot", "by_level", "by_node",
@@ -213,6 +215,7 @@ def test_every_schedule_is_there_and_teaches_in_order(result):
                 )
 
 
+@pytest.mark.slow
 def test_teachers_learn_node_by_node(result):
     (t,), (n,) = result.teachers, result.nodes
     assert t.usable.all() and n.accuracy.shape == (2, len(t.steps), 3)
@@ -224,6 +227,7 @@ def test_teachers_learn_node_by_node(result):
     assert n.gap.shape == n.accuracy.shape
 
 
+@pytest.mark.slow
 def test_argmax_of_a_perfect_final_teacher_is_the_label(result):
     (t,), (run,) = result.teachers, result.students
     steps = [c.final for c in t.chosen]
@@ -234,6 +238,7 @@ def test_argmax_of_a_perfect_final_teacher_is_the_label(result):
         np.testing.assert_array_equal(ce[s], hard[s])
 
 
+@pytest.mark.slow
 def test_report_and_figure(result, tmp_path, capsys):
     figure = parity_hierarchy.draw(result)
     report = HierarchyReport(
@@ -269,6 +274,7 @@ def test_report_and_figure(result, tmp_path, capsys):
     assert len(leaks.get_lines()) >= 3 + 3
 
 
+@pytest.mark.slow
 def test_second_run_trains_and_measures_nothing(root, result):
     before = {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")}
     assert len(before) == 4  # teachers, students and two measurements
@@ -276,6 +282,7 @@ def test_second_run_trains_and_measures_nothing(root, result):
     assert {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")} == before
 
 
+@pytest.mark.slow
 def test_teachers_that_never_learn_enter_nothing(result):
     stuck = [replace(t, n90=np.full(2, np.inf)) for t in result.teachers]
     lost = replace(result, teachers=stuck)

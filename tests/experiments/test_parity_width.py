@@ -125,6 +125,7 @@ def test_numbers_recover_a_power_law_through_censoring():
     assert last["width_x_median_n90"] == 200 * last["median_n90"]
 
 
+@pytest.mark.slow
 def test_n90_is_the_first_evaluation_at_the_level(result):
     for rate in (0.05,):
         for row, m in zip(result.n90(rate), TINY.widths, strict=True):
@@ -139,6 +140,7 @@ def test_n90_is_the_first_evaluation_at_the_level(result):
     assert np.isfinite(result.n90(0.05)[1]).all()
 
 
+@pytest.mark.slow
 def test_seeds_share_support_and_samples_at_every_width_and_rate(result):
     specs = [run.spec for run in result.runs.values()]
     assert len(specs) == 4
@@ -147,6 +149,7 @@ def test_seeds_share_support_and_samples_at_every_width_and_rate(result):
     assert {s.engine_used for s in specs} == {"online_sgd"}
 
 
+@pytest.mark.slow
 def test_report_figure_and_a_second_run(root, result, tmp_path, capsys):
     before = {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")}
     again = parity_width.run(TINY, root=root, progress=Silent())
@@ -174,6 +177,7 @@ def test_report_figure_and_a_second_run(root, result, tmp_path, capsys):
     assert right.get_xscale() == right.get_yscale() == "log"
 
 
+@pytest.mark.slow
 def test_diverged_runs_count_as_beyond_the_cap_and_are_named(result):
     assert np.isinf(result.n90(WILD)).all()
     lost = result.diverged()

@@ -124,7 +124,6 @@ def test_problems_are_listed_once():
     assert [s.problem.width for s in result.along("width", d=32, k=5)] == [
         10,
         20,
-        50,
         100,
     ]
     assert [s.problem.eps for s in result.along("eps", d=32, k=5)] == [0, 0.1]

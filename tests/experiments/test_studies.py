@@ -273,6 +273,7 @@ def test_figures_and_reports_name_what_they_lack(root, mlp, tmp_path, capsys):
     assert all(f"left out: {m}" in printed for m in missing)
 
 
+@pytest.mark.slow
 def test_progressive_students_may_have_a_shorter_run_of_their_own(root, mlp):
     setting = replace(TINY, student_cap=2.0, progressive_cap=1.25)
     config = parity_mlp.Config(setting=setting, argmax_control=False)

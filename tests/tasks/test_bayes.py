@@ -374,6 +374,7 @@ def test_rows_do_not_depend_on_how_many_come_at_once(monkeypatch):
     assert set(shapes) == {(5,)}  # three at a time: 7 rows are padded to 9
 
 
+@pytest.mark.slow
 def test_a_whole_string_for_a_caller_without_float64():
     """Its Z is far below the smallest float32, so float64 was used inside."""
     arrays = compile_grammar(load_grammar("cfg3b"))

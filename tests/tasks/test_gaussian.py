@@ -321,6 +321,7 @@ def test_alignment_is_measured_in_the_frame(key: jax.Array) -> None:
 # ------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_engines_agree_on_gaussian_inputs(tmp_path: Path) -> None:
     """One step rounds at 1e-16 of O(1) numbers; 480 of them stay below 1e-11."""
     spec = RunSpec(

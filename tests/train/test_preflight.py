@@ -80,6 +80,7 @@ print(memory("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_what_a_process_grows_by(tmp_path: Path) -> None:
     """A teacher of width 50,000, and three lanes with a checkpoint of it each."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
