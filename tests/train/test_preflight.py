@@ -350,9 +350,9 @@ def test_what_is_complete_is_opened_whatever_is_left(
 
 
 def test_attention_that_is_computed_again_is_not_counted_as_kept() -> None:
-    """The published BERT, 64 strings of 433 tokens at once: 3 GB, not 22.
+    """The published BERT, 64 strings of 433 tokens at once: 3.6 GB, not 22.
 
-    Its process grew to 5.3 GB with everything else that it holds.
+    The process that trained it held 6.2 GB, having timed its students before.
     """
     from experiments import pcfg_setting
 
