@@ -7,6 +7,7 @@ A figure never leaves a run out silently: what it lacks is written below it and 
 study's report.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN = 4
 """Missing runs named below a figure; further ones are counted there."""
+LINE = 130
+"""Characters of a line below a figure."""
 
 
 def counts_text(teachers: "Sequence[Teachers]", setting: "Setting") -> str:
@@ -82,4 +85,5 @@ def list_missing(fig: "Figure", missing: Sequence[str]) -> None:
     more = len(missing) - SHOWN
     if more > 0:
         text += f"; and {more} more (see the report)"
-    fig.supxlabel(f"left out: {text}", fontsize=6.5, color="0.35")
+    lines = textwrap.fill(f"left out: {text}", LINE)
+    fig.supxlabel(lines, fontsize=6.5, color="0.35")

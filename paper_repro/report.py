@@ -109,12 +109,13 @@ def _describe(run: "Run", made: dict[str, Any]) -> dict[str, Any]:
         run.outcome["lanes"],
         made["wall_seconds"],
     )
+    steps = samples * lanes / run.spec.batch_size
     return {
         "run": f"{run.spec.kind}/{run.folder.path.name}",
         "lanes": lanes,
         "samples": samples,
         "wall_seconds": round(seconds, 1),
-        "steps_per_second": round(samples * lanes / run.spec.batch_size / seconds, 1),
+        "steps_per_second": round(steps / seconds, 1) if seconds else None,
         "peak_memory_mb": made.get("peak_memory_mb"),
         "sittings": len(made.get("sittings", [])),
     }
