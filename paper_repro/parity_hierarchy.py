@@ -11,7 +11,7 @@ from experiments.parity_hierarchy import Result
 from experiments.parity_nodes import groups_of, levels
 from paper_repro.claims import Claim, claim, number
 from paper_repro.parity_report import ParityReport
-from paper_repro.pcfg_nonterminals import rank_correlation
+from sandbox.theory.ranks import rank_correlation
 from sandbox.theory.sample_complexity import Estimate, median_estimate, ratio
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from experiments import parity_width
 from experiments.parity_width import Result
 from paper_repro.claims import Claim, decide, number
-from paper_repro.pcfg_nonterminals import rank_correlation
 from paper_repro.report import Report
 from sandbox.theory.exponents import fit_exponent
+from sandbox.theory.ranks import rank_correlation
 from sandbox.theory.sample_complexity import DRAWS, Estimate, median_estimate
 
 if TYPE_CHECKING:

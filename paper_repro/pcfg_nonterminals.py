@@ -8,6 +8,7 @@ from experiments import pcfg_accuracy, pcfg_nonterminals
 from experiments.pcfg_nonterminals import Result, gain
 from paper_repro.claims import Claim, claim
 from paper_repro.pcfg_report import PcfgReport
+from sandbox.theory.ranks import rank_correlation
 
 
 def reproduce(scale: str, root: Path) -> PcfgReport:
@@ -25,18 +26,6 @@ def reproduce(scale: str, root: Path) -> PcfgReport:
         lost=result.lost,
         extra={"measured": numbers(result)},
     )
-
-
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's, ties sharing their mean rank; NaN where either is constant."""
-
-    def ranks(v: np.ndarray) -> np.ndarray:
-        return np.asarray([(v < a).sum() + 0.5 * ((v == a).sum() - 1) for a in v])
-
-    a, b = ranks(np.asarray(x)), ranks(np.asarray(y))
-    if a.std() == 0 or b.std() == 0:
-        return np.nan
-    return round(float(np.corrcoef(a, b)[0, 1]), 12)  # .8 is not below .8
 
 
 def or_zero(r: float) -> float:

@@ -15,7 +15,6 @@ from experiments.pcfg_setting import PRESETS, Setting
 from paper_repro import pcfg_accuracy as accuracy_claims
 from paper_repro import pcfg_curriculum as curriculum_claims
 from paper_repro import pcfg_nonterminals as nonterminal_claims
-from paper_repro.pcfg_nonterminals import rank_correlation
 from sandbox.errors import ConfigError
 from sandbox.plotting.style import save
 
@@ -142,11 +141,3 @@ def test_every_study_builds_its_presets(preset):
 def test_bad_settings_are_refused_before_training(changes, message):
     with pytest.raises(ConfigError, match=message):
         replace(TINY, **changes)
-
-
-def test_rank_correlation():
-    assert rank_correlation(np.arange(4), np.array([1, 2, 2, 5])) == pytest.approx(
-        0.9486832980505138
-    )
-    assert rank_correlation(np.arange(3), np.array([3, 2, 1])) == pytest.approx(-1)
-    assert np.isnan(rank_correlation(np.arange(3), np.ones(3)))
