@@ -16,6 +16,7 @@ from experiments.parity_two_stage import make_students, sweep
 from paper_repro import parity_theory as report_of
 from sandbox.errors import ConfigError
 from sandbox.tasks.parity import Parity
+from sandbox.theory import parity_bounds as bounds
 
 TINY = Config(
     d_k2=(7, 13),
@@ -165,7 +166,12 @@ def test_every_problem_is_measured(result):
     assert np.isnan(teachers.batch["support"]).mean() == 1 - teachers.separable
     odd, even = result.controls
     assert np.isinf(odd.predicted) and np.isfinite(even.predicted)
-    assert odd.share.mean() < 0.6 < even.share.mean()
+    w, bias = np.ones((1, even.d)), np.full(1, 0.3)
+    g = bounds.label_gradient(w, range(3), bias)
+    noise = bounds.label_noise(g, bias)
+    expected = bounds.expected_share(g[0], noise[0], range(3), even.batch)
+    assert odd.share.mean() < 0.4  # 1/3 by chance
+    assert even.share.mean() == pytest.approx(expected, abs=0.12)
 
 
 @pytest.mark.slow  # compiles for every dimension
