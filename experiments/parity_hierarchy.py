@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from experiments import parity_setting
 from experiments.parity_missing import counts_text, list_missing, missing_runs
-from experiments.parity_mlp import reached
+from experiments.parity_mlp import draw_strips, reached
 from experiments.parity_nodes import Nodes, groups_of, levels, measure_nodes, stages
 from experiments.parity_setting import Setting
 from experiments.parity_teachers import (
@@ -251,7 +251,13 @@ def draw(result: Result) -> "Figure":
         fig = Figure(figsize=(WIDE, 5.2), layout="constrained")
         (a, b), (c, d) = fig.subplots(2, 2)
         _draw_students(a, result)
-        _draw_strips(b, result)
+        names = ["teacher", *result.names]
+        draw_strips(
+            b,
+            result,
+            labels=[label_of(n, result.config).partition(" (")[0] for n in names],
+            colors=[_color(n) for n in names],
+        )
         _draw_nodes(c, d, result)
         runs = [(r,) for r in result.students]
         list_missing(fig, missing_runs(result.teachers, runs))
@@ -311,27 +317,6 @@ def _draw_students(ax: "Axes", result: Result) -> None:
     task, counts = result.config.task, counts_text(result.teachers, s)
     sizes = f"d={task.d}, k={task.feature_complexity}, C={n_classes}"
     ax.set_title(f"{sizes}: {counts}")
-
-
-def _draw_strips(ax: "Axes", result: Result) -> None:
-    import numpy as np
-
-    from sandbox.plotting.curves import strips
-
-    names = ["teacher", *result.names]
-    values = [result.n90_teacher]
-    values += [result.n_students(n).ravel() for n in result.names]
-    slow = np.any(np.nan_to_num(values[0]) > 2e6)
-    unit, word = (1e6, "million") if slow else (1e3, "thousand")
-    strips(
-        ax,
-        [v / unit for v in values],
-        labels=[label_of(n, result.config).partition(" (")[0] for n in names],
-        colors=[_color(n) for n in names],
-        cap=max(float(np.max(t.caps())) for t in result.teachers) / unit,
-    )
-    ax.set_xlabel(f"samples to accuracy .90 ({word})")
-    ax.set_title("each run; ▸ not by its cap")
 
 
 def _draw_nodes(top: "Axes", bottom: "Axes", result: Result) -> None:

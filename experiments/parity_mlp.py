@@ -12,7 +12,7 @@ checkpoints (progressive), or from one intermediate checkpoint and then the fina
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments import parity_setting
 from experiments.parity_missing import counts_text, list_missing, missing_runs
@@ -219,13 +219,19 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
     """
     from matplotlib.figure import Figure
 
-    from sandbox.plotting.style import WIDE, styled
+    from sandbox.plotting.style import WIDE, color_of, styled
 
     with styled():
         fig = Figure(figsize=(WIDE, 2.8), layout="constrained")
         left, right = fig.subplots(1, 2, width_ratios=(1.35, 1))
         _draw_curves(left, result, published or {})
-        _draw_strips(right, result)
+        names = ["teacher", *result.names]
+        draw_strips(
+            right,
+            result,
+            labels=[label_of(n, result.config) for n in names],
+            colors=[color_of(n) for n in names],
+        )
         list_missing(fig, missing_runs(result.teachers, result.students))
         fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=6)
     return fig
@@ -263,13 +269,21 @@ def _draw_curves(ax: "Axes", result: Result, published: "dict[str, list]") -> No
     ax.set_title(f"{task_text(s.task)}: {counts_text(result.teachers, s)}")
 
 
-def _draw_strips(ax: "Axes", result: Result) -> None:
+def draw_strips(
+    ax: "Axes", result: Any, *, labels: list[str], colors: list[str]
+) -> None:
+    """Samples to .90 of the teachers, then of the students, one row a strategy.
+
+    Args:
+      ax: where.
+      result: with `names`, `n90_teacher`, `n_students` and `teachers`.
+      labels: of the rows.
+      colors: of the rows.
+    """
     import numpy as np
 
     from sandbox.plotting.curves import strips
-    from sandbox.plotting.style import color_of
 
-    names = ["teacher", *result.names]
     values = [result.n90_teacher]
     values += [result.n_students(n).ravel() for n in result.names]
     slow = np.any(np.nan_to_num(values[0]) > 2e6)
@@ -278,8 +292,8 @@ def _draw_strips(ax: "Axes", result: Result) -> None:
     strips(
         ax,
         [v / unit for v in values],
-        labels=[label_of(n, result.config) for n in names],
-        colors=[color_of(n) for n in names],
+        labels=labels,
+        colors=colors,
         cap=cap,
     )
     ax.set_xlabel(f"samples to accuracy .90 ({word})")

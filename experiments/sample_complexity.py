@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.parity_mlp import reached
-from experiments.parity_setting import Setting
 from experiments.parity_teachers import Teachers, train_teachers
 from experiments.sample_complexity_setting import (
     FITTED,
@@ -166,7 +165,7 @@ def solve(
         for lanes, multiple in student_lanes(
             config, setting, middle=t.per_seed("middle")
         ):
-            most = np.maximum(t.caps(multiple), _floor(config, setting))
+            most = t.caps(multiple)
             run = fit(t.students(lanes, most), root=root, progress=progress)
             for s in lanes:
                 n90.setdefault(s.name, []).append(reached(t, run, s.name)[:, 0])
@@ -178,12 +177,6 @@ def solve(
     for values in (joined, ends):
         values["two_shot"] = values[hold_name(config.hold)]
     return Solved(problem, teachers, students, joined, ends)
-
-
-def _floor(config: Config, setting: Setting) -> int:
-    """Least cap of any student: three times the longest first stage."""
-    unit = setting.student_eval_every
-    return -(-3 * max(config.holds) // unit) * unit
 
 
 def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:

@@ -143,6 +143,7 @@ class Config:
             student_eval_every=p.eval_every,
             teacher_limit=LIMIT * p.spacing,
             student_cap=max(self.ce_cap, self.one_shot_cap, self.cap),
+            student_least=3 * max(self.holds),
             hold_samples=self.hold,
             choice_points=8192,
             degrees=(1,),

@@ -8,11 +8,16 @@ import numpy as np
 
 from experiments import parity_width
 from experiments.parity_width import Result
-from paper_repro.claims import Claim, decide, number
+from paper_repro.claims import Claim, claim_of, number
 from paper_repro.report import Report
 from sandbox.theory.exponents import fit_exponent
 from sandbox.theory.ranks import rank_correlation
-from sandbox.theory.sample_complexity import DRAWS, Estimate, median_estimate
+from sandbox.theory.sample_complexity import (
+    DRAWS,
+    Estimate,
+    median_estimate,
+    percentiles,
+)
 
 if TYPE_CHECKING:
     from sandbox.train.run import Run
@@ -90,28 +95,24 @@ def spearman(widths: tuple[int, ...], n90: np.ndarray, *, seed: int = 0) -> Esti
     pick = np.random.default_rng(seed).integers(0, n, (DRAWS, n))
     medians = np.median(n90[:, pick], 2).T
     distinct, times = np.unique(medians, axis=0, return_counts=True)
-    draws = np.sort(np.repeat([order(row) for row in distinct], times))
-    low, high = draws[int(0.025 * DRAWS)], draws[int(np.ceil(0.975 * DRAWS)) - 1]
-    return Estimate(value, float(low), float(high), n)
+    draws = np.repeat([order(row) for row in distinct], times)
+    return Estimate(value, *percentiles(draws), n)
 
 
 def width_claim(result: Result) -> Claim:
     """P7 at the config's claim rate."""
     c = result.config
     found = spearman(c.widths, result.n90(c.claim_rate))
-    return Claim(
-        id="P7",
-        statement="wider networks learn sooner",
+    return claim_of(
+        "P7",
+        "wider networks learn sooner",
+        found,
+        kind="at_most",
+        bound=-0.8,
         rule=f"Spearman of width and median n90 over {len(c.widths)} widths <= -.8",
         expected="wider MLPs learn sooner (text)",
-        obtained=found.value,
-        lower=found.lower,
-        upper=found.upper,
-        students_lower=np.nan,
-        students_upper=np.nan,
-        seeds={"teachers": found.n, "students": 0},
-        single_teacher=found.n == 1,
-        holds=decide("at_most", -0.8, found, teachers=found.n),
+        trained=found.n,
+        students=0,
     )
 
 

@@ -16,10 +16,9 @@ from sandbox.theory.exponents import (
     Exponent,
     difference,
     local_slopes,
-    percentiles,
     survival_estimate,
 )
-from sandbox.theory.sample_complexity import Estimate
+from sandbox.theory.sample_complexity import Estimate, percentiles
 
 if TYPE_CHECKING:
     from sandbox.train.run import Run

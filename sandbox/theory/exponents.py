@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
 from sandbox.errors import require
-from sandbox.theory.sample_complexity import Estimate
+from sandbox.theory.sample_complexity import Estimate, percentiles
 
 DRAWS = 2000
 MAX_STEPS = 2000
@@ -234,15 +234,6 @@ def _resample(
         rows = np.flatnonzero(x == v)
         index[:, rows] = rows[rng.integers(0, len(rows), (draws, len(rows)))]
     return index
-
-
-def percentiles(v: Float[np.ndarray, " D"]) -> tuple[float, float]:
-    """2.5% and 97.5% of the values that exist; NaN with too few of them."""
-    v = np.sort(v[~np.isnan(v)])
-    if len(v) < 40:
-        return np.nan, np.nan
-    low, high = int(0.025 * len(v)), int(np.ceil(0.975 * len(v))) - 1
-    return float(v[low]), float(v[high])
 
 
 def _fit(

@@ -67,9 +67,17 @@ def median_estimate(values: Real[np.ndarray, " n"], *, seed: int = 0) -> Estimat
     if n == 1:
         return Estimate(float(v[0]), np.nan, np.nan, 1)
     rng = np.random.default_rng(seed)
-    medians = np.sort(_median(v[rng.integers(0, n, (DRAWS, n))]))
-    low, high = medians[int(0.025 * DRAWS)], medians[int(np.ceil(0.975 * DRAWS)) - 1]
-    return Estimate(float(_median(v[None])[0]), float(low), float(high), n)
+    low, high = percentiles(_median(v[rng.integers(0, n, (DRAWS, n))]))
+    return Estimate(float(_median(v[None])[0]), low, high, n)
+
+
+def percentiles(draws: Real[np.ndarray, " D"]) -> tuple[float, float]:
+    """2.5% and 97.5% of the resamples that exist; NaN with fewer than forty of them."""
+    v = np.sort(draws[~np.isnan(draws)])
+    if len(v) < 40:
+        return np.nan, np.nan
+    low, high = int(0.025 * len(v)), int(np.ceil(0.975 * len(v))) - 1
+    return float(v[low]), float(v[high])
 
 
 def _median(v: np.ndarray) -> np.ndarray:
