@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from experiments import parity_setting
 from experiments.parity_missing import list_missing, missing_runs
-from experiments.parity_mlp import reached
 from experiments.parity_setting import Setting
+from experiments.parity_students import Taught
 from experiments.parity_teachers import (
     Teachers,
     abscissa,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sandbox.train.progress import Progress
-    from sandbox.train.run import Run
 
 CANDIDATES = ("before", "middle", "after", "blind")
 PAPER_CANDIDATES = ("before", "before_last", "middle", "after", "blind")
@@ -102,14 +101,12 @@ def paper() -> Config:
 PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
 
 
-@dataclass(frozen=True)
-class Result:
-    """Teachers, fresh measurements of their candidates, and their students.
+@dataclass(frozen=True, kw_only=True)
+class Result(Taught):
+    """Teachers, their students, and fresh measurements of the candidates.
 
     Attributes:
       config: what was run.
-      teachers: one entry a group.
-      students: the finished run of each group's students.
       inside: candidate name -> mean in-support |degree-1 correlation| of every seed on
         fresh inputs, NaN where a seed has no such checkpoint.
       outside: the same off the support.
@@ -117,22 +114,9 @@ class Result:
     """
 
     config: Config
-    teachers: list[Teachers]
-    students: "list[Run]"
     inside: "dict[str, np.ndarray]"
     outside: "dict[str, np.ndarray]"
     probe_seconds: float
-
-    def n_students(self, candidate: str, level: float = 0.9) -> "np.ndarray":
-        """Samples to `level`, (teachers, initialisations), as `reached` counts them."""
-        import numpy as np
-
-        return np.concatenate(
-            [
-                reached(t, r, candidate, level)
-                for t, r in zip(self.teachers, self.students, strict=True)
-            ]
-        )
 
 
 def student_caps(config: Config, teachers: Teachers) -> "np.ndarray":
@@ -169,9 +153,16 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
         steps = {c: t.per_seed(c) for c in config.candidates}
         lanes = strategies(config, steps, t.holds())
         spec = t.students(lanes, student_caps(config, t))
-        students.append(fit(spec, root=root, progress=progress))
-    fresh = _measure_candidates(teachers, root, progress)
-    return Result(config, teachers, students, *fresh)
+        students.append((fit(spec, root=root, progress=progress),))
+    inside, outside, seconds = _measure_candidates(teachers, root, progress)
+    return Result(
+        config=config,
+        teachers=teachers,
+        students=students,
+        inside=inside,
+        outside=outside,
+        probe_seconds=seconds,
+    )
 
 
 def _measure_candidates(
@@ -244,9 +235,7 @@ def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figu
         if published:
             a.plot([], [], "o", mfc="none", mec="0.2", ms=3.5, label="published")
         fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=6)
-        list_missing(
-            fig, missing_runs(result.teachers, [(r,) for r in result.students])
-        )
+        list_missing(fig, missing_runs(result.teachers, result.students))
         single = result.config.setting.n_teachers == 1
         for ax in (a, b, c):
             ax.set_xlabel("million samples" if single else "samples / n90 of teacher")
@@ -324,7 +313,7 @@ def _draw_students(ax: "Axes", result: Result) -> None:
     from sandbox.plotting.style import color_of
 
     for name in result.config.candidates:
-        rows = [(r.metrics.steps, student_curves(r, name)) for r in result.students]
+        rows = [(r.metrics.steps, student_curves(r, name)) for r in result.runs(name)]
         x, y = scaled_rows(result.teachers, rows)
         band(ax, x, y, label=LABELS[name], color=color_of(name))
     if result.config.setting.n_teachers > 1:

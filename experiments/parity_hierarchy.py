@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from experiments import parity_setting
 from experiments.parity_missing import counts_text, list_missing, missing_runs
-from experiments.parity_mlp import draw_strips, reached
+from experiments.parity_mlp import draw_strips
 from experiments.parity_nodes import Nodes, groups_of, levels, measure_nodes, stages
 from experiments.parity_setting import Setting
+from experiments.parity_students import Taught
 from experiments.parity_teachers import (
     Teachers,
     abscissa,
-    learned_n90,
     scaled_rows,
     student_curves,
     train_teachers,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sandbox.train.progress import Progress
-    from sandbox.train.run import Run
     from sandbox.train.spec import RunSpec
 
 COLORS = {"by_level": "#1b7f79", "by_node": "#8c510a"}
@@ -138,38 +137,17 @@ def paper() -> Config:
 PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
 
 
-@dataclass(frozen=True)
-class Result:
-    """Teachers, their nodes, and their students, group by group.
+@dataclass(frozen=True, kw_only=True)
+class Result(Taught):
+    """Teachers, their students, and their nodes, group by group.
 
     Attributes:
       config: what was run.
-      teachers: one entry a group.
-      nodes: measurements of the same group.
-      students: the finished run of each group's students.
+      nodes: measurements of each group's teachers.
     """
 
     config: Config
-    teachers: list[Teachers]
     nodes: list[Nodes]
-    students: "list[Run]"
-
-    @property
-    def names(self) -> list[str]:
-        """The strategies, each once."""
-        return [s.name for s in self.students[0].spec.strategies if s.init == 0]
-
-    @property
-    def n90_teacher(self) -> "np.ndarray":
-        """Samples to .90 of every teacher that learned, NaN for the others."""
-        return learned_n90(self.teachers)
-
-    def n_students(self, strategy: str) -> "np.ndarray":
-        """Samples to .90, (teachers, initialisations), as `reached` counts them."""
-        import numpy as np
-
-        pairs = zip(self.teachers, self.students, strict=True)
-        return np.concatenate([reached(t, r, strategy) for t, r in pairs])
 
 
 def strategies(
@@ -215,8 +193,8 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
     teachers = train_teachers(config.setting, root, progress)
     nodes = [measure_nodes(t, root, progress) for t in teachers]
     specs = [student_spec(config, t, n) for t, n in zip(teachers, nodes, strict=True)]
-    students = [fit(s, root=root, progress=progress) for s in specs]
-    return Result(config, teachers, nodes, students)
+    students = [(fit(s, root=root, progress=progress),) for s in specs]
+    return Result(config=config, teachers=teachers, students=students, nodes=nodes)
 
 
 def student_spec(config: Config, teachers: Teachers, nodes: Nodes) -> "RunSpec":
@@ -259,8 +237,7 @@ def draw(result: Result) -> "Figure":
             colors=[_color(n) for n in names],
         )
         _draw_nodes(c, d, result)
-        runs = [(r,) for r in result.students]
-        list_missing(fig, missing_runs(result.teachers, runs))
+        list_missing(fig, missing_runs(result.teachers, result.students))
         fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=4)
         single = result.config.setting.n_teachers == 1
         for ax in (a, c, d):
@@ -300,7 +277,7 @@ def _draw_students(ax: "Axes", result: Result) -> None:
     curves = {"teacher": [(t.steps, t.accuracy) for t in result.teachers]}
     for name in result.names:
         curves[name] = [
-            (r.metrics.steps, student_curves(r, name)) for r in result.students
+            (r.metrics.steps, student_curves(r, name)) for r in result.runs(name)
         ]
     for name, rows in curves.items():
         x, y = scaled_rows(result.teachers, rows)

@@ -12,17 +12,16 @@ checkpoints (progressive), or from one intermediate checkpoint and then the fina
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments import parity_setting
 from experiments.parity_missing import counts_text, list_missing, missing_runs
 from experiments.parity_setting import STOP, Setting, task_text
+from experiments.parity_students import Taught
 from experiments.parity_teachers import (
     Teachers,
-    learned_n90,
     scaled_rows,
     student_curves,
-    student_lanes,
     train_teachers,
 )
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
@@ -30,12 +29,10 @@ from sandbox.distill.strategy import Strategy, Target
 from sandbox.train.spec import RunSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from sandbox.train.progress import Progress
-    from sandbox.train.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,86 +73,15 @@ def paper() -> Config:
 PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class Result(Taught):
     """Teachers and their students, group by group.
 
     Attributes:
       config: what was run.
-      teachers: one entry a group.
-      students: the finished runs of each group's students.
     """
 
     config: Config
-    teachers: list[Teachers]
-    students: "list[tuple[Run, ...]]"
-
-    @property
-    def names(self) -> list[str]:
-        """The strategies, each once."""
-        return [
-            s.name for r in self.students[0] for s in r.spec.strategies if s.init == 0
-        ]
-
-    def runs(self, strategy: str) -> "list[Run]":
-        """The run of every group that holds a strategy."""
-        return [
-            next(r for r in group if strategy in r.metrics.strategies)
-            for group in self.students
-        ]
-
-    @property
-    def n90_teacher(self) -> "np.ndarray":
-        """Samples to .90 of every teacher that learned, NaN for the others."""
-        return learned_n90(self.teachers)
-
-    def n_students(self, strategy: str, level: float = 0.9) -> "np.ndarray":
-        """Samples to `level`, (teachers, initialisations), as `reached` counts them."""
-        import numpy as np
-
-        return np.concatenate(
-            [
-                reached(t, r, strategy, level)
-                for t, r in zip(self.teachers, self.runs(strategy), strict=True)
-            ]
-        )
-
-
-def reached(
-    teachers: Teachers,
-    run: "Run",
-    strategy: str,
-    level: float = 0.9,
-) -> "np.ndarray":
-    """Samples to `level` of one group's students under a strategy, `(S, I)`.
-
-    Infinite beyond the cap, and for a blind choice that found no checkpoint; NaN for a
-    seed whose teacher did not learn, whose rule has no checkpoint, or whose student
-    became non-finite.
-    """
-    import numpy as np
-
-    from sandbox.theory.sample_complexity import samples_to
-
-    most = run.spec.stop.max_samples
-    caps = np.asarray(most.values if isinstance(most, PerSeed) else most, float)
-    caps = np.broadcast_to(caps, len(run.metrics.seeds))
-    columns = []
-    for lane in student_lanes(run, strategy):
-        n = samples_to(run.metrics.steps, run.metrics.curves(lane), level, cap=caps)
-        out = {
-            kind: np.isin(
-                run.metrics.seeds,
-                [a["seed"] for a in run.outcome[kind] if a["strategy"] == lane],
-            )
-            for kind in ("absent", "failed")
-        }
-        if strategy == "blind":  # a rule that finds no checkpoint has not taught
-            n = np.where(out["absent"], np.inf, n)
-            out["absent"] = ~teachers.usable
-        missing = out["absent"] | out["failed"] | ~teachers.usable
-        columns.append(np.where(missing, np.nan, n))
-    return np.stack(columns, 1)
 
 
 def strategies(
@@ -192,7 +118,7 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
     for t in teachers:
         specs = student_specs(config, t)
         students.append(tuple(fit(s, root=root, progress=progress) for s in specs))
-    return Result(config, teachers, students)
+    return Result(config=config, teachers=teachers, students=students)
 
 
 def student_specs(config: Config, teachers: Teachers) -> list[RunSpec]:
@@ -270,13 +196,13 @@ def _draw_curves(ax: "Axes", result: Result, published: "dict[str, list]") -> No
 
 
 def draw_strips(
-    ax: "Axes", result: Any, *, labels: list[str], colors: list[str]
+    ax: "Axes", result: Taught, *, labels: list[str], colors: list[str]
 ) -> None:
     """Samples to .90 of the teachers, then of the students, one row a strategy.
 
     Args:
       ax: where.
-      result: with `names`, `n90_teacher`, `n_students` and `teachers`.
+      result: teachers and students.
       labels: of the rows.
       colors: of the rows.
     """

@@ -190,7 +190,7 @@ def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Re
         )
         specs = [t.students((lane,)) for lane in lanes]
         students.append(tuple(fit(s, root=root, progress=progress) for s in specs))
-    return Result(config, teachers, students)
+    return Result(config=config, teachers=teachers, students=students)
 
 
 def main() -> None:

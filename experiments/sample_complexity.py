@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.parity_mlp import reached
+from experiments.parity_students import reached
 from experiments.parity_teachers import Teachers, train_teachers
 from experiments.sample_complexity_setting import (
     FITTED,

@@ -25,7 +25,7 @@ def reproduce(scale: str, root: Path) -> ParityReport:
         figure=parity_curriculum.draw(result, published=published),
         claims=[*correlations(result), *students],
         teachers=result.teachers,
-        students=[(r,) for r in result.students],
+        students=result.students,
         probe_seconds=sum(t.probe_seconds for t in result.teachers)
         + result.probe_seconds,
     )
@@ -142,7 +142,7 @@ def last_accuracy(result: Result, candidate: str) -> np.ndarray:
     """Accuracy `(T, I)` at the last evaluation, NaN where a student is absent."""
     cap = result.config.student_samples
     rows = []
-    for t, r in zip(result.teachers, result.students, strict=True):
+    for t, r in zip(result.teachers, result.runs(candidate), strict=True):
         at = np.flatnonzero(r.metrics.steps <= cap)[-1]
         y = student_curves(r, candidate)[:, :, at]
         rows.append(np.where(t.usable[:, None], y, np.nan))

@@ -69,7 +69,7 @@ def reproduce(scale: str, root: Path) -> HierarchyReport:
         figure=parity_hierarchy.draw(result),
         claims=[] if scale == "paper" else student_claims(result),
         teachers=result.teachers,
-        students=[(r,) for r in result.students],
+        students=result.students,
         caption=parity_hierarchy.CAPTION,
         probe_seconds=sum(t.probe_seconds for t in result.teachers)
         + sum(n.seconds for n in result.nodes),

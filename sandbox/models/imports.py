@@ -5,6 +5,8 @@ else is read, pickles never. Only models that `Transformer` computes exactly are
 accepted: another activation, another scaling of scores, an untied BERT decoder, a
 missing, misshapen or unknown tensor are errors. Left out, because no logit of these
 models depends on them: pooler, next-sentence head, all token types but the first.
+Names may be as written today, or as in the files first published (layer norms with
+gamma and beta; GPT-2 without the prefix `transformer.`).
 
 Example:
     >>> model, params = load_transformer("checkpoint-8000", tokens=(5, 6, 7, 0, 1))
@@ -223,6 +225,12 @@ class _Reader:
             re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda m: new[m[0]], n): n
             for n in names
         }
+        # The published GPT-2 files hold the body's names without the model's own.
+        if "wte.weight" in names:
+            self.stored = {
+                n if n.startswith("lm_head.") else f"transformer.{n}": v
+                for n, v in self.stored.items()
+            }
         self.left = set(self.stored)
 
     def __enter__(self) -> "_Reader":

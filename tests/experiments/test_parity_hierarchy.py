@@ -196,7 +196,7 @@ def test_every_schedule_is_there_and_teaches_in_order(result):
         "ce", "one_shot", "progressive", "two_shot", "by_level", "by_node",
         "one_shot_hard",
     ]  # fmt: skip
-    lanes = {s.name: s for s in result.students[0].spec.strategies}
+    lanes = {s.name: s for s in result.students[0][0].spec.strategies}
     assert lanes["one_shot"].target.tau == 1
     hard = ("progressive", "two_shot", "by_level", "by_node", "one_shot_hard")
     assert all(lanes[n].target.tau == 0 for n in hard)
@@ -229,7 +229,7 @@ def test_teachers_learn_node_by_node(result):
 
 @pytest.mark.slow
 def test_argmax_of_a_perfect_final_teacher_is_the_label(result):
-    (t,), (run,) = result.teachers, result.students
+    (t,), ((run,),) = result.teachers, result.students
     steps = [c.final for c in t.chosen]
     perfect = [t.accuracy[s, list(t.steps).index(f)] == 1 for s, f in enumerate(steps)]
     assert any(perfect)
@@ -244,7 +244,7 @@ def test_report_and_figure(result, tmp_path, capsys):
     report = HierarchyReport(
         study="x", scale="tiny", config=TINY, figure=figure,
         claims=student_claims(result), teachers=result.teachers,
-        students=[(r,) for r in result.students], probe_seconds=0.0, result=result,
+        students=result.students, probe_seconds=0.0, result=result,
     )  # fmt: skip
     report.publish(figures=tmp_path, results=tmp_path)
     data = json.loads((tmp_path / "x.tiny.json").read_text())

@@ -99,10 +99,6 @@ def test_figures_draw_what_is_stored(mlp, curriculum):
     assert len(students.get_lines()) >= 1
 
 
-def groups(result):
-    return [r if isinstance(r, tuple) else (r,) for r in result.students]
-
-
 def test_claims_and_result_file(tmp_path, mlp, curriculum, capsys):
     rows = [
         (mlp, parity_mlp.draw(mlp), mlp_claims.cpu_claims(mlp)),
@@ -126,7 +122,7 @@ def test_claims_and_result_file(tmp_path, mlp, curriculum, capsys):
             figure=figure,
             claims=claims,
             teachers=result.teachers,
-            students=groups(result),
+            students=result.students,
             probe_seconds=1.0,
         )
         report.publish(figures=tmp_path, results=tmp_path)

@@ -113,6 +113,23 @@ def test_old_files(altered: Callable[..., Path], reference_dir: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
 
 
+def test_gpt2_as_first_published(
+    altered: Callable[..., Path], reference_dir: Path
+) -> None:
+    """Its file names the body's tensors alone, and holds the causal masks."""
+
+    def publish(t: dict[str, Any]) -> None:
+        for name in [n for n in t if n.startswith("transformer.")]:
+            t[name.removeprefix("transformer.")] = t.pop(name)
+        for i in range(2):
+            t[f"h.{i}.attn.bias"] = np.tril(np.ones((1, 1, 16, 16), np.float32))
+
+    got = load_transformer(altered("gpt2", tensors=publish))
+    want = load_transformer(reference_dir / "hf_gpt2")
+    assert got.model == want.model
+    jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
+
+
 @pytest.mark.parametrize("stored", [True, False])
 def test_tied_gpt2(altered: Callable[..., Path], stored: bool) -> None:
     def tie(t: dict[str, Any]) -> None:
