@@ -137,8 +137,11 @@ def of_setting(
         spec = setting.example_students(lanes)
         names = ", ".join(s.name for s in lanes[:3]) + ", ..." * (len(lanes) > 3)
         words = f"{what} students ({names})"
-        most = multiple * setting.teacher_limit
-        yield Part(words, spec, len(specs), multiple * guess, most)
+        samples, most = (
+            max(multiple * n, setting.student_least)
+            for n in (guess, setting.teacher_limit)
+        )
+        yield Part(words, spec, len(specs), samples, most)
 
 
 def _of_parity(name: str, scale: str, root: Path) -> Iterator[Part]:
@@ -161,7 +164,10 @@ def _of_parity(name: str, scale: str, root: Path) -> Iterator[Part]:
     else:
         lanes = parity_mlp.strategies(config, middle=step, hold=hold)
     n90 = PUBLISHED_N90.get(name, MLP_N90) if scale == "paper" else None
-    yield from of_setting(name, s, [(lanes, s.student_cap)], root, n90=n90)
+    runs = [(lanes, s.student_cap)]
+    if name == "parity_transformer":  # every student a run of its own
+        runs = [((lane,), s.student_cap) for lane in lanes]
+    yield from of_setting(name, s, runs, root, n90=n90)
 
 
 def _of_scaling(name: str, scale: str, root: Path) -> Iterator[Part]:
