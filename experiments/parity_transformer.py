@@ -127,8 +127,8 @@ def cpu() -> Config:
     steps to the published teacher's, the first stage of 2-shot is 1,600 steps. The
     support holds the last position, whose output is read. Without it few teachers learn
     in time. The first k positions, as published, are the easiest under a causal mask
-    (position k - 1 sees the support and nothing else), but then at this size teachers
-    pass through their transition faster than a student can follow.
+    (position k - 1 sees the support and nothing else), but then at this size most
+    progressive students miss the transition.
     """
     setting = TransformerSetting(
         task=Parity(d=12, k=3, support=ExplicitSupport(indices=(3, 7, 11))),

@@ -7,11 +7,11 @@
 Parities of k of d bits are learned from labels (CE), from the final teacher (one-shot),
 from its successive checkpoints (progressive), and from one checkpoint within its
 transition, chosen by rule, before the final one (2-shot). A progressive student goes at
-its teacher's pace and so inherits its exponent. The 2-shot student is the comparison
-that theory makes (arXiv 2410.05464, section 3): its own samples are counted, and its
-first stage has a length that does not depend on the teacher. Several lengths are
-trained: one that is fixed sets a floor under n90, which flattens the curve at small d,
-so the best length of every d is shown beside it.
+its teacher's pace at best, so that it does not show its own exponent. The 2-shot
+student is the comparison that theory makes (arXiv 2410.05464, section 3): its own
+samples are counted, and its first stage has a length that does not depend on the
+teacher. Several lengths are trained: one that is fixed sets a floor under n90, which
+flattens the curve at small d, so the best length of every d is shown beside it.
 
 A run that does not arrive within its cap is censored, not dropped. Teachers are added,
 `group` at a time, until the intervals of all exponents are narrow enough or

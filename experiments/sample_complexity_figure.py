@@ -18,10 +18,10 @@ the cap where fewer than half arrive; dotted, powers of d through the CE line; d
 the length of the 2-shot student's first stage, below which it cannot be. Top middle:
 exponents of n90 in d fitted to single runs, censored ones included; dotted, k - 1, what
 learning from labels costs asymptotically. Progressive students go at the pace of their
-teacher and are counted from its start; the 2-shot student's own samples are counted.
-Top right: slopes between neighbouring medians, which one fit would hide. Bottom left:
-2-shot with first stages of several lengths (dashed). Bottom middle and right: student
-width and label noise at one problem, where they were varied.
+teacher at best and are counted from its start; the 2-shot student's own samples are
+counted. Top right: slopes between neighbouring medians, which one fit would hide.
+Bottom left: 2-shot with first stages of several lengths (dashed). Bottom middle and
+right: student width and label noise at one problem, where they were varied.
 """
 
 LABELS = {

@@ -256,9 +256,10 @@ def print_table(title: str, claims: Sequence[Claim]) -> None:
         console.print(table)
     else:
         print(title)
+        wide = max(15, *(len(c.id) for c in claims))
         for c in claims:
             mark = {True: "holds", False: "FAILS", None: "not run"}[c.holds]
-            print(f"  {c.id:16s}{mark:9s}{show(c):26s}{c.rule}")
+            print(f"  {c.id:{wide}s} {mark:8s} {show(c):25s} {c.rule}")
 
 
 def show(c: Claim) -> str:

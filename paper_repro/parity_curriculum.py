@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments import parity_curriculum
 from experiments.parity_curriculum import Result
-from experiments.parity_teachers import learned_n90, student_curves
+from experiments.parity_teachers import student_curves
 from paper_repro.claims import Claim, claim
 from paper_repro.parity_report import ParityReport
 from paper_repro.published import SPIKE
@@ -76,7 +76,7 @@ def correlations(result: Result) -> list[Claim]:
 
 def cpu_students(result: Result) -> list[Claim]:
     """P6 by the rules of the cpu scale."""
-    middle, teacher = result.n_students("middle"), learned_n90(result.teachers)
+    middle, teacher = result.n_students("middle"), result.n90_teacher
     pace = [
         claim(
             f"P6.{name}",

@@ -183,11 +183,12 @@ def numbers(result: Result) -> dict[str, object]:
     windows: dict[str, object] = {}
     for n in result.config.setting.windows:
         y = result.curve(f"m_robust/{n}/median")
+        exact = result.curve(f"exact/m_robust/{n}/median")
         windows[str(n)] = {
             "peak_step": peaks(result, n).tolist(),
             "peak": y.max(1).round(4).tolist(),
             "end": y[:, -1].round(4).tolist(),
-            "exact": result.curve(f"exact/m_robust/{n}/mean")[:, -1].round(4).tolist(),
+            "exact": exact[:, -1].round(4).tolist(),
         }
     return {
         "candidates": list(result.config.candidates),
