@@ -23,7 +23,6 @@ from experiments.parity_teachers import (
     abscissa,
     gaps,
     scaled_rows,
-    student_curves,
     supports,
     train_teachers,
 )
@@ -313,8 +312,7 @@ def _draw_students(ax: "Axes", result: Result) -> None:
     from sandbox.plotting.style import color_of
 
     for name in result.config.candidates:
-        rows = [(r.metrics.steps, student_curves(r, name)) for r in result.runs(name)]
-        x, y = scaled_rows(result.teachers, rows)
+        x, y = scaled_rows(result.teachers, result.curves(name))
         band(ax, x, y, label=LABELS[name], color=color_of(name))
     if result.config.setting.n_teachers > 1:
         ax.set_xlim(0, result.config.setting.student_cap)

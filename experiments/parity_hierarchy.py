@@ -27,7 +27,6 @@ from experiments.parity_teachers import (
     Teachers,
     abscissa,
     scaled_rows,
-    student_curves,
     train_teachers,
 )
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
@@ -276,9 +275,7 @@ def _draw_students(ax: "Axes", result: Result) -> None:
     s, n_classes = result.config.setting, result.config.task.n_classes
     curves = {"teacher": [(t.steps, t.accuracy) for t in result.teachers]}
     for name in result.names:
-        curves[name] = [
-            (r.metrics.steps, student_curves(r, name)) for r in result.runs(name)
-        ]
+        curves[name] = result.curves(name)
     for name, rows in curves.items():
         x, y = scaled_rows(result.teachers, rows)
         control = name == "one_shot_hard"

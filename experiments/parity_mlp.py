@@ -21,7 +21,6 @@ from experiments.parity_students import Taught
 from experiments.parity_teachers import (
     Teachers,
     scaled_rows,
-    student_curves,
     train_teachers,
 )
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
@@ -170,9 +169,7 @@ def _draw_curves(ax: "Axes", result: Result, published: "dict[str, list]") -> No
     s = result.config.setting
     curves = {"teacher": [(t.steps, t.accuracy) for t in result.teachers]}
     for name in result.names:
-        curves[name] = [
-            (r.metrics.steps, student_curves(r, name)) for r in result.runs(name)
-        ]
+        curves[name] = result.curves(name)
     # Students that train alone stop as soon as they have learned.
     alone = s.lanes == 1 < s.n_teachers
     for name, rows in curves.items():

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from experiments.parity_teachers import Teachers, learned_n90, student_lanes
+from experiments.parity_teachers import (
+    Teachers,
+    learned_n90,
+    student_curves,
+    student_lanes,
+)
 from sandbox.distill.sources import PerSeed
 
 if TYPE_CHECKING:
@@ -37,6 +42,11 @@ class Taught:
             next(r for r in group if strategy in r.metrics.strategies)
             for group in self.students
         ]
+
+    def curves(self, strategy: str) -> "list[tuple[np.ndarray, np.ndarray]]":
+        """Samples `(R,)` and accuracies `(S, I, R)` of every group's students."""
+        runs = self.runs(strategy)
+        return [(r.metrics.steps, student_curves(r, strategy)) for r in runs]
 
     @property
     def n90_teacher(self) -> "np.ndarray":
