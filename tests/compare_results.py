@@ -3,12 +3,13 @@
     python -m tests.compare_results paper_repro/results /tmp/new/results [NAME...]
 
 Exact: the last bit counts, and null and infinities too. NAMEs restrict to files that
-begin with them (`parity_mlp`, `parity_mlp.smoke`). Exit 1 where anything differs.
+begin with them (`parity_mlp`, `'*.smoke'`). Exit 1 where anything differs.
 """
 
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ FIELDS = ("obtained", "lower", "upper", "holds")
 def named(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """The result files of a folder, by name without `.json`."""
     files = {p.stem: p for p in sorted(folder.glob("*.json"))}
-    begins = tuple(names) or ("",)
-    return {name: p for name, p in files.items() if name.startswith(begins)}
+    wanted = [f"{name}*" for name in names or [""]]
+    return {n: p for n, p in files.items() if any(fnmatch(n, w) for w in wanted)}
 
 
 def claims(path: Path) -> dict[str, dict[str, Any]]:
