@@ -14,7 +14,6 @@ import hashlib
 import inspect
 import json
 import math
-import reprlib
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,20 +23,13 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sandbox.errors import ConfigError
+from sandbox.store.bounds import LONGEST, cut, shown
+from sandbox.store.bounds import is_number as is_number
 
 _LARGEST = 2**63
 """Whole numbers of a record are smaller in size: they fit any reader's integers."""
 _DEEPEST = 40
 """Fields of fields: a run with its teacher's record, and that one's, ten times over."""
-_LONGEST = 60
-"""Characters of a value or a name that a message repeats."""
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number and no `bool`."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) < 1e300  # neither infinite nor NaN
 
 
 def later(default: Any) -> Any:
@@ -242,14 +234,14 @@ def _read(annotation: Any, data: Any, extra: Mapping[str, type], path: str) -> A
         return _read_union(get_args(annotation), data, extra, path)
     if origin is tuple:
         if not isinstance(data, list):
-            raise ConfigError(f"{path}: expected a list, got {_kind(data)}.")
+            raise ConfigError(f"{path}: expected a list, got {shown(data)}.")
         item = get_args(annotation)[0]
         return tuple(_read(item, v, extra, f"{path}[{i}]") for i, v in enumerate(data))
     if origin is Literal:
         options = get_args(annotation)
         if data not in options or isinstance(data, bool):
             raise ConfigError(
-                f"{path}: expected one of {options}, got {_kind(data)}"
+                f"{path}: expected one of {options}, got {shown(data)}"
                 f"{_meant(data, options)}"
             )
         return data
@@ -272,7 +264,7 @@ def _read_scalar(annotation: Any, data: Any, path: str) -> Any:
     name = getattr(annotation, "__name__", str(annotation))
     if not small:
         name = "a whole number below 2^63"
-    raise ConfigError(f"{path}: expected {name}, got {_kind(data)}.")
+    raise ConfigError(f"{path}: expected {name}, got {shown(data)}.")
 
 
 def _read_union(
@@ -294,7 +286,7 @@ def _read_union(
             return _read(option, data, extra, path)
         except ConfigError as e:
             errors.append(str(e))
-    raise ConfigError(errors[0] if errors else f"{path}: got {_kind(data)}.")
+    raise ConfigError(errors[0] if errors else f"{path}: got {shown(data)}.")
 
 
 def _is_protocol(annotation: Any) -> bool:
@@ -334,12 +326,12 @@ def _read_record(
     allowed: Mapping[str, type], data: Any, extra: Mapping[str, type], path: str
 ) -> Any:
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected an object, got {_kind(data)}.")
+        raise ConfigError(f"{path}: expected an object, got {shown(data)}.")
     tag = _tag(data)
     if tag not in allowed:
         raise ConfigError(
             f"{path}.type: expected {_one_of(allowed)}, got"
-            f" {_kind(data.get('type'))}{_meant(tag, allowed)} A class of"
+            f" {shown(data.get('type'))}{_meant(tag, allowed)} A class of"
             " your own is found only through --study MODULE."
         )
     cls = allowed[tag]
@@ -347,11 +339,9 @@ def _read_record(
     declared = {f.name: f for f in fields(cls)}
     for name in data:
         if name != "type" and name not in declared:
-            where = f".{name}" if name.isidentifier() else f"[{_kind(name)}]"
+            where = f".{name}" if name.isidentifier() else f"[{shown(name)}]"
             hint = _meant(name, declared, otherwise=f"; has {_one_of(declared)}.")
-            raise ConfigError(
-                f"{path}{_cut(where, _LONGEST)}: unknown field of {tag}{hint}"
-            )
+            raise ConfigError(f"{path}{cut(where)}: unknown field of {tag}{hint}")
     values = {}
     for name, f in declared.items():
         if name in data:
@@ -361,7 +351,7 @@ def _read_record(
     try:
         return cls(**values)
     except ConfigError as e:
-        raise ConfigError(f"{path}: {_cut(str(e), 10 * _LONGEST)}") from e
+        raise ConfigError(f"{path}: {cut(str(e), 10 * LONGEST)}") from e
 
 
 def _tag(data: Any) -> str:
@@ -372,25 +362,10 @@ def _tag(data: Any) -> str:
 
 def _meant(word: Any, known: Iterable[str], *, otherwise: str = ".") -> str:
     """The end of a message: the known name nearest to a word, if any is near."""
-    short = isinstance(word, str) and len(word) <= _LONGEST
+    short = isinstance(word, str) and len(word) <= LONGEST
     close = difflib.get_close_matches(word, list(known), n=1) if short else []
     return f"; did you mean {close[0]}?" if close else otherwise
 
 
 def _one_of(names: Iterable[str]) -> str:
     return "one of " + ", ".join(sorted(names))
-
-
-def _kind(data: Any) -> str:
-    """A value as a message shows it: short, whatever its size or depth."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxstring, short.maxlist, short.maxdict = 3, 200, 20, 20
-    try:
-        text = short.repr(data)
-    except ValueError:  # Python writes no number of more than 4300 digits
-        text = "a number of thousands of digits"
-    return _cut(text, _LONGEST)
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
