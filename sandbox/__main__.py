@@ -1,0 +1,7 @@
+"""`python -m sandbox`, the same as `sandbox`."""
+
+import sys
+
+from sandbox.cli import main
+
+sys.exit(main())

@@ -1,0 +1,73 @@
+"""Words and numbers as people and JSON read them: near names, tables, sizes."""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+
+_LONG_NAME = 60
+"""Characters of a name that are compared and repeated; more is cut."""
+
+
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """The known name nearest to a word, if any is near."""
+    names = [k for k in known if len(k) <= _LONG_NAME]
+    short = word if isinstance(word, str) and len(word) <= _LONG_NAME else ""
+    return next(iter(difflib.get_close_matches(short, names, n=1)), None)
+
+
+def meant(word: object, known: Iterable[str], *, otherwise: str = "") -> str:
+    """The end of a message: `; did you mean NAME?`, or `otherwise` if none is near."""
+    name = nearest(word, known)
+    return f"; did you mean {name}?" if name else otherwise
+
+
+def unknown(what: str, word: str, known: Iterable[str]) -> str:
+    """`there is no WHAT 'word'; did you mean NAME?`, else the names there are."""
+    known = list(known)
+    hint = meant(word, known, otherwise=f"; it is one of {', '.join(known)}")
+    return f"there is no {what} {word[:_LONG_NAME]!r}{hint}"
+
+
+def printable(text: str, most: int = 1000) -> str:
+    """Text of unknown origin on one line: nothing in it can steer a terminal."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 3] + "..."
+
+
+def number(value: float) -> float | str | None:
+    """A number as JSON can hold it: NaN as null, infinities as text."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+
+def digits(value: float) -> str:
+    """Three significant digits, or an infinity sign."""
+    return "∞" if math.isinf(value) else f"{value:.3g}"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes as `812 B`, `3.4 MB`."""
+    if n_bytes < 1000:
+        return f"{n_bytes} B"
+    for unit in ("kB", "MB", "GB"):
+        n_bytes /= 1000
+        if n_bytes < 1000:
+            return f"{n_bytes:.1f} {unit}"
+    return f"{n_bytes / 1000:.1f} TB"
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = ""
+) -> str:
+    """Aligned columns, two spaces apart.
+
+    Args:
+      header: a name for every column.
+      rows: the cells.
+      right: one letter a column, `r` to align it to the right.
+    """
+    sides = [">" if s == "r" else "<" for s in right.ljust(len(header))]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    shape = "  ".join(f"{{:{s}{w}}}" for s, w in zip(sides, widths, strict=True))
+    return "\n".join(shape.format(*row).rstrip() for row in (header, *rows))
