@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Float
 
 from sandbox.errors import require
@@ -97,7 +99,6 @@ class BitTransformer:
           key: for dropout; None turns it off.
           taps: names from `self.taps`.
         """
-        from jax import lax
 
         def logits(row: Float[Array, " d"]) -> Float[Array, " C"]:
             return self._answer(params, row[None]).logits[0]
@@ -107,8 +108,6 @@ class BitTransformer:
         return self._answer(params, x, key=key, taps=taps)
 
     def _answer(self, params: Params, x: Any, **options: Any) -> Outputs:
-        import jax.numpy as jnp
-
         ids = (x < 0).astype(jnp.int32)
         everywhere = jnp.ones(ids.shape, bool)
         tokens = Tokens(ids, valid=everywhere, visible=everywhere)

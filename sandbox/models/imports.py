@@ -19,7 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import safetensors
 
 from sandbox.errors import ConfigError, require
 from sandbox.models.transformer import Transformer
@@ -206,8 +209,6 @@ class _Reader:
     """Takes named tensors out of a file, and knows which were not taken."""
 
     def __init__(self, path: Path) -> None:
-        import safetensors
-
         require(
             path.is_file(),
             f"{path} does not exist; save the model with safe_serialization and in one"
@@ -380,8 +381,5 @@ def _gpt2(read: _Reader, model: Transformer, vocab: int, order: list[int]) -> Pa
 
 
 def _to_jax(params: Params) -> Params:
-    import jax
-    import jax.numpy as jnp
-
     dtype = jnp.result_type(float)
     return jax.tree.map(lambda a: jnp.asarray(a, dtype), params)

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from sandbox.errors import ConfigError, require
@@ -89,8 +91,6 @@ def stream_key(key: Any, what: int, split: str) -> Any:
       what: the fold behind the stream, e.g. `STREAM`.
       split: one of `SPLITS`.
     """
-    import jax
-
     if split not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
     return jax.random.fold_in(jax.random.fold_in(key, what), SPLITS.index(split))
@@ -115,9 +115,6 @@ def cube_rows(row_keys: Any, d: int, p: float = 0.5) -> Float[Array, "n d"]:
     Returns:
       Rows in jax's default float dtype.
     """
-    import jax
-    import jax.numpy as jnp
-
     if p != 0.5:
         below = jnp.uint32(min(max(round(p * 2**32), 1), 2**32 - 1))
         words = jax.vmap(lambda k: jax.random.bits(k, (d,), jnp.uint32))(row_keys)
@@ -194,8 +191,6 @@ class VectorTask:
 
     def support_key(self, key: Any) -> Any:
         """The key a random support is drawn from."""
-        import jax
-
         return jax.random.fold_in(key, _SUPPORT)
 
     def observe(self, clean: Int[Array, " B"], row_keys: Any) -> Int[Array, " B"]:
@@ -212,9 +207,6 @@ class VectorTask:
           n: number of rows.
           split: one of `SPLITS`.
         """
-        import jax
-        import jax.numpy as jnp
-
         stream = stream_key(key, STREAM, split)
         t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
         row_keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(t)
@@ -230,8 +222,6 @@ class VectorTask:
 
     def bayes(self, batch: Batch) -> Float[Array, "B C"] | None:
         """One-hot posterior at the clean label (there is no label noise)."""
-        import jax
-
         return jax.nn.one_hot(batch.aux["clean"], self.n_classes, dtype=batch.x.dtype)
 
     def metrics(self, logits: Array, batch: Batch) -> Mapping[str, tuple[Array, Array]]:
@@ -239,9 +229,6 @@ class VectorTask:
 
         Both are against the clean label, so label noise does not cap the accuracy.
         """
-        import jax
-        import jax.numpy as jnp
-
         clean, w = batch.aux["clean"], batch.weight
         hit = (jnp.argmax(logits, -1) == clean).astype(w.dtype)
         log_q = jax.nn.log_softmax(logits, -1)
@@ -306,8 +293,6 @@ class BooleanTask(VectorTask):
         Args:
           key: the lane's task key; needed only where the support is random.
         """
-        import jax.numpy as jnp
-
         if self.d > MAX_ENUMERATED_BITS:
             return None
         r = jnp.arange(2**self.d, dtype=jnp.uint32)

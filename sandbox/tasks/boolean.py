@@ -24,6 +24,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -135,8 +136,6 @@ class Expansion(BooleanTask):
         self, x: Float[Array, "B d"], supports: Int[Array, "1 k"]
     ) -> Int[Array, " B"]:
         """Class 0 where f > 0, class 1 where f < 0."""
-        import jax.numpy as jnp
-
         table = label_table(self.sets, self.coefficients, self.k)
         bits_Bk = (x[:, supports[0]] < 0).astype(int)
         row_B = (bits_Bk << jnp.arange(self.k)[None, :]).sum(-1)

@@ -25,6 +25,8 @@ from functools import lru_cache
 from math import erf, exp, factorial, inf, pi, sqrt
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -67,9 +69,6 @@ class GaussianTask(VectorTask):
 
     def inputs(self, row_keys: Any) -> Float[Array, "n d"]:
         """Standard normal rows, the same in either precision: drawn in float32."""
-        import jax
-        import jax.numpy as jnp
-
         draw = jax.vmap(lambda k: jax.random.normal(k, (self.d,), jnp.float32))
         return draw(row_keys).astype(jnp.result_type(float))
 
@@ -165,8 +164,6 @@ class MultiIndex(GaussianTask):
 
     def supports(self, key: Any) -> Int[Array, "1 k"]:
         """Axes of the frame of `rotate` behind the label, as the only row."""
-        import jax.numpy as jnp
-
         if isinstance(self.support, RandomDirections):
             return jnp.arange(self.k)[None, :]
         return place_support(self, self.support, self.k, key)
@@ -177,9 +174,6 @@ class MultiIndex(GaussianTask):
         Uniform (Haar) on the orthogonal group: the Q factor of a Gaussian matrix with
         the signs of R's diagonal moved into it.
         """
-        import jax
-        import jax.numpy as jnp
-
         if not isinstance(self.support, RandomDirections):
             return jnp.eye(self.d)
         require(
@@ -192,8 +186,6 @@ class MultiIndex(GaussianTask):
 
     def rotate(self, x: Float[Array, "B d"], key: Any) -> Float[Array, "B d"]:
         """Rows in the frame whose first k axes are the random directions."""
-        import jax.numpy as jnp
-
         if not isinstance(self.support, RandomDirections):
             return x
         return jnp.dot(x, self.frame(key).T, precision="highest")

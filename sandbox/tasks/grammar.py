@@ -1,12 +1,17 @@
-"""Probabilistic context-free grammars as plain records, and where they come from.
+r"""Probabilistic context-free grammars as plain records, and where they come from.
 
 A `Grammar` holds its rules, so the identity of a run that uses one is the rules and
 not the name of a file. Five grammars come with the package (`packaged()`); others are
-files in the syntax of nltk's `PCFG`. What is computed from a grammar lies in
-`grammar_graph` (any grammar) and `grammar_arrays` (those without recursion).
+files in the syntax of nltk's `PCFG`, each mistake answered with its line:
+
+    S -> A B [0.4] | B [0.6]     probabilities in brackets, right sides separated by |
+    A -> 'a' 'a' [1.0]           terminals in quotes
+    %start S                     optional; else the first left side
+    # a comment                  on a line of its own; \ at its end continues a line
 
 A symbol in quotes is a terminal, in rules as in files: `"13"` is a nonterminal and
-`"'3'"` the terminal 3.
+`"'3'"` the terminal 3. What is computed from a grammar lies in `grammar_graph` (any
+grammar) and `grammar_arrays` (those without recursion).
 
 Example:
     >>> load_grammar("cfg3b", start=("13", "14", "15")).start
@@ -15,15 +20,23 @@ Example:
 
 import difflib
 import os
+import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
 from sandbox.errors import ConfigError, require
 from sandbox.tasks import grammar_graph
-from sandbox.tasks.grammar_rule import Rule, is_terminal, listed, shown
+from sandbox.tasks.grammar_rule import (
+    MAX_RIGHT,
+    Rule,
+    is_terminal,
+    listed,
+    quoted,
+    shown,
+)
 
 __all__ = ["Grammar", "Rule", "RuleError", "load_grammar", "packaged"]
 
@@ -32,6 +45,17 @@ SUM_TOLERANCE = 1e-6
 MAX_BYTES, MAX_NONTERMINALS, MAX_RULES = 2**20, 500, 5000
 """Largest file, and number of nonterminals and of rules."""
 _LONGEST = 40
+SPECIAL_TOKENS = ("BOS", "EOS", "PAD", "MASK")
+"""Tokens that tasks add; no terminal may be called so, nor `<pad>` or `[PAD]`."""
+_SYMBOL = r"[\w/][\w/^<>-]*"
+_TOKEN = re.compile(
+    rf"""\s*(?: (?P<probability>\[[^\]\['"|]*\])
+    | (?P<terminal>"[^"]*"|'[^']*')
+    | (?P<bar>\|)
+    | (?P<symbol>{_SYMBOL}) )""",
+    re.VERBOSE,
+)
+_NUMBER = re.compile(r"\[([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})\]")
 
 
 class RuleError(ConfigError):
@@ -221,8 +245,6 @@ def load_grammar(
       ConfigError: the file cannot be read or is no usable grammar; one sentence with
         the number of the line.
     """
-    from sandbox.tasks.grammar_text import read_rules
-
     source, name, data = _read(name_or_path)
     rules, lines, first = read_rules(data, source)
     wanted = (start,) if isinstance(start, str) else start
@@ -270,3 +292,182 @@ def _read(name_or_path: str | Path) -> tuple[str, str, bytes]:
         " many, so name another file or split it.",
     )
     return source, path.stem, data
+
+
+def read_rules(data: bytes, source: str) -> tuple[tuple[Rule, ...], list[int], str]:
+    """The rules of a file, the number of the line of each, and its start symbol.
+
+    Args:
+      data: the bytes of the file.
+      source: what messages call it.
+
+    Raises:
+      ConfigError: the file is no UTF-8, or a line is no rule.
+    """
+    start, start_line = "", 0
+    rules: list[Rule] = []
+    lines: list[int] = []
+    for number, line in _logical_lines(_decoded(data, source)):
+        try:
+            if line.startswith("%"):
+                start, start_line = _directive(line), number
+                continue
+            rules += _rules_of(line)
+            require(
+                len(rules) <= MAX_RULES,
+                f"this is rule {len(rules):,}; a grammar may have {MAX_RULES:,} rules.",
+            )
+        except ConfigError as e:
+            raise ConfigError(f"{source}, line {number}: {e}") from e
+        lines += [number] * (len(rules) - len(lines))
+    require(len(rules) > 0, f"{source} has no rules; write some as S -> A B [1.0].")
+    known = {r.left: None for r in rules}
+    require(
+        not start or start in known,
+        f"{source}, line {start_line}: the start symbol {shown(start)} has no rule; the"
+        f" nonterminals are {listed(known)}.",
+    )
+    return tuple(rules), lines, start or rules[0].left
+
+
+def _decoded(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = data.count(b"\n", 0, e.start) + 1
+        raise ConfigError(
+            f"{source}, line {line}: byte {data[e.start]:#04x} is not UTF-8; save the"
+            " file as UTF-8 text."
+        ) from e
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that are neither empty nor comments; continued ones joined."""
+    parts: list[str] = []
+    first = 0
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip()
+        if not parts and (line.startswith("#") or not line):
+            continue
+        first = first if parts else number
+        if line.endswith("\\"):
+            parts.append(line[:-1].rstrip())
+            continue
+        yield first, " ".join([*parts, line]).strip()
+        parts = []
+    if parts:
+        yield first, " ".join(parts).strip()
+
+
+def _directive(line: str) -> str:
+    word, _, symbol = line[1:].partition(" ")
+    symbol = symbol.strip()
+    require(
+        word == "start" and re.fullmatch(_SYMBOL, symbol) is not None,
+        f"{shown(line)} is no directive; the only one is %start SYMBOL.",
+    )
+    return symbol
+
+
+def _rules_of(line: str) -> list[Rule]:
+    """The rules in a line; where it holds none, says what to write."""
+    head, arrow, tail = line.partition("->")
+    require(
+        arrow != "",
+        f"there is no -> in {shown(line)!r}; write it as S -> A B [1.0].",
+    )
+    left = head.strip()
+    require(
+        not is_terminal(left),
+        f"{shown(left)} is a terminal and cannot have rules; drop its quotes.",
+    )
+    require(
+        re.fullmatch(_SYMBOL, left) is not None,
+        f"{shown(left)!r} is no nonterminal; write one name of letters, digits and"
+        " underscores before the ->.",
+    )
+    require(
+        head != left,
+        f"there is no space between {shown(left)} and ->; put one there.",
+    )
+    rules: list[Rule] = []
+    right: list[str] = []
+    probability = ""
+    for kind, token in _tokens(tail):
+        if kind == "bar":
+            rules.append(_rule(left, right, probability))
+            right, probability = [], ""
+        elif probability:
+            raise ConfigError(
+                f"{shown(token)} follows the probability {shown(probability)}; separate"
+                " right sides with |."
+            )
+        elif kind == "probability":
+            probability = token
+        else:
+            right.append(quoted(token[1:-1]) if kind == "terminal" else token)
+            if len(right) > MAX_RIGHT:
+                raise ConfigError(
+                    f"a right side of {shown(left)} has more than {MAX_RIGHT} symbols;"
+                    " split it."
+                )
+    return [*rules, _rule(left, right, probability)]
+
+
+def _tokens(tail: str) -> Iterator[tuple[str, str]]:
+    at = 0
+    while at < len(tail):
+        m = _TOKEN.match(tail, at)
+        if m is None:
+            rest = tail[at:].strip()
+            said = shown(rest)
+            raise ConfigError(
+                {
+                    "'": f"the quote in {said} is not closed; close it.",
+                    '"': f"the quote in {said} is not closed; close it.",
+                    "[": f"the bracket in {said} is not closed; write [0.5].",
+                    "-": "there are two -> in one line; write one rule a line.",
+                    "#": "a comment follows a rule; give it a line of its own.",
+                }.get(
+                    rest[:1],
+                    f"{said!r} is neither a symbol nor a probability; names have"
+                    " letters, digits and underscores, terminals are in quotes.",
+                )
+            )
+        at = m.end()
+        kind = str(m.lastgroup)
+        yield kind, m.group(kind)
+
+
+def _rule(left: str, right: list[str], probability: str) -> Rule:
+    name, text = shown(left), shown(" ".join(right))
+    require(
+        len(right) > 0,
+        f"a right side of {name} is empty; delete it, strings of length 0 cannot be"
+        " used.",
+    )
+    require(
+        probability != "",
+        f"{name} -> {text} has no probability; add one, as in {text} [0.5].",
+    )
+    m = _NUMBER.fullmatch(probability)
+    if m is None:
+        raise ConfigError(
+            f"{shown(probability)} is no probability; write a decimal number without"
+            " signs or exponents, as in [0.5]."
+        )
+    require(
+        0 < float(m.group(1)) <= 1,
+        f"{name} -> {text} has probability {shown(m.group(1))}; it must lie in"
+        " (0, 1], so delete rules that are never used.",
+    )
+    for word in (s[1:-1] for s in right if is_terminal(s)):
+        require(word != "", "the terminal '' is empty; delete it or give it a name.")
+        bare = word.strip("<>[]|")
+        require(
+            bare not in SPECIAL_TOKENS
+            and (bare == word or bare.upper() not in SPECIAL_TOKENS),
+            f"the terminal {quoted(shown(word))} is called as a special token (one of"
+            f" {', '.join(SPECIAL_TOKENS)}); rename it.",
+        )
+    return Rule(left, tuple(right), float(m.group(1)))

@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, UInt
 
@@ -192,9 +194,6 @@ def sample_strings(
       n: how many.
       length: N, at least that of the longest string, which is the default.
     """
-    import jax
-    import jax.numpy as jnp
-
     longest = arrays.longest
     require(
         length is None or length >= longest,
@@ -222,8 +221,6 @@ def sample_strings(
 
 def _at(table: np.ndarray, index: Array) -> Array:
     """`table[index]`, all of `index` being in bounds."""
-    import jax.numpy as jnp
-
     if len(table) == 1:
         return jnp.full(index.shape, table[0])
     return jnp.asarray(table).at[index].get(mode="promise_in_bounds")
@@ -231,8 +228,6 @@ def _at(table: np.ndarray, index: Array) -> Array:
 
 def _draws(tables: SamplerTables, random: UInt[Array, "B w"]) -> UInt[Array, "B nodes"]:
     """One number of `tables.bits` bits a node."""
-    import jax.numpy as jnp
-
     per_word = _WORD // tables.bits
     words = random[:, 1:]
     if per_word == 1:
@@ -248,8 +243,6 @@ def _expand(
     arrays: GrammarArrays, tables: SamplerTables, random: UInt[Array, "B w"]
 ) -> tuple[tuple[Array, ...], Int[Array, " B"]]:
     """The words of every token, and the number of tokens; garbage beyond it."""
-    import jax.numpy as jnp
-
     n_rows = random.shape[0]
     draws = _draws(tables, random)
     n_words = 1 + max(f.word for f in tables.fields)
@@ -290,8 +283,6 @@ def _root(
     n_words: int,
 ) -> tuple[Array, ...]:
     """The words of the start symbols, `(B, 1)` each."""
-    import jax.numpy as jnp
-
     n, field = len(arrays.start), tables.fields[0]
     bounds = np.round(np.arange(1, n) * (2.0**32 / n)).astype(np.uint32)
     chosen = jnp.sum(random[:, None] >= jnp.asarray(bounds)[None, :], 1)
@@ -305,8 +296,6 @@ def _choose(
     step: _Step, code: Int[Array, "B M"], draw: UInt[Array, "B M"]
 ) -> Int[Array, "B M"]:
     """The rule of every node: a binary search among its symbol's thresholds."""
-    import jax.numpy as jnp
-
     passed = jnp.zeros_like(code)
     stride = step.p // 2
     while stride:
@@ -322,8 +311,6 @@ def _unpack(
     words: tuple[Array, ...],
     count: Int[Array, " B"],
 ) -> Strings:
-    import jax.numpy as jnp
-
     dtype = jnp.int8 if len(arrays.symbols) <= 127 else jnp.int32
     n = words[0].shape[1]
     valid = jnp.arange(n, dtype=jnp.int32)[None, :] < count[:, None]

@@ -13,6 +13,8 @@ Source: Panigrahi et al. (arXiv 2410.05464), appendix on hierarchical data.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from sandbox.errors import require
@@ -76,9 +78,6 @@ class Hierarchy(BooleanTask):
 
     def supports(self, key: Any) -> Int[Array, "n k"]:
         """Coordinates of every node, in heap order."""
-        import jax
-        import jax.numpy as jnp
-
         n, k = self.n_nodes, self.feature_complexity
         window = jnp.arange(k)[None, :]
         if self.layout == "disjoint":
@@ -97,8 +96,6 @@ class Hierarchy(BooleanTask):
         self, x: Float[Array, "B d"], supports: Int[Array, "n k"]
     ) -> Int[Array, " B"]:
         """Follows the signs from the root: parity +1 goes left, -1 goes right."""
-        import jax.numpy as jnp
-
         right_Bn = (x[:, supports].prod(-1) < 0).astype(int)
         node_B = jnp.zeros(x.shape[0], int)
         for _ in range(self.depth):

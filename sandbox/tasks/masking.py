@@ -16,10 +16,13 @@ Example:
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from sandbox.errors import require
 from sandbox.store.config import is_number
+from sandbox.tasks.bayes import predict_corrupted
+from sandbox.tasks.channel import Channel
 from sandbox.tasks.sequences import GrammarTask, Rows
 from sandbox.types import Array, Batch, Tokens
 
@@ -70,11 +73,6 @@ class MaskedLM(GrammarTask):
         Meaningful at selected positions, which is where it is compared; 0 at BOS and
         after the end. Costs a pass of the exact predictor a string.
         """
-        import jax.numpy as jnp
-
-        from sandbox.tasks.bayes import predict_corrupted
-        from sandbox.tasks.channel import Channel
-
         x, c = batch.x, self.n_classes
         inner = x.valid[:, 1:]
         seen = jnp.where(x.ids == self.vocabulary.mask, c, x.ids)[:, 1:]
@@ -91,8 +89,6 @@ class MaskedLM(GrammarTask):
         self, rows: Rows, key: Any, t0: Any, n: int, split: str
     ) -> tuple[Tokens, Bool[Array, "B N"]]:
         """Selects and corrupts."""
-        import jax.numpy as jnp
-
         words = self.words(key, t0, n, split=split, count=3)
         selected = (words[:, 0] < _threshold(self.rate)) & rows.inner
         masked = words[:, 1] < _threshold(self.mask)
@@ -108,6 +104,4 @@ class MaskedLM(GrammarTask):
 
 def _threshold(p: float) -> Any:
     """The number below which a 32-bit word falls with probability p, to 2^-32."""
-    import jax.numpy as jnp
-
     return jnp.uint32(min(round(p * 2**32), 2**32 - 1))

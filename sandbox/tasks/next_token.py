@@ -9,6 +9,7 @@ in the tree, 0 the start symbol.
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
 from sandbox.errors import require
@@ -39,8 +40,6 @@ class NextToken(GrammarTask):
 
     def _targets(self, clean: Int[Array, "B N"]) -> Int[Array, "B N"]:
         """The token that follows each position."""
-        import jax.numpy as jnp
-
         return jnp.pad(clean[:, 1:], ((0, 0), (0, 1)))
 
     def _batch(
@@ -48,8 +47,6 @@ class NextToken(GrammarTask):
     ) -> tuple[Tokens, Bool[Array, "B N"]]:
         """The strings as they are."""
         del key, t0, n, split
-        import jax.numpy as jnp
-
         scored = rows.inner
         if self.level is not None:
             scored = scored & rows.boundaries[:, self.level]

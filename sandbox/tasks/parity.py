@@ -13,6 +13,8 @@ Example:
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from sandbox.errors import require
@@ -83,9 +85,6 @@ def place_support(
       k: its size.
       key: the lane's task key; needed only where the support is random.
     """
-    import jax
-    import jax.numpy as jnp
-
     if isinstance(support, FirstSupport):
         s = jnp.arange(k)
     elif isinstance(support, ExplicitSupport):
@@ -157,15 +156,10 @@ class NoisyParity(Parity):
 
     def observe(self, clean: Int[Array, " B"], row_keys: Any) -> Int[Array, " B"]:
         """Flips each label with probability eps, from its row's own key."""
-        import jax
-        import jax.numpy as jnp
-
         u = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1)))(row_keys)
         return jnp.where(u < self.eps, 1 - clean, clean)
 
     def bayes(self, batch: Batch) -> Float[Array, "B 2"]:
         """Posterior of the observed label: 1 - eps at the clean class."""
-        import jax
-
         onehot = jax.nn.one_hot(batch.aux["clean"], 2, dtype=batch.x.dtype)
         return (1 - 2 * self.eps) * onehot + self.eps

@@ -13,17 +13,19 @@ same grammar and key see the same strings.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int, UInt
 
 from sandbox.errors import require
 from sandbox.tasks.base import STREAM, stream_key
 from sandbox.tasks.grammar import Grammar, load_grammar
+from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
+from sandbox.tasks.grammar_sampler import sample_strings
 from sandbox.types import Array, Batch, Tokens
-
-if TYPE_CHECKING:
-    from sandbox.tasks.grammar_arrays import GrammarArrays
 
 _CORRUPT = 2  # fold of the task key behind masks
 N_EDGES = 4
@@ -95,10 +97,8 @@ class GrammarTask:
         )
 
     @property
-    def arrays(self) -> "GrammarArrays":
+    def arrays(self) -> GrammarArrays:
         """The compiled grammar."""
-        from sandbox.tasks.grammar_arrays import compile_grammar
-
         return compile_grammar(self.grammar)
 
     @property
@@ -123,8 +123,6 @@ class GrammarTask:
         They lie at quantiles of the length distribution, at least `EDGE_GAP` and N / 12
         apart.
         """
-        import numpy as np
-
         done = np.cumsum(self.arrays.level_length_distribution[0])
         out = [self.positions]
         for q in np.arange(N_EDGES - 1, 0, -1) / N_EDGES:
@@ -135,11 +133,6 @@ class GrammarTask:
 
     def rows(self, key: Any, t0: Any, n: int, *, split: str) -> Rows:
         """Strings t0 .. t0+n of the stream `split`; jittable, `n` static."""
-        import jax
-        import jax.numpy as jnp
-
-        from sandbox.tasks.grammar_sampler import sample_strings
-
         strings = sample_strings(self.arrays, stream_key(key, STREAM, split), t0, n)
         pad = self.vocabulary.pad
         tokens = jnp.where(strings.valid, strings.tokens.astype(jnp.int32), pad)
@@ -164,9 +157,6 @@ class GrammarTask:
         self, key: Any, t0: Any, n: int, *, split: str, count: int
     ) -> UInt[Array, "n count N"]:
         """Random words of every position of rows t0 .. t0+n, apart from the strings."""
-        import jax
-        import jax.numpy as jnp
-
         stream = stream_key(key, _CORRUPT, split)
         t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
         shape = (count, self.positions)
@@ -185,8 +175,6 @@ class GrammarTask:
           n: number of rows.
           split: one of `SPLITS`.
         """
-        import jax.numpy as jnp
-
         rows = self.rows(key, t0, n, split=split)
         x, scored = self._batch(rows, key, t0, n, split)
         labels = jnp.where(rows.inner, rows.clean, 0)  # BOS and PAD are never scored
@@ -222,9 +210,6 @@ class GrammarTask:
 
         Both are over scored positions, which all count alike.
         """
-        import jax
-        import jax.numpy as jnp
-
         w = batch.weight
         hit = (jnp.argmax(logits, -1) == batch.y).astype(w.dtype)
         log_q = jax.nn.log_softmax(logits, -1)

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
+from scipy.special import log_ndtr
 
 from sandbox.errors import require
 from sandbox.theory.sample_complexity import Estimate, percentiles
@@ -243,8 +244,6 @@ def _fit(
     known: Bool[np.ndarray, "D R"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Slope, intercept and sigma of every resample; NaN where there is no slope."""
-    from scipy.special import log_ndtr
-
     w = known.astype(float)
     seen = known & arrived
     low = np.where(seen, x, np.inf).min(1)

@@ -9,8 +9,7 @@ import pytest
 
 from sandbox.errors import ConfigError
 from sandbox.models.base import Model
-from sandbox.models.mlp import MANY_ROWS, MLP, TILE, WIDE
-from sandbox.models.mlp_module import tiled_logits
+from sandbox.models.mlp import MANY_ROWS, MLP, TILE, WIDE, tiled_logits
 
 
 def test_initial_weights_are_torch_uniform() -> None:

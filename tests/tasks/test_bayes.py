@@ -16,9 +16,8 @@ from sandbox.errors import ConfigError
 from sandbox.tasks import bayes
 from sandbox.tasks.bayes_levels import level_posteriors, predict_next
 from sandbox.tasks.channel import Channel, observed
-from sandbox.tasks.grammar import Grammar, load_grammar
+from sandbox.tasks.grammar import Grammar, load_grammar, read_rules
 from sandbox.tasks.grammar_arrays import compile_grammar
-from sandbox.tasks.grammar_text import read_rules
 from sandbox.tasks.inside import ChartPlan, chart_plan
 
 TEXTS = {

@@ -11,8 +11,9 @@ import pytest
 from sandbox.errors import ConfigError
 from sandbox.store.config import canonical, from_json, to_json
 from sandbox.tasks import grammar_graph as graph
-from sandbox.tasks.grammar import Grammar, Rule, load_grammar, packaged
+from sandbox.tasks.grammar import Grammar, Rule, load_grammar, packaged, read_rules
 from sandbox.tasks.grammar_arrays import compile_grammar
+from sandbox.tasks.grammar_rule import quoted
 
 GOOD = "S -> A B [0.5] | B [0.5]\nA -> 'a' [1.0]\nB -> 'b' 'a' [0.25] | 'b' [0.75]\n"
 
@@ -54,6 +55,27 @@ def test_packaged_grammars_are_what_nltk_reads() -> None:
         assert not ours.recursive
     counts = [len(load_grammar(n).rules) for n in packaged()]
     assert counts == [31, 54, 48, 39, 32]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "S -> A->B A- [0.5] | a^b/c [.5]",
+        "S -> 'it' \"it's\" '\"' [1]",
+        "S ->\t'[0.5]''|' '->'[0.25]|A<x>[0.75]",
+        "/S -> \u00e9 _1 2 [00.5] | 'b  c ' [1.]",
+    ],
+)
+def test_a_line_is_what_nltk_reads(line: str) -> None:
+    from nltk.grammar import Nonterminal, read_grammar, standard_nonterm_parser
+
+    _, theirs = read_grammar([line], standard_nonterm_parser, probabilistic=True)
+    rules, lines, start = read_rules(line.encode(), "it")
+    assert lines == [1] * len(rules) and start == str(theirs[0].lhs())
+    for ours, p in zip(rules, theirs, strict=True):
+        right = tuple(s if isinstance(s, Nonterminal) else quoted(s) for s in p.rhs())
+        assert (ours.left, ours.probability) == (str(p.lhs()), p.prob())
+        assert ours.right == tuple(map(str, right))
 
 
 def test_truncated_starts() -> None:
