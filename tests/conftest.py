@@ -17,6 +17,7 @@ from pathlib import Path
 import hypothesis
 import jax
 import jaxlib
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -48,6 +49,12 @@ def _seed_global_generators() -> None:
     """Seeds the global generators; tests should still pass their own keys."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (the global state is what is being pinned)
+
+
+@pytest.fixture
+def no_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the types that only tests check, as where the library is used."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -20,22 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from sandbox.errors import require
-from sandbox.store.config import is_number
+from sandbox.store.bounds import AtLeast, MoreThan, check_fields, is_whole
 
 MAX_CHECKPOINTS = 100_000
 """Most teacher checkpoints that one schedule may use; each is a file."""
-
-
-def is_whole(value: object) -> bool:
-    """Whether a value is an `int` proper, which is what records store."""
-    return type(value) is int
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
 
 
 @dataclass(frozen=True)
@@ -53,12 +44,17 @@ class PerSeed:
         """Refuses negative and fractional entries."""
         require(
             isinstance(self.values, tuple)
-            and all(v is None or _is_count(v) for v in self.values),
+            and all(v is None or (is_whole(v) and v >= 0) for v in self.values),
             f"per-seed values must be whole numbers from 0, got {self.values!r}.",
         )
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The values that exist, for which the bounds of a field hold."""
+        return tuple(v for v in self.values if v is not None)
 
-def of_seed(value: "int | PerSeed", seed: int) -> int | None:
+
+def of_seed(value: int | PerSeed, seed: int) -> int | None:
     """The value that holds for the seed at position `seed` of its group."""
     return value.values[seed] if isinstance(value, PerSeed) else value
 
@@ -77,13 +73,6 @@ class Lane(NamedTuple):
     final: int
     switched_at: int = 0
     position: int = 0
-
-
-def _at_least_one(name: str, value: int, unit: str) -> None:
-    require(
-        is_whole(value) and value >= 1,
-        f"{name} must be at least 1 {unit}, a whole number, got {value!r}.",
-    )
 
 
 def _multiples(every: int, final: int) -> tuple[int, ...]:
@@ -215,18 +204,14 @@ class Progressive(Source):
       speed: 1 keeps the teacher's own pace, 2 goes twice as fast.
     """
 
-    every: int
-    speed: float = 1.0
+    every: Annotated[int, AtLeast(1)]
+    speed: Annotated[float, AtLeast(1e-6)] = 1.0
 
     needs_teacher = True
 
     def __post_init__(self) -> None:
         """Refuses a schedule that never moves or switches between samples."""
-        _at_least_one("source.every", self.every, "sample")
-        require(
-            is_number(self.speed) and self.speed >= 1e-6,
-            f"source.speed must be finite and at least 1e-6, got {self.speed!r}.",
-        )
+        check_fields(self, "source")
         require(
             (self.every / self._speed).denominator == 1,
             f"source.every / source.speed = {self.every}/{self.speed} must be a whole"
@@ -268,24 +253,15 @@ class NShot(Source):
       hold: T, samples that each of them teaches.
     """
 
-    steps: tuple[int | PerSeed, ...]
-    hold: int | PerSeed
+    steps: tuple[Annotated[int | PerSeed, AtLeast(0)], ...]
+    hold: Annotated[int | PerSeed, AtLeast(1)]
 
     needs_teacher = True
 
     def __post_init__(self) -> None:
         """Refuses an empty first stage."""
-        holds = self.hold.values if isinstance(self.hold, PerSeed) else (self.hold,)
-        require(
-            all(h is None or (_is_count(h) and h > 0) for h in holds),
-            f"source.hold must be at least 1 sample, a whole number, got {self.hold}.",
-        )
-        require(
-            isinstance(self.steps, tuple)
-            and len(self.steps) >= 1
-            and all(isinstance(s, PerSeed) or _is_count(s) for s in self.steps),
-            f"source.steps must be a tuple of checkpoint steps, got {self.steps!r}.",
-        )
+        check_fields(self, "source")
+        require(len(self.steps) > 0, "source.steps must name at least one checkpoint.")
 
     def borders(self, n_seeds: int) -> list[tuple[str, int]]:
         """The samples that each seed's chosen checkpoints teach."""
@@ -347,22 +323,16 @@ class UntilSaturation(Source):
       min_gain: accuracy that counts as improvement.
     """
 
-    every: int
-    limit: int
-    window: int = 5
-    min_gain: float = 0.01
+    every: Annotated[int, AtLeast(1)]
+    limit: Annotated[int, AtLeast(1)]
+    window: Annotated[int, AtLeast(1)] = 5
+    min_gain: Annotated[float, MoreThan(0)] = 0.01
 
     needs_teacher = True
 
     def __post_init__(self) -> None:
         """Refuses a schedule that cannot be judged."""
-        _at_least_one("source.every", self.every, "sample")
-        _at_least_one("source.limit", self.limit, "sample")
-        _at_least_one("source.window", self.window, "evaluation")
-        require(
-            is_number(self.min_gain) and self.min_gain > 0,
-            f"source.min_gain must be positive and finite, got {self.min_gain!r}.",
-        )
+        check_fields(self, "source")
 
     def checkpoint_at(self, t: int, lane: Lane) -> int | None:
         """Checkpoint number `position + 1`, at most the final."""

@@ -15,13 +15,14 @@ Example:
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from sandbox.distill.sources import BuiltInSource, Labels, Source, is_whole
+from sandbox.distill.sources import BuiltInSource, Labels, Source
 from sandbox.distill.updates import Joint
 from sandbox.distill.views import Identity
 from sandbox.errors import require
-from sandbox.store.config import is_number, later
+from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
+from sandbox.store.config import later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +31,19 @@ class Anneal:
 
     start: float
     end: float
-    over: int
+    over: Annotated[int, AtLeast(1)]
 
     def __post_init__(self) -> None:
         """Refuses an empty ramp and ends that are no numbers."""
-        require(
-            is_number(self.start) and is_number(self.end),
-            "anneal.start and anneal.end must be finite numbers, got"
-            f" {self.start!r} and {self.end!r}.",
-        )
-        require(
-            is_whole(self.over) and self.over >= 1,
-            f"anneal.over must be at least 1, a whole number, got {self.over!r}.",
-        )
+        check_fields(self, "anneal")
+
+    @property
+    def numbers(self) -> tuple[float, float]:
+        """What the bounds of an annealed field hold for."""
+        return self.start, self.end
 
 
-def ends(value: "float | Anneal") -> tuple[float, float, int]:
+def ends(value: float | Anneal) -> tuple[float, float, int]:
     """(start, end, over) of a constant or an annealed number."""
     if isinstance(value, Anneal):
         return value.start, value.end, value.over
@@ -60,15 +58,11 @@ class Target:
       tau: teacher temperature; 0 is the exact argmax (ties go to the lowest class).
     """
 
-    tau: float | Anneal = 1.0
+    tau: Annotated[float | Anneal, AtLeast(0)] = 1.0
 
     def __post_init__(self) -> None:
         """Refuses negative temperatures."""
-        require(
-            all(is_number(v) and v >= 0 for v in ends(self.tau)[:2]),
-            "target.tau must be at least 0 (0 is the argmax teacher) and finite, got"
-            f" {self.tau!r}.",
-        )
+        check_fields(self, "target")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,29 +76,14 @@ class Loss:
       scale: factor on the teacher term.
     """
 
-    alpha: float | Anneal = 0.0
+    alpha: Annotated[float | Anneal, Within(0, 1)] = 0.0
     direction: Literal["forward", "reverse"] = "forward"
-    tau_student: float = 1.0
-    scale: float = 1.0
+    tau_student: Annotated[float, MoreThan(0)] = 1.0
+    scale: Annotated[float, MoreThan(0)] = 1.0
 
     def __post_init__(self) -> None:
         """Refuses weights outside [0, 1] and temperatures at or below 0."""
-        require(
-            all(is_number(v) and 0 <= v <= 1 for v in ends(self.alpha)[:2]),
-            f"loss.alpha must lie in [0, 1], got {self.alpha!r}.",
-        )
-        require(
-            self.direction in ("forward", "reverse"),
-            f"loss.direction must be forward or reverse, got {self.direction!r}.",
-        )
-        require(
-            is_number(self.tau_student) and self.tau_student > 0,
-            f"loss.tau_student must be positive and finite, got {self.tau_student!r}.",
-        )
-        require(
-            is_number(self.scale) and self.scale > 0,
-            f"loss.scale must be positive and finite, got {self.scale!r}.",
-        )
+        check_fields(self, "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,19 +107,15 @@ class Strategy:
     loss: Loss = field(default_factory=Loss)
     view: Identity = field(default_factory=Identity)
     update: Joint = field(default_factory=Joint)
-    init: int = later(0)
+    init: Annotated[int, Within(0, 2**31 - 1)] = later(0)
 
     def __post_init__(self) -> None:
         """Refuses combinations that mean nothing."""
+        check_fields(self, "strategy")
         require(
-            isinstance(self.name, str) and bool(self.name) and self.name.isprintable(),
+            bool(self.name) and self.name.isprintable(),
             "strategy.name must be a text that is not empty and can be printed, got"
             f" {self.name!r:.60}.",
-        )
-        require(
-            is_whole(self.init) and 0 <= self.init < 2**31,
-            f"strategy {self.name!r}: init must be a whole number from 0, got"
-            f" {self.init!r}.",
         )
         require(
             isinstance(self.source, Source) and not isinstance(self.source, type),
@@ -161,7 +136,7 @@ class Strategy:
             )
 
     @property
-    def alpha(self) -> "float | Anneal":
+    def alpha(self) -> float | Anneal:
         """Weight of the label term: 1 where labels teach."""
         return self.loss.alpha if self.source.needs_teacher else 1.0
 

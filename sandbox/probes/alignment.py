@@ -12,12 +12,13 @@ Example:
 """
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from sandbox.errors import require
+from sandbox.store.bounds import Within, check_fields
 from sandbox.tasks.base import VectorTask
 from sandbox.types import Array, Params
 
@@ -40,6 +41,9 @@ def alignment(
     return jnp.where((all_m > 0)[None, :], share_nm, k / d)
 
 
+Share = Annotated[float, Within(0, 1)]
+
+
 @dataclass(frozen=True)
 class AlignmentProbe:
     """Alignment of the first hidden layer with the task's supports; exact, no sampling.
@@ -51,14 +55,11 @@ class AlignmentProbe:
 
     task: VectorTask
     _: KW_ONLY
-    levels: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+    levels: tuple[Share, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 
     def __post_init__(self) -> None:
         """Refuses quantile levels outside [0, 1]."""
-        require(
-            all(0 <= q <= 1 for q in self.levels),
-            f"probe.levels must lie in [0, 1], got {self.levels}.",
-        )
+        check_fields(self, "probe")
 
     def measure(self, params: Params, key: Any) -> dict[str, Array]:
         """Alignments and their distribution; pure and jittable.

@@ -21,7 +21,7 @@ Example:
 """
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from sandbox.errors import ConfigError, require
 from sandbox.models.base import Model
 from sandbox.probes.subsets import in_support_subsets, off_support_subsets
+from sandbox.store.bounds import AtLeast, check_fields
 from sandbox.tasks.base import MAX_ENUMERATED_BITS, VectorTask
 from sandbox.types import Array, Params
 
@@ -208,26 +209,19 @@ class FourierProbe:
     model: Model
     _: KW_ONLY
     degrees: tuple[int, ...] = (1, 2, 3, 4, 5)
-    off_count: int = 100
-    points: int = 100_000
+    off_count: Annotated[int, AtLeast(0)] = 100
+    points: Annotated[int, AtLeast(2)] = 100_000
     first_row: int = 0
-    batch: int = 1000
+    batch: Annotated[int, AtLeast(1)] = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuses degrees and counts that cannot be measured."""
+        check_fields(self, "probe")
         d = self.task.d
         require(
             all(1 <= a <= d for a in self.degrees),
             f"probe.degrees must lie in 1..d = 1..{d}, got {self.degrees}.",
-        )
-        require(
-            self.points >= 2, f"probe.points must be at least 2, got {self.points}."
-        )
-        require(self.batch >= 1, f"probe.batch must be at least 1, got {self.batch}.")
-        require(
-            self.off_count >= 0,
-            f"probe.off_count must not be negative, got {self.off_count}.",
         )
 
     def subsets(self, key: Any) -> dict[str, Int[Array, "n M a"]]:

@@ -23,7 +23,7 @@ Example:
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jaxtyping import Bool, Float, Int
 
 from sandbox.errors import require
 from sandbox.models.base import Model
+from sandbox.store.bounds import AtLeast, Within, check_fields
 from sandbox.tasks.bayes_context import (
     predict_alone,
     predict_from_window,
@@ -81,30 +82,14 @@ class NgramProbe:
 
     task: MaskedLM
     model: Model
-    windows: tuple[int, ...] = (2, 3, 4, 5)
-    strings: int = 256
-    places: int = 4
+    windows: tuple[Annotated[int, AtLeast(1)], ...] = (2, 3, 4, 5)
+    strings: Annotated[int, Within(1, 2**20)] = 256
+    places: Annotated[int, Within(1, 2**20)] = 4
 
     def __post_init__(self) -> None:
         """Refuses samples that hold nothing."""
-        require(
-            isinstance(self.task, MaskedLM),
-            f"probe.task must be a MaskedLM task, got {type(self.task).__name__}: the"
-            " n-gram probe masks tokens.",
-        )
-        require(
-            isinstance(self.windows, tuple)
-            and len(self.windows) > 0
-            and all(type(n) is int and n >= 1 for n in self.windows),
-            "probe.windows must be a tuple of whole numbers from 1, e.g. (2, 3), got"
-            f" {self.windows!r}.",
-        )
-        for name in ("strings", "places"):
-            v = getattr(self, name)
-            require(
-                type(v) is int and 1 <= v <= 2**20,
-                f"probe.{name} must lie in 1..{2**20}, got {v!r}.",
-            )
+        check_fields(self, "probe")
+        require(len(self.windows) > 0, "probe.windows must name at least one size.")
 
     def positions(self, length: Int[Array, " B"]) -> Int[Array, "B K"]:
         """The positions i, counted in tokens from 0.

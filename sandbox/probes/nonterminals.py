@@ -36,7 +36,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ from jaxtyping import Bool, Float, Int
 from sandbox.errors import require
 from sandbox.models.base import Model
 from sandbox.probes.readout import attention, cross_entropy, linear, mean_ratio
-from sandbox.store.config import is_number
+from sandbox.store.bounds import MoreThan, Within, check_fields
 from sandbox.tasks.sequences import GrammarTask
 from sandbox.train.buckets import in_parts
 from sandbox.types import Array, Params, Tokens
@@ -56,7 +56,6 @@ ROWS = 64
 """Strings of one forward pass."""
 KINDS, TARGETS = ("attention", "linear"), ("nonterminal", "boundary")
 _LABELS, _UNTRAINED, _FIT = 3, 4, 5  # folds of the task key
-_LEAST = {"train": 2, "test": 2, "epochs": 1, "batch": 1, "heads": 1, "position_dim": 1}
 
 
 class Sample(NamedTuple):
@@ -98,45 +97,27 @@ class NonterminalProbe:
     task: GrammarTask
     model: Model
     tap: str = "last"
-    train: int = 1024
-    test: int = 512
-    epochs: int = 8
-    batch: int = 64
-    lr: float = 1e-2
-    heads: int = 8
-    position_dim: int = 32
+    train: Annotated[int, Within(2, 2**24)] = 1024
+    test: Annotated[int, Within(2, 2**24)] = 512
+    epochs: Annotated[int, Within(1, 2**24)] = 8
+    batch: Annotated[int, Within(1, 2**24)] = 64
+    lr: Annotated[float, MoreThan(0)] = 1e-2
+    heads: Annotated[int, Within(1, 2**24)] = 8
+    position_dim: Annotated[int, Within(1, 2**24)] = 32
     control: Literal["permuted", "token"] = "permuted"
 
     def __post_init__(self) -> None:
         """Refuses tasks without nonterminals and sizes that train nothing."""
-        require(
-            isinstance(self.task, GrammarTask),
-            f"probe.task must be a task on strings of a grammar, got"
-            f" {type(self.task).__name__}: others have no nonterminals.",
-        )
+        check_fields(self, "probe")
         taps = getattr(self.model, "taps", ())
         require(
             self.read_from in taps,
             f"probe.tap must be last or an activation of the model, one of"
             f" {', '.join(taps) or 'none'}, got {self.tap!r}.",
         )
-        for name, least in _LEAST.items():
-            v = getattr(self, name)
-            require(
-                type(v) is int and least <= v < 2**24,
-                f"probe.{name} must be a whole number of at least {least}, got {v!r}.",
-            )
         require(
             self.train % self.batch == 0,
             f"probe.batch = {self.batch} must divide probe.train = {self.train}.",
-        )
-        require(
-            is_number(self.lr) and self.lr > 0,
-            f"probe.lr must be positive and finite, got {self.lr!r}.",
-        )
-        require(
-            self.control in ("permuted", "token"),
-            f"probe.control must be permuted or token, got {self.control!r}.",
         )
 
     @property

@@ -23,7 +23,14 @@ from sandbox.errors import require
 
 LONGEST = 60
 """Characters of a value or a name that a message repeats."""
-_PLAIN = {bool: "True or False", str: "a text"}
+_UNIONS = (Union, types.UnionType)
+_NOUNS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "True or False",
+    str: "a text",
+    type(None): "None",
+}
 
 
 @dataclass(frozen=True)
@@ -79,71 +86,73 @@ def check_fields(record: Any, prefix: str = "") -> None:
     Raises:
       ConfigError: with the field, what it must be and what it is.
     """
-    for name, hint in _hints(type(record)).items():
-        path = f"{prefix}.{name}" if prefix else name
-        wrong = _wrong(hint, getattr(record, name), path)
-        require(not wrong, wrong)
+    for name, (plain, full) in _hints(type(record)).items():
+        value = getattr(record, name)
+        must = _violated(full, value)
+        if not must and not _fits(plain, value):
+            must = f"be {_noun(plain)}"
+        where = f"{prefix}.{name}" if prefix else name
+        require(not must, f"{where} must {must}, got {shown(value)}.")
 
 
 @cache
-def _hints(cls: Any) -> dict[str, Any]:
-    hints = get_type_hints(cls, include_extras=True)
-    return {f.name: hints[f.name] for f in fields(cls)}
+def _hints(cls: Any) -> dict[str, tuple[Any, Any]]:
+    """Name -> annotation without and with its bounds."""
+    plain, full = get_type_hints(cls), get_type_hints(cls, include_extras=True)
+    return {f.name: (plain[f.name], full[f.name]) for f in fields(cls)}
 
 
-def _wrong(hint: Any, value: Any, name: str) -> str:
-    """What is wrong with a value, as a sentence; empty if nothing is."""
+def _violated(hint: Any, value: Any) -> str:
+    """What a value must do to keep to its bounds; empty if it does."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is tuple and isinstance(value, tuple):
+        words = next(filter(None, (_violated(args[0], v) for v in value)), "")
+        return words and f"{words} in each entry"
+    if origin in _UNIONS:
+        own = [option for option in args if _fits(option, value)]
+        return _violated((own or args)[0], value)
+    if origin is Annotated:
+        kind = float if float in (args[0], *get_args(args[0])) else int
+        for bound in (b for b in args[1:] if isinstance(b, Within)):
+            for v in getattr(value, "numbers", (value,)):
+                # What is no number at all: for a float the bound's words say it too.
+                if v not in bound if is_whole(v) or is_number(v) else kind is float:
+                    return bound.words(kind)
+    return ""
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of the plain type of an annotation."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        bounds = [b for b in args[1:] if isinstance(b, Within)]
-        return _out_of_bounds(args[0], bounds, value, name)
-    if origin in (Union, types.UnionType):
-        wrongs = [_wrong(option, value, name) for option in args]
-        return wrongs[0] if all(wrongs) else ""
-    must = _misfit(hint, value)
-    if not must and origin is tuple and args[1:] == (...,):
-        items = (_wrong(args[0], v, f"{name}[{i}]") for i, v in enumerate(value))
-        return next(filter(None, items), "")
-    return f"{name} must be {must}, got {shown(value)}." if must else ""
+        return _fits(args[0], value)
+    if origin in _UNIONS:
+        return any(_fits(option, value) for option in args)
+    if origin is tuple:
+        items = value if args[1:] == (...,) else ()
+        return isinstance(value, tuple) and all(_fits(args[0], v) for v in items)
+    if origin is Literal:
+        return value in args and not isinstance(value, bool)
+    if hint in (int, float):
+        return is_whole(value) if hint is int else is_number(value)
+    if hint in _NOUNS or _is_record(hint):
+        return isinstance(value, hint)
+    return True  # a protocol, an array: not for one field to judge
 
 
-def _out_of_bounds(base: Any, bounds: list[Within], value: Any, name: str) -> str:
-    options = get_args(base) or (base,)
-    kind = float if float in options else int
-    if kind is int or not bounds:  # for a float the bound's own sentence says it all
-        if wrong := _wrong(base, value, name):
-            return wrong
-    has_numbers = any(_is_record(o) and isinstance(value, o) for o in options)
-    numbers = value.numbers if has_numbers else (value,)
-    for bound in bounds:
-        if not all(is_number(v) and v in bound for v in numbers):
-            return f"{name} must {bound.words(kind)}, got {shown(value)}."
-    return ""
+def _noun(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in _UNIONS:
+        return _noun(args[0]) + " or None" * (type(None) in args)
+    if origin is tuple:
+        return f"a tuple of {_noun(args[0]).removeprefix('a ')}s"
+    if origin is Literal:
+        return ", ".join(args[:-1]) + f" or {args[-1]}"
+    return _NOUNS.get(hint) or f"a {hint.__name__}"
 
 
 def _is_record(hint: Any) -> bool:
     return isinstance(hint, type) and is_dataclass(hint)
-
-
-def _misfit(hint: Any, value: Any) -> str:
-    """What a value of a plain type must be instead; empty where it fits."""
-    if hint is int:
-        return "" if is_whole(value) else "a whole number"
-    if hint is float:
-        return "" if is_number(value) else "a finite number"
-    if get_origin(hint) is Literal:
-        *most, last = get_args(hint)
-        known = not isinstance(value, bool) and value in get_args(hint)
-        return "" if known else " or ".join(filter(None, (", ".join(most), last)))
-    if hint is None or hint is type(None):
-        return "" if value is None else "None"
-    if hint in _PLAIN:
-        return "" if isinstance(value, hint) else _PLAIN[hint]
-    if get_origin(hint) is tuple:
-        return "" if isinstance(value, tuple) else "a tuple"
-    if _is_record(hint):
-        return "" if isinstance(value, hint) else f"a {hint.__name__}"
-    return ""  # a protocol, an array: not for one field to judge
 
 
 def is_whole(value: object) -> bool:

@@ -7,11 +7,11 @@ The learning rate is a function of the samples seen before the step, t:
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from sandbox.distill.sources import is_whole
 from sandbox.errors import require
-from sandbox.store.config import is_number, later
+from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
+from sandbox.store.config import later
 from sandbox.types import Array
 
 if TYPE_CHECKING:
@@ -29,27 +29,14 @@ class LearningRate:
       total: sample at which the cosine reaches zero; unused when constant.
     """
 
-    peak: float = 0.01
-    warmup: int = 0
+    peak: Annotated[float, MoreThan(0)] = 0.01
+    warmup: Annotated[int, AtLeast(0)] = 0
     decay: Literal["constant", "cosine"] = "constant"
-    total: int = 0
+    total: Annotated[int, AtLeast(0)] = 0
 
     def __post_init__(self) -> None:
         """Refuses rates and horizons that cannot train."""
-        require(
-            is_number(self.peak) and self.peak > 0,
-            f"lr.peak must be positive and finite, got {self.peak!r}.",
-        )
-        for name in ("warmup", "total"):
-            v = getattr(self, name)
-            require(
-                is_whole(v) and v >= 0,
-                f"lr.{name} must be at least 0, a whole number of samples, got {v!r}.",
-            )
-        require(
-            self.decay in ("constant", "cosine"),
-            f"lr.decay must be constant or cosine, got {self.decay!r}.",
-        )
+        check_fields(self, "lr")
         if self.decay == "cosine":
             require(
                 self.total > self.warmup,
@@ -71,28 +58,16 @@ class LearningRate:
         return rate
 
 
-def _check_rate(lr: LearningRate) -> None:
-    require(
-        isinstance(lr, LearningRate),
-        f"optimizer.lr must be a LearningRate, e.g. LearningRate(peak=0.01), got"
-        f" {lr!r}.",
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class SGD:
     """Stochastic gradient descent, with heavy-ball momentum if asked."""
 
     lr: LearningRate = field(default_factory=LearningRate)
-    momentum: float = 0.0
+    momentum: Annotated[float, Within(0, 1, "[)")] = 0.0
 
     def __post_init__(self) -> None:
         """Refuses a momentum outside [0, 1)."""
-        _check_rate(self.lr)
-        require(
-            is_number(self.momentum) and 0 <= self.momentum < 1,
-            f"optimizer.momentum must lie in [0, 1), got {self.momentum!r}.",
-        )
+        check_fields(self, "optimizer")
 
     @property
     def plain(self) -> bool:
@@ -120,33 +95,17 @@ class Adam:
     """
 
     lr: LearningRate = field(default_factory=lambda: LearningRate(peak=1e-3))
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    clip: float = later(0.0)
-    weight_decay: float = later(0.0)
+    b1: Annotated[float, Within(0, 1, "[)")] = 0.9
+    b2: Annotated[float, Within(0, 1, "[)")] = 0.999
+    eps: Annotated[float, MoreThan(0)] = 1e-8
+    clip: Annotated[float, AtLeast(0)] = later(0.0)
+    weight_decay: Annotated[float, AtLeast(0)] = later(0.0)
 
     plain = False
 
     def __post_init__(self) -> None:
         """Refuses decay rates outside [0, 1)."""
-        _check_rate(self.lr)
-        for name in ("b1", "b2"):
-            v = getattr(self, name)
-            require(
-                is_number(v) and 0 <= v < 1,
-                f"optimizer.{name} must lie in [0, 1), got {v!r}.",
-            )
-        require(
-            is_number(self.eps) and self.eps > 0,
-            f"optimizer.eps must be positive and finite, got {self.eps!r}.",
-        )
-        for name in ("clip", "weight_decay"):
-            v = getattr(self, name)
-            require(
-                is_number(v) and v >= 0,
-                f"optimizer.{name} must be at least 0 and finite, got {v!r}.",
-            )
+        check_fields(self, "optimizer")
 
     def transform(self) -> "optax.GradientTransformation":
         """The optax rule without its learning rate."""

@@ -8,36 +8,22 @@ is not part of the record, because it cannot change a bit of the result.
 
 from dataclasses import dataclass, field
 from math import gcd, lcm
-from typing import Literal
+from typing import Annotated, Literal
 
-from sandbox.distill.sources import Adaptive, Lane, PerSeed, is_whole, of_seed
+from sandbox.distill.sources import Adaptive, Lane, PerSeed, of_seed
 from sandbox.distill.strategy import Strategy, shared_structure
 from sandbox.errors import require
 from sandbox.models.base import Model
-from sandbox.store.config import is_number, later
+from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields, is_whole
+from sandbox.store.config import later
 from sandbox.tasks.base import Task, is_sequence_task
 from sandbox.train.optim import SGD, Optimizer
 
 MAX_SEGMENT = 1024
 """Most rows sampled and taught at once."""
 
-
-_OPTIONS = {
-    "kind": ("teacher", "student"),
-    "engine": ("auto", "online_sgd", "generic"),
-    "dtype": ("float32", "float64"),
-}
-_LEAST = {
-    "n_seeds": 1,
-    "batch_size": 1,
-    "eval_points": 1,
-    "block": 1,
-    "eval_every": 1,
-    "first_seed": 0,
-    "checkpoint_every": 0,
-    "micro": 0,
-}
-_MOST = {"n_seeds": 2**16}
+Count = Annotated[int, AtLeast(0), AtMost(2**32 - 1)]
+Positive = Annotated[int, AtLeast(1), AtMost(2**32 - 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,29 +45,18 @@ class Stop:
         never having learned); None waits for it until the cap.
     """
 
-    max_samples: int | PerSeed
-    accuracy: float | None = None
-    factor: float = 1.0
+    max_samples: Annotated[int | PerSeed, Within(1, 2**32 - 1)]
+    accuracy: Annotated[float, Within(0, 1, "(]")] | None = None
+    factor: Annotated[float, AtLeast(1)] = 1.0
     give_up: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses a cap that trains nothing and levels that cannot be met."""
+        check_fields(self, "stop")
         caps = self.max_samples
-        values = caps.values if isinstance(caps, PerSeed) else (caps,)
         require(
-            all(is_whole(v) and 0 < v < 2**32 for v in values if v is not None)
-            and None not in values,
-            f"stop.max_samples must be whole numbers in 1..2^32-1, got"
-            f" {self.max_samples}.",
-        )
-        require(
-            self.accuracy is None
-            or (is_number(self.accuracy) and 0 < self.accuracy <= 1),
-            f"stop.accuracy must lie in (0, 1], got {self.accuracy!r}.",
-        )
-        require(
-            is_number(self.factor) and self.factor >= 1,
-            f"stop.factor must be at least 1 and finite, got {self.factor!r}.",
+            not isinstance(caps, PerSeed) or None not in caps.values,
+            f"stop.max_samples must have a number for every seed, got {caps}.",
         )
         if self.give_up is not None:
             require(
@@ -90,7 +65,7 @@ class Stop:
                 " seed must have reached by then.",
             )
             require(
-                is_whole(self.give_up) and 1 <= self.give_up <= self.largest,
+                1 <= self.give_up <= self.largest,
                 f"stop.give_up must be a whole number in 1..max_samples ="
                 f" 1..{self.largest}, got {self.give_up}.",
             )
@@ -99,8 +74,7 @@ class Stop:
     def largest(self) -> int:
         """The cap of the group."""
         caps = self.max_samples
-        values = caps.values if isinstance(caps, PerSeed) else (caps,)
-        return max(v for v in values if v is not None)
+        return max(caps.numbers) if isinstance(caps, PerSeed) else caps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,48 +110,32 @@ class RunSpec:
     model: Model
     strategies: tuple[Strategy, ...]
     stop: Stop
-    eval_every: int
-    n_seeds: int = 1
-    first_seed: int = 0
+    eval_every: Positive
+    n_seeds: Annotated[int, AtLeast(1), AtMost(2**16)] = 1
+    first_seed: Count = 0
     optimizer: Optimizer = field(default_factory=SGD)
-    batch_size: int = 1
+    batch_size: Positive = 1
     teacher: "TeacherRef | None" = None
-    eval_points: int = 4096
-    checkpoint_every: int = 0
+    eval_points: Positive = 4096
+    checkpoint_every: Count = 0
     engine: Literal["auto", "online_sgd", "generic"] = "auto"
-    block: int = 32
+    block: Positive = 32
     dtype: Literal["float32", "float64"] = "float32"
-    micro: int = later(0)
+    micro: Annotated[int, Within(0, 2**32 - 1)] = later(0)
 
     def __post_init__(self) -> None:
         """Refuses whatever could only fail later."""
-        self._check_options()
-        self._check_sizes()
-        self._check_lanes()
-        self._check_borders()
-        self._check_engine()
-
-    def _check_options(self) -> None:
-        for name, options in _OPTIONS.items():
-            v = getattr(self, name)
-            require(
-                isinstance(v, str) and v in options,
-                f"{name} must be one of {', '.join(options)}, got {v!r}.",
-            )
-
-    def _check_sizes(self) -> None:
-        for name, least in _LEAST.items():
-            v = getattr(self, name)
-            require(is_whole(v), f"{name} must be a whole number, got {v!r}.")
-            require(v >= least, f"{name} must be at least {least}, got {v}.")
-            most = _MOST.get(name, 2**32 - 1)
-            require(v <= most, f"{name} must be at most {most}, got {v}.")
+        check_fields(self)
         self._check_inputs()
         require(
             self.model.n_classes == self.task.n_classes,
             f"model.n_classes = {self.model.n_classes} must equal the task's"
             f" {self.task.n_classes} classes.",
         )
+        self._check_lanes()
+        self._check_borders()
+        if self.engine == "online_sgd":
+            require(not self.why_not_blocked(), f"engine: {self.why_not_blocked()}.")
 
     def _check_inputs(self) -> None:
         """Refuses a model that cannot read the task's inputs."""
@@ -216,10 +174,6 @@ class RunSpec:
                 f"strategy {s.name!r} needs a teacher; set teacher=.",
             )
         if self.teacher is not None:
-            require(
-                isinstance(self.teacher, TeacherRef),
-                f"teacher must be a TeacherRef or None, got {self.teacher!r:.60}.",
-            )
             require(
                 self.teacher.spec.n_seeds == self.n_seeds
                 and self.teacher.spec.first_seed == self.first_seed,
@@ -279,10 +233,6 @@ class RunSpec:
             f"stop.max_samples = {last} must be a multiple of eval_every ="
             f" {self.eval_every}, so that the run ends on an evaluation.",
         )
-
-    def _check_engine(self) -> None:
-        if self.engine == "online_sgd":
-            require(not self.why_not_blocked(), f"engine: {self.why_not_blocked()}.")
 
     def _borders(self) -> list[tuple[str, int]]:
         out = [("eval_every", self.eval_every)]
@@ -353,20 +303,11 @@ class TeacherRef:
     """
 
     spec: RunSpec
-    final: int | PerSeed
+    final: Annotated[int | PerSeed, AtLeast(0)]
 
     def __post_init__(self) -> None:
         """Refuses a teacher without checkpoints."""
-        require(
-            isinstance(self.spec, RunSpec),
-            f"teacher.spec must be a RunSpec, got {self.spec!r:.60}.",
-        )
-        require(
-            isinstance(self.final, PerSeed)
-            or (is_whole(self.final) and self.final >= 0),
-            f"teacher.final must be a checkpoint step, a whole number or PerSeed, got"
-            f" {self.final!r:.60}.",
-        )
+        check_fields(self, "teacher")
         require(
             self.spec.checkpoint_every > 0,
             "teacher.spec.checkpoint_every must be positive, so that it can teach.",

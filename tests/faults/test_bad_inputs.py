@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 
 from experiments import command
@@ -105,12 +104,6 @@ STUDY = [
 ]
 
 
-@pytest.fixture
-def no_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the types that only tests check, as where the library is used."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
 @pytest.mark.parametrize(
     ("name", "line", "words"), STUDY, ids=[f"{n} {a:.40}" for n, a, _ in STUDY]
 )
@@ -190,31 +183,37 @@ RECORDS: list[tuple[Callable[[], Any], str]] = [
     (lambda: MLP(d="10"), "model.d must be a whole number"),
     (lambda: LearningRate(peak="0.1"), "lr.peak must be positive and finite, got '"),
     (lambda: LearningRate(peak=True), "lr.peak must be positive and finite, got Tr"),
-    (lambda: LearningRate(warmup="5"), "lr.warmup must be at least 0, a whole number"),
+    (lambda: LearningRate(warmup="5"), "lr.warmup must be a whole number, got '5'"),
     (lambda: LearningRate(decay="cosin"), "lr.decay must be constant or cosine"),
-    (lambda: SGD(lr=0.1), "optimizer.lr must be a LearningRate, e.g."),
+    (lambda: SGD(lr=0.1), "optimizer.lr must be a LearningRate, got 0"),
     (lambda: SGD(momentum="0.9"), "optimizer.momentum must lie in [0, 1), got '0.9'"),
     (lambda: Adam(b1=1), "optimizer.b1 must lie in [0, 1), got 1"),
     (lambda: Adam(b2=None), "optimizer.b2 must lie in [0, 1), got None"),
     (lambda: Adam(eps=INF), "optimizer.eps must be positive and finite"),
     (lambda: PerSeed([1]), "per-seed values must be"),
     (lambda: PerSeed((1.5,)), "per-seed values must be whole numbers"),
-    (lambda: Progressive(every="64"), "source.every must be at least 1 sample"),
-    (lambda: Progressive(every=64, speed="2"), "source.speed must be finite"),
-    (lambda: Progressive(every=64, speed=1e-9), "source.speed must be finite and at"),
+    (lambda: Progressive(every="64"), "source.every must be a whole number, got"),
+    (lambda: Progressive(every=64, speed="2"), "source.speed must be at least"),
+    (lambda: Progressive(every=64, speed=1e-9), "source.speed must be at least"),
     (lambda: Progressive(every=64, speed=3.0), "must be a whole number of samples"),
     (lambda: NShot(steps=5, hold=8), "source.steps must be a tuple"),
     (lambda: NShot(steps=("x",), hold=8), "source.steps must be a tuple"),
-    (lambda: NShot(steps=(5,), hold="8"), "source.hold must be at least 1 sample"),
+    (
+        lambda: NShot(steps=(5,), hold="8"),
+        "source.hold must be a whole number, got '8'",
+    ),
     (lambda: UntilSaturation(every=8, limit=8, min_gain=INF), "source.min_gain must"),
-    (lambda: Anneal(start=1.0, end=0.0, over="9"), "anneal.over must be at least 1"),
+    (
+        lambda: Anneal(start=1.0, end=0.0, over="9"),
+        "anneal.over must be a whole",
+    ),
     (lambda: Loss(direction="revers"), "loss.direction must be forward or reverse"),
-    (lambda: Stop(max_samples=2**32), "stop.max_samples must be whole numbers"),
+    (lambda: Stop(max_samples=2**32), "stop.max_samples must lie in 1..4294967295"),
     (lambda: Stop(max_samples=64, factor=NAN), "stop.factor must be at least 1"),
     (lambda: Stop(max_samples=64, give_up=8), "give_up = 8 needs stop.accuracy"),
-    (lambda: replace(SPEC, kind="pupil"), "kind must be one of teacher, student"),
+    (lambda: replace(SPEC, kind="pupil"), "kind must be teacher or student"),
     (lambda: replace(SPEC, n_seeds=2.0), "n_seeds must be a whole number, got 2.0"),
-    (lambda: replace(SPEC, engine="fast"), "engine must be one of auto, online_sgd"),
+    (lambda: replace(SPEC, engine="fast"), "engine must be auto, online_sgd or gene"),
     (lambda: replace(SPEC, model=MLP(d=9)), "model.d = 9 must equal task.d = 10"),
     (
         lambda: replace(SPEC, strategies=SPEC.strategies * 2),

@@ -157,7 +157,7 @@ RECORDS: list[tuple[Callable[[], Any], str]] = [
     (lambda: Target(tau="1"), "target.tau must be at least 0"),
     (
         lambda: Target(tau=Anneal(start=1.0, end=NAN, over=5)),
-        "anneal.start and anneal.",
+        "anneal.end must be a finite number",
     ),
     (lambda: Loss(alpha="0"), "loss.alpha must lie in [0, 1], got '0'"),
     (lambda: Loss(tau_student=INF), "loss.tau_student must be positive and finite"),

@@ -262,9 +262,9 @@ def test_standard_errors_count_strings() -> None:
     ("fields", "words"),
     [
         (dict(tap="residual_9"), r"probe\.tap must be last or an activation .* shown"),
-        (dict(train=1), r"probe\.train must be a whole number of at least 2, got 1"),
+        (dict(train=1), r"probe\.train must lie in 2\.\.16777216, got 1"),
         (dict(batch=100), r"probe\.batch = 100 must divide probe\.train = 256"),
-        (dict(epochs=0), r"probe\.epochs must be a whole number of at least 1"),
+        (dict(epochs=0), r"probe\.epochs must lie in 1\.\.16777216, got 0"),
         (dict(lr=0.0), r"probe\.lr must be positive and finite, got 0\.0"),
     ],
 )

@@ -64,18 +64,26 @@ class Bounded:
         ("rate", math.inf, "r.rate must be positive and finite, got inf."),
         ("speed", 2.5, "r.speed must be at most 2 and finite, got 2.5."),
         ("tau", -1, "r.tau must be at least 0 and finite, got -1."),
-        ("tau", Ramp(start=-1, end=1), "r.tau must be at least 0 and finite, got Ramp"),
+        (
+            "tau",
+            Ramp(start=-1.0, end=1.0),
+            "r.tau must be at least 0 and finite, got Ramp",
+        ),
         ("tau", None, "r.tau must be at least 0 and finite, got None."),
         ("limit", 4, "r.limit must be more than 4, got 4."),
-        ("widths", (3, 0), "r.widths[1] must be at least 1, got 0."),
-        ("widths", [3], "r.widths must be a tuple, got [3]."),
+        ("limit", 4.5, "r.limit must be a whole number or None, got 4.5."),
+        ("rate", Ramp(start=1.0, end=2.0), "r.rate must be a finite number, got Ramp("),
+        ("widths", (3, 0), "r.widths must be at least 1 in each entry, got (3, 0)."),
+        ("widths", [3], "r.widths must be a tuple of whole numbers, got [3]."),
+        ("widths", (3, 4.0), "r.widths must be a tuple of whole numbers, got (3, 4."),
         ("kind", "d", "r.kind must be a, b or c, got 'd'."),
         ("kind", ["a"], "r.kind must be a, b or c, got ['a']."),
         ("flag", 1, "r.flag must be True or False, got 1."),
         ("level", math.nan, "r.level must be a finite number, got nan."),
-        ("ramp", 3, "r.ramp must be a Ramp, got 3."),
+        ("ramp", 3, "r.ramp must be a Ramp or None, got 3."),
     ],
 )
+@pytest.mark.usefixtures("no_shapes")
 def test_a_misfit_is_named(name: str, value: Any, message: str) -> None:
     """Field, what it must be, and what it is."""
     with pytest.raises(ConfigError) as error:
@@ -85,7 +93,7 @@ def test_a_misfit_is_named(name: str, value: Any, message: str) -> None:
 
 def test_records_and_commands_see_through_bounds() -> None:
     """JSON, hash and command line are those of the plain annotations."""
-    full = Bounded(share=0, tau=Ramp(start=0, end=2), limit=5, widths=(2, 3))
+    full = Bounded(share=0.0, tau=Ramp(start=0.0, end=2.0), limit=5, widths=(2, 3))
     data = to_json(full)
     assert data["share"] == 0.0 and isinstance(data["share"], float)
     assert from_json(Bounded, data) == full

@@ -72,9 +72,9 @@ REFUSED = {
     "give up at once": (lambda: gives_up(0), r"stop\.give_up .* 1\.\.1536, got 0"),
     "give up too late": (lambda: gives_up(1537), r"stop\.give_up .*, got 1537"),
     "give up halfway": (lambda: gives_up(64.0), r"stop\.give_up must be a whole"),
-    "kind": (lambda: dict(kind="pupil"), "kind must be one of teacher, student, got"),
-    "engine": (lambda: dict(engine="fast"), "engine must be one of auto, .*'fast'"),
-    "dtype": (lambda: dict(dtype=np.float32), "dtype must be one of float32, float64"),
+    "kind": (lambda: dict(kind="pupil"), "kind must be teacher or student, got"),
+    "engine": (lambda: dict(engine="fast"), "engine must be auto, .*'fast'"),
+    "dtype": (lambda: dict(dtype=np.float32), "dtype must be float32 or float64"),
     "float evaluations": (
         lambda: dict(eval_every=1024.0),
         r"eval_every must be a whole number, got 1024\.0",
@@ -181,7 +181,7 @@ def test_teachers_must_keep_checkpoints(
     with pytest.raises(ConfigError, match=r"teacher\.spec must train one strategy"):
         TeacherRef(spec=replace(teacher, strategies=two), final=0)
     for final in (None, 1024.0, "1024", -1):
-        with pytest.raises(ConfigError, match=r"teacher\.final must be a checkpoint"):
+        with pytest.raises(ConfigError, match=r"teacher\.final must be"):
             TeacherRef(spec=teacher, final=final)  # pyright: ignore
     with pytest.raises(ConfigError, match=r"teacher\.spec must be a RunSpec"):
         TeacherRef(spec=None, final=0)  # pyright: ignore
