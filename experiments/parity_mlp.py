@@ -2,6 +2,7 @@
 
     python -m experiments.parity_mlp smoke
     python -m experiments.parity_mlp cpu --setting.n-teachers 10
+    python -m experiments.parity_mlp smoke --grid tau=0.25,1,4
     python -m experiments.parity_mlp --help
 
 Reproduces Figure 1 (left) of arXiv 2410.05464. A wide teacher learns; a narrow student
@@ -10,237 +11,136 @@ checkpoints (progressive), or from one intermediate checkpoint and then the fina
 (2-shot). All students of a seed see the same samples and start from the same weights.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from experiments import parity_setting
-from experiments.parity_missing import counts_text, list_missing, missing_runs
-from experiments.parity_setting import STOP, Setting, task_text
-from experiments.parity_students import Taught
-from experiments.parity_teachers import (
-    Teachers,
-    scaled_rows,
-    train_teachers,
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments.published import ACCURACY
+from sandbox.tasks.parity import FirstSupport, Parity, RandomSupport
+from sandbox.train.optim import SGD, LearningRate
+
+SMOKE = st.Setting(
+    task=Parity(d=24, k=6, support=RandomSupport()), rule=st.ByGap(points=4096)
 )
-from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
-from sandbox.distill.strategy import Strategy, Target
-from sandbox.train.spec import RunSpec
+CPU = st.Setting(
+    task=Parity(d=32, k=6, support=RandomSupport()),
+    teacher=st.TwoLayer(1000),
+    n_teachers=20,
+    spacing=2560,
+    student_every=2560,
+    budget=st.UntilLearned(limit=409_600),
+)
+PAPER = st.Setting(
+    task=Parity(d=100, k=6, support=FirstSupport()),
+    teacher=st.TwoLayer(50_000),
+    student=st.TwoLayer(100),
+    teacher_optimizer=SGD(lr=LearningRate(peak=0.01)),
+    student_optimizer=SGD(lr=LearningRate(peak=0.01)),
+    inits=5,
+    n_teachers=1,
+    group=1,
+    spacing=100_000,
+    student_every=20_000,
+    hold=1_000_000,
+    budget=st.UntilLearned(limit=20_000_000, factor=1.4, cap=1.5, expected=10_500_000),
+    rule=st.ByGap(scale="paper", degrees=(1, 2, 3, 4, 5)),
+)
+"""The published setting (section 2 and Figure 1): batch 1, checkpoints every 100k.
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+Where the sources differ: rate 0.01 constant for teacher and students (the released
+teacher script has 0.005 or 0.01 constant, the student script a warm-up and cosine), tau
+= 1 as in the released MLP scripts (the text uses a near-zero one: `--tau 0`), and
+students train to 1.5 n90 of their teacher, where the claims are read, not to 20M.
+"""
 
-    from sandbox.train.progress import Progress
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The study's knobs.
+class ParityMLP(st.Study):
+    """Figure 1 (left) of arXiv 2410.05464.
 
     Attributes:
       setting: task, teachers and students.
       tau: teacher temperature of the taught students (the argmax control aside).
       argmax_control: also train one-shot from the argmax of the final teacher, which
         equals CE wherever that teacher is right (left out where tau is 0 already).
+      progressive_cap: cap of progressive students, which then train in a run of their
+        own, as a multiple of their teacher's n90; 0 is the budget's.
     """
 
-    setting: Setting = field(default_factory=parity_setting.smoke)
+    setting: st.Setting = SMOKE
     tau: float = 1.0
     argmax_control: bool = True
+    progressive_cap: float = 0.0
 
-    def __post_init__(self) -> None:
-        """Builds the strategies once, so that a bad value is refused at once."""
-        strategies(self, middle=0, hold=self.setting.student_eval_every)
-
-
-def smoke() -> Config:
-    """d=24, k=6, five teachers of width 500."""
-    return Config(setting=parity_setting.smoke())
-
-
-def cpu() -> Config:
-    """d=32, k=6, twenty teachers of width 1000."""
-    return Config(setting=parity_setting.cpu())
-
-
-def paper() -> Config:
-    """d=100, k=6, one teacher of width 50,000."""
-    return Config(setting=parity_setting.paper(), argmax_control=False)
-
-
-PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result(Taught):
-    """Teachers and their students, group by group.
-
-    Attributes:
-      config: what was run.
-    """
-
-    config: Config
-
-
-def strategies(
-    config: Config, *, middle: int | PerSeed, hold: int | PerSeed
-) -> tuple[Strategy, ...]:
-    """The lanes of the study; only the 2-shot one needs to know its teacher."""
-    target = Target(tau=config.tau)
-    s = config.setting
-    out = [
-        Strategy(name="ce"),
-        Strategy(name="one_shot", source=Final(), target=target),
-        Strategy(
-            name="progressive", source=Progressive(every=s.spacing), target=target
+    presets = {
+        "smoke": st.preset("d=24, k=6, five teachers of width 500."),
+        "cpu": st.preset("d=32, k=6, twenty teachers of width 1000.", setting=CPU),
+        "paper": st.preset(
+            "d=100, k=6, one teacher of width 50,000.",
+            setting=PAPER,
+            argmax_control=False,
+            progressive_cap=1.2,
         ),
-        Strategy(
-            name="two_shot",
-            source=NShot(steps=(middle,), hold=hold),
-            target=target,
-        ),
-    ]
-    if config.argmax_control and config.tau > 0:
-        out.append(
-            Strategy(name="one_shot_hard", source=Final(), target=Target(tau=0.0))
-        )
-    return tuple(out)
-
-
-def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
-    """Trains what is missing and opens the rest."""
-    from sandbox.train.loop import fit
-
-    teachers = train_teachers(config.setting, root, progress)
-    students = []
-    for t in teachers:
-        specs = student_specs(config, t)
-        students.append(tuple(fit(s, root=root, progress=progress) for s in specs))
-    return Result(config=config, teachers=teachers, students=students)
-
-
-def student_specs(config: Config, teachers: Teachers) -> list[RunSpec]:
-    """The records of one group's students: one run, or two with their own caps."""
-    middle, hold = teachers.per_seed("middle"), teachers.holds()
-    lanes = strategies(config, middle=middle, hold=hold)
-    own = config.setting.progressive_cap
-    if not own:
-        return [teachers.students(lanes)]
-    pace = tuple(s for s in lanes if s.name == "progressive")
-    rest = tuple(s for s in lanes if s.name != "progressive")
-    return [teachers.students(pace, teachers.caps(own)), teachers.students(rest)]
-
-
-def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figure":
-    """Two panels: accuracy against samples, and samples to .90 of every seed.
-
-    Only seeds whose teacher learned are drawn, in every curve the same ones. With
-    several teachers the abscissa of the curves is divided by the teacher's n90.
-
-    Args:
-      result: of `run`.
-      published: name -> [(million samples, accuracy), ...] drawn as open circles.
-    """
-    from matplotlib.figure import Figure
-
-    from sandbox.plotting.style import WIDE, color_of, styled
-
-    with styled():
-        fig = Figure(figsize=(WIDE, 2.8), layout="constrained")
-        left, right = fig.subplots(1, 2, width_ratios=(1.35, 1))
-        _draw_curves(left, result, published or {})
-        names = ["teacher", *result.names]
-        draw_strips(
-            right,
-            result,
-            labels=[label_of(n, result.config) for n in names],
-            colors=[color_of(n) for n in names],
-        )
-        list_missing(fig, missing_runs(result.teachers, result.students))
-        fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=6)
-    return fig
-
-
-def _draw_curves(ax: "Axes", result: Result, published: "dict[str, list]") -> None:
-    from sandbox.plotting.curves import band
-    from sandbox.plotting.style import color_of
-
-    s = result.config.setting
-    curves = {"teacher": [(t.steps, t.accuracy) for t in result.teachers]}
-    for name in result.names:
-        curves[name] = result.curves(name)
-    # Students that train alone stop as soon as they have learned.
-    alone = s.lanes == 1 < s.n_teachers
-    for name, rows in curves.items():
-        held = {"learned": STOP, "until": s.student_cap} if alone else {}
-        x, y = scaled_rows(result.teachers, rows, **held)
-        control = name == "one_shot_hard"
-        style = {"linestyle": "--", "shade": False} if control else {}
-        label = label_of(name, result.config)
-        band(ax, x, y, label=label, color=color_of(name), **style)
-        for px, py in published.get(name, []):
-            ax.plot(px, py, "o", mfc="none", mec=color_of(name), ms=4)
-    if published:
-        ax.plot([], [], "o", mfc="none", mec="0.3", ms=4, label="published")
-    single = s.n_teachers == 1
-    ax.set_xlabel("million samples" if single else "samples / n90 of the teacher")
-    if not single:
-        ax.set_xlim(0, s.student_cap)
-    ax.set_ylabel("accuracy on fresh inputs")
-    ax.set_ylim(0.45, 1.02)
-    ax.set_title(f"{task_text(s.task)}: {counts_text(result.teachers, s)}")
-
-
-def draw_strips(
-    ax: "Axes", result: Taught, *, labels: list[str], colors: list[str]
-) -> None:
-    """Samples to .90 of the teachers, then of the students, one row a strategy.
-
-    Args:
-      ax: where.
-      result: teachers and students.
-      labels: of the rows.
-      colors: of the rows.
-    """
-    import numpy as np
-
-    from sandbox.plotting.curves import strips
-
-    values = [result.n90_teacher]
-    values += [result.n_students(n).ravel() for n in result.names]
-    slow = np.any(np.nan_to_num(values[0]) > 2e6)
-    unit, word = (1e6, "million") if slow else (1e3, "thousand")
-    cap = max(float(np.max(t.caps())) for t in result.teachers) / unit
-    strips(
-        ax,
-        [v / unit for v in values],
-        labels=labels,
-        colors=colors,
-        cap=cap,
-    )
-    ax.set_xlabel(f"samples to accuracy .90 ({word})")
-    ax.set_title("each run; ▸ not by its cap")
-
-
-def label_of(name: str, config: Config) -> str:
-    """Legend entry of a strategy; the temperature is part of it."""
-    tau = f"τ = {config.tau:g}" if config.tau else "argmax"
-    labels = {
-        "ce": "CE (labels)",
-        "one_shot": f"one-shot, {tau}",
-        "one_shot_hard": "one-shot, argmax",
-        "two_shot": "2-shot (middle, final)",
     }
-    return labels.get(name, name)
+    since = {"smoke, cpu": "2026-11-22 f606d70", "paper": "2026-11-22 d60bb50"}
 
+    def lanes(self, t: st.Teachers) -> tuple[st.Lane, ...]:
+        """Labels, and the teacher's checkpoints by every schedule."""
+        pace = st.progressive(t.spacing, self.tau)
+        taught = (st.one_shot(self.tau), st.Capped(pace, self.progressive_cap))
+        two = st.two_shot(t["middle"], t.hold, self.tau)
+        hard = st.one_shot(0.0, "one_shot_hard")
+        return (st.ce(), *taught, two, *[hard] * (self.argmax_control and self.tau > 0))
 
-def main() -> None:
-    """Runs the study from the command line and draws its figure."""
-    from experiments.command import study_main
+    def figure(self, r: st.Result) -> Figure:
+        """Accuracy against samples, and samples to .90 of every run.
 
-    study_main("parity_mlp", PRESETS, run, draw, __doc__)
+        Left: in units of the teacher's n90 where there are several; medians and
+        quartiles over the seeds whose teacher learned. Right: a triangle counts the
+        runs that were not there by their cap.
+        """
+        fig, (a, b) = st.panels(1, 2, height=2.8, width_ratios=(1.35, 1))
+        st.accuracy(a, r)
+        a.set_title(f"{r.setting}: {st.counts_text(r)}")
+        if r.preset == "paper":
+            st.published(a, ACCURACY, ("teacher", *r.strategies))
+        st.strips(b, r)
+        return fig
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """P1, P2, P3 by the rules of the cpu scale."""
+        n60, n90 = r.reach(0.6).teacher.values[:, 0], r.n90.teacher.values[:, 0]
+        sharp = st.of_teachers((n90 - n60) / n90, "(n90 - n60) / n90 of the teacher")
+        yield from self._pace(r, sharp, 0.5, 1.5)
+        for name, paper in (("ce", "leaves chance at 18M"), ("one_shot", ".5 to 20M")):
+            later = r.n90[name] / r.n90["progressive"]
+            words = f"{r.label(name)} learns later than progressive"
+            yield st.at_least(f"P3.{name}", later, 2.0, words, paper=paper)
+
+    def paper_claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """P1, P2, P3 by the rules of the paper scale."""
+        n55, n95 = (r.reach(v).teacher.values[:, 0] for v in (0.55, 0.95))
+        sharp = st.of_teachers((n95 - n55) / n55, "(n95 - n55) / n55 of the teacher")
+        yield from self._pace(r, sharp, 0.2, 1.2)
+        for name, paper in (("ce", ".5 at 15M"), ("one_shot", ".5 at 20M")):
+            seen = r.at_samples(name, lambda t: 1.5 * t.n90, "at 1.5 n90(teacher)")
+            words = f"{r.label(name)} is still near chance at 1.5 x n90(teacher)"
+            yield st.below(f"P3.{name}", seen, 0.6, words, paper=paper)
+
+    def _pace(
+        self, r: st.Result, sharp: st.Quantity, most: float, pace: float
+    ) -> Iterator[st.Claim]:
+        paper, words = (
+            "chance to 10.0M, 1.0 at 11M",
+            "the teacher's transition is sharp",
+        )
+        yield st.at_most("P1", sharp, most, words, paper=paper)
+        n90, words = r.n90, "the progressive student keeps the teacher's pace"
+        shown = "1.0 by 11M, as the teacher"
+        yield st.at_most(
+            "P2", n90["progressive"] / n90.teacher, pace, words, paper=shown
+        )
 
 
 if __name__ == "__main__":
-    main()
+    ParityMLP.main()

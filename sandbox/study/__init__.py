@@ -1,0 +1,70 @@
+"""Studies: teachers, the curriculum in their checkpoints, students, figure, claims.
+
+`sandbox.study.study` has the concept and an example; `python -m sandbox new FILE`
+writes a template.
+"""
+
+from sandbox.study.claims import Claim, Statistic, at_least, at_most, below, positive
+from sandbox.study.figures import accuracy, counts_text, panels, published, strips
+from sandbox.study.lanes import (
+    Capped,
+    Lane,
+    ce,
+    label_of,
+    n_shot,
+    one_shot,
+    progressive,
+    two_shot,
+)
+from sandbox.study.result import Quantity, Result, Taught, of_teachers
+from sandbox.study.rules import ByDrop, ByGap, ByNode
+from sandbox.study.setting import (
+    CosineAdam,
+    Fixed,
+    Heads,
+    Setting,
+    Strings,
+    TwoLayer,
+    UntilLearned,
+)
+from sandbox.study.study import Study, preset
+from sandbox.study.teachers import Teachers
+
+__all__ = [
+    "ByDrop",
+    "ByGap",
+    "ByNode",
+    "Capped",
+    "Claim",
+    "CosineAdam",
+    "Fixed",
+    "Heads",
+    "Lane",
+    "Quantity",
+    "Result",
+    "Setting",
+    "Statistic",
+    "Strings",
+    "Study",
+    "Taught",
+    "Teachers",
+    "TwoLayer",
+    "UntilLearned",
+    "accuracy",
+    "at_least",
+    "at_most",
+    "below",
+    "ce",
+    "counts_text",
+    "label_of",
+    "n_shot",
+    "of_teachers",
+    "one_shot",
+    "panels",
+    "positive",
+    "preset",
+    "progressive",
+    "published",
+    "strips",
+    "two_shot",
+]

@@ -1,0 +1,155 @@
+"""Panels that studies share: curves, samples to .90, and what a figure leaves out.
+
+    fig, (a, b) = panels(1, 2)
+    accuracy(a, r)
+    strips(b, r)
+
+A study's `figure` is called with the project's style; the legend of the first panel
+and the list of what is missing are added to it (`finish`).
+"""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sandbox.plotting import curves as plots
+from sandbox.plotting.style import WIDE, color_of
+from sandbox.study.result import Taught
+from sandbox.study.setting import STOP, Fixed
+
+SHOWN = 4
+"""Missing runs named below a figure; further ones are counted there."""
+LINE = 130
+"""Characters of a line below a figure."""
+
+Points = Mapping[str, Sequence[tuple[float, float]]]
+"""Values read off a published figure: name -> (abscissa, value)."""
+
+
+def panels(
+    rows: int, columns: int, *, height: float = 2.7, **grid: Any
+) -> tuple[Figure, Any]:
+    """A figure of the text's width with its axes.
+
+    Args:
+      rows: of panels.
+      columns: of panels.
+      height: of the figure in inches.
+      **grid: passed to `Figure.subplots`.
+    """
+    fig = Figure(figsize=(WIDE, height), layout="constrained")
+    return fig, fig.subplots(rows, columns, **grid)
+
+
+def finish(fig: Figure, r: Taught) -> None:
+    """Adds the first panel's legend, if none has one, and what is missing."""
+    ax = fig.axes[0]
+    handles, labels = ax.get_legend_handles_labels()
+    if handles and not fig.legends and ax.get_legend() is None:
+        columns = min(len(handles), 6 if max(map(len, labels)) < 24 else 4)
+        fig.legend(handles, labels, loc="outside upper left", ncols=columns)
+    missing = r.missing() if r.teachers else []
+    if missing and not fig.get_supxlabel():
+        text = "; ".join(missing[:SHOWN])
+        more = len(missing) - SHOWN
+        if more > 0:
+            text += f"; and {more} more (see the report)"
+        lines = textwrap.fill(f"left out: {text}", LINE)
+        fig.supxlabel(lines, fontsize=6.5, color="0.35")
+
+
+def counts_text(r: Taught) -> str:
+    """How many runs a curve summarises, and how."""
+    n, inits = int(np.sum(~np.isnan(r.scale))), r.setting.inits
+    if n * inits == 1:
+        return "one seed"
+    if inits == 1:
+        return f"median and quartiles of {n} seeds"
+    who = "one teacher" if n == 1 else f"{n} teachers"
+    return f"{who} x {inits} students, quartiles"
+
+
+def accuracy(
+    ax: Axes,
+    r: Taught,
+    names: Iterable[str] | None = None,
+    *,
+    shaded: Iterable[str] | None = None,
+) -> None:
+    """Accuracy of the teacher and of every strategy's students over training.
+
+    Only seeds whose teacher learned are drawn, in every curve the same ones.
+
+    Args:
+      ax: where.
+      r: teachers and students.
+      names: of strategies; all by default.
+      shaded: those with a band between quartiles; all but controls by default.
+    """
+    s = r.setting
+    fixed = isinstance(s.budget, Fixed)
+    end = s.budget.student if isinstance(s.budget, Fixed) else s.budget.cap
+    single = len(r.scale) == 1
+    # Students that train alone stop as soon as they have learned.
+    alone = s.lanes == 1 and not single and not fixed
+    held = {"learned": STOP, "until": end} if alone else {}
+    chosen = list(r.strategies if names is None else names)
+    for name in ("teacher", *chosen):
+        x, y = r.rows(r.curves(name), **held)
+        control = name == "one_shot_hard" and "one_shot" in chosen
+        shade = not control if shaded is None else name in shaded
+        style = {"linestyle": "--"} if control else {}
+        if fixed and name == "teacher":
+            style = {"linewidth": 0.9}
+        plots.band(
+            ax, x, y, label=r.label(name), color=color_of(name), shade=shade, **style
+        )
+    least = 1 / s.made_task.n_classes
+    if fixed:
+        ax.set_ylabel("top-1 accuracy at scored tokens")
+    else:
+        ax.set_ylim(least - 0.05, 1.02)
+        ax.set_ylabel("accuracy on fresh inputs")
+    if fixed or not single:
+        ax.set_xlim(0, end)
+    ax.set_xlabel(r.scale_text)
+
+
+def published(
+    ax: Axes, points: Points, names: Iterable[str], *, unit: float = 1.0
+) -> None:
+    """Values read off a published figure, as open circles in the colour of each curve.
+
+    Args:
+      ax: where.
+      points: name -> [(abscissa, value), ...].
+      names: which of them.
+      unit: factor on the abscissa.
+    """
+    for name in names:
+        for x, y in points.get(name, ()):
+            ax.plot(unit * x, y, "o", mfc="none", mec=color_of(name), ms=4, zorder=5)
+            ax.set_ylim(top=max(ax.get_ylim()[1], 1.02 * y))
+    ax.plot([], [], "o", mfc="none", mec="0.3", ms=4, label="published")
+
+
+def strips(ax: Axes, r: Taught) -> None:
+    """Samples to .90 of the teachers, then of the students, one row a strategy."""
+    names = ["teacher", *r.strategies]
+    values = [r.n90.teacher.values, *(r.n90[n].values for n in names[1:])]
+    slow = np.any(np.nan_to_num(values[0]) > 2e6)
+    unit, word = (1e6, "million") if slow else (1e3, "thousand")
+    cap = max(float(np.max(t.caps())) for t in r.teachers) / unit
+    plots.strips(
+        ax,
+        [v.ravel() / unit for v in values],
+        labels=[r.label(n).partition(" (")[0] for n in names],
+        colors=[color_of(n) for n in names],
+        cap=cap,
+    )
+    ax.set_xlabel(f"samples to accuracy .90 ({word})")
+    ax.set_title("each run; ▸ not by its cap")

@@ -1,0 +1,104 @@
+"""Lanes of a study: the strategies that a student is trained by, with plain names.
+
+    def lanes(self, t):
+        return ce(), one_shot(), progressive(t.spacing), two_shot(t["middle"], t.hold)
+
+One name is one colour (`sandbox.plotting.style`) and one label in every figure. A lane
+is a strategy of a seed; the strategies of a group share a run where their compiled
+structure and their caps agree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
+from sandbox.distill.strategy import Anneal, Strategy, Target
+
+
+@dataclass(frozen=True)
+class Capped:
+    """A strategy with a cap of its own.
+
+    Attributes:
+      strategy: what is trained.
+      cap: multiple of the teacher's n90; 0 is the budget's.
+      samples: cap in samples, which wins; 0 for none.
+    """
+
+    strategy: Strategy
+    cap: float = 0.0
+    samples: int = 0
+
+
+Lane = Strategy | Capped
+
+
+def ce() -> Strategy:
+    """Labels alone: cross-entropy."""
+    return Strategy(name="ce")
+
+
+def one_shot(tau: float | Anneal = 1.0, name: str = "one_shot") -> Strategy:
+    """The final teacher throughout."""
+    return Strategy(name=name, source=Final(), target=Target(tau=tau))
+
+
+def progressive(
+    every: int,
+    tau: float | Anneal = 1.0,
+    *,
+    speed: float = 1.0,
+    name: str = "progressive",
+) -> Strategy:
+    """The teacher's checkpoints, `every` samples apart, at its pace times `speed`."""
+    source = Progressive(every=every, speed=speed)
+    return Strategy(name=name, source=source, target=Target(tau=tau))
+
+
+def two_shot(
+    step: int | PerSeed,
+    hold: int | PerSeed,
+    tau: float | Anneal = 1.0,
+    *,
+    name: str = "two_shot",
+) -> Strategy:
+    """One checkpoint for `hold` samples, then the final one."""
+    return n_shot((step,), hold, tau, name=name)
+
+
+def n_shot(
+    steps: Sequence[int | PerSeed],
+    hold: int | PerSeed,
+    tau: float | Anneal = 1.0,
+    *,
+    name: str,
+) -> Strategy:
+    """Checkpoints one after the other for `hold` samples each, then the final one."""
+    source = NShot(steps=tuple(steps), hold=hold)
+    return Strategy(name=name, source=source, target=Target(tau=tau))
+
+
+_WORDS = {
+    "teacher": "teacher",
+    "ce": "CE (labels)",
+    "one_shot": "one-shot",
+    "progressive": "progressive",
+    "two_shot": "2-shot",
+}
+
+
+def label_of(strategy: Strategy | str) -> str:
+    """What a strategy is called in figures, its temperature included.
+
+    Args:
+      strategy: the record, or a name alone.
+    """
+    name = strategy if isinstance(strategy, str) else strategy.name
+    base = name.removesuffix("_hard")
+    words = _WORDS.get(base, base.replace("_", " "))
+    if isinstance(strategy, str) or not strategy.source.needs_teacher:
+        return words
+    tau = strategy.target.tau
+    if isinstance(tau, Anneal):
+        return f"{words}, τ {tau.start:g} to {tau.end:g}"
+    return f"{words}, τ = {tau:g}" if tau else f"{words}, argmax"

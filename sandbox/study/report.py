@@ -1,0 +1,233 @@
+"""What a run of a study leaves behind: figure, claims, and a tidy table.
+
+    <runs>/studies/NAME.PRESET/     figure.png, figure.svg, figure.md
+                                    claims.json, summary.csv
+
+A study with overridden fields adds its hash to the folder's name. `publish` writes the
+committed files, `figures/SCALE/NAME.*` and `paper_repro/results/NAME.SCALE.json`.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from sandbox.plotting.style import save
+from sandbox.store.config import to_json
+from sandbox.store.files import make_folder, write_atomic, write_json
+from sandbox.store.provenance import git_state, hardware, versions
+from sandbox.study.claims import Claim, show
+from sandbox.study.result import Result, Taught
+from sandbox.text import number
+from sandbox.train.run import Run
+
+COLUMNS = ("part", "strategy", "seed", "init", "quantity", "value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A finished study.
+
+    Attributes:
+      study: its name.
+      result: everything it trained and measured.
+      config: what was asked for.
+      figure: drawn from the store.
+      caption: what the figure shows, for a reader of the figure alone.
+      claims: evaluated by their rules.
+      facts: what the study records besides.
+      summary: the same for people, a line each.
+      folder: where it is written.
+    """
+
+    study: str
+    result: Result
+    config: Any
+    figure: Figure
+    caption: str
+    claims: Sequence[Claim]
+    facts: dict[str, Any] = field(default_factory=dict)
+    summary: Sequence[str] = ()
+    folder: Path
+
+    def write(self, *, quiet: bool = False) -> None:
+        """Writes everything into the study's folder and prints the claims."""
+        make_folder(self.folder)
+        self._write(self.folder / "figure", self.folder / "claims.json")
+        write_atomic(self.folder / "summary.csv", self.summary_csv().encode())
+        if not quiet:
+            self.print_claims()
+            print(f"{self.folder}: figure.png, claims.json, summary.csv")
+
+    def publish(self, figures: Path, results: Path) -> None:
+        """Writes the files that are committed; only of a preset as it stands."""
+        scale = self.result.scale_name
+        assert scale is not None
+        path = results / f"{self.study}.{scale}.json"
+        self._write(figures / scale / self.study, path)
+        print(f"published {path.name} and {scale}/{self.study}.png")
+
+    def _write(self, stem: Path, results: Path) -> None:
+        png, _ = save(self.figure, stem)
+        write_atomic(png.with_suffix(".md"), f"{self.caption}\n".encode())
+        rows = [c.to_json() for c in self.claims]
+        write_json(results, {**self.header(), "claims": rows})
+
+    def header(self) -> dict[str, Any]:
+        """Everything a result file says besides its claims."""
+        r = self.result
+        out = {"study": self.study, "scale": r.scale_name, "preset": r.preset}
+        out |= describe_runs(self.config, r.every_run(), sum(r.seconds))
+        if r.teachers:
+            out |= {"left_out": left_out(r), "teachers": describe_teachers(r)}
+        return out | self.facts
+
+    def title(self) -> str:
+        """What heads the claims table."""
+        r = self.result
+        text = f"{self.study}, {r.scale_name or f'{r.preset} with overrides'}"
+        if r.teachers:
+            learned = sum(int(t.usable.sum()) for t in r.teachers)
+            n = sum(len(t.n90) for t in r.teachers)
+            text += f": {learned} of {n} teachers learned"
+        return "\n".join((text, *self.summary))
+
+    def print_claims(self) -> None:
+        """Prints the claims table and what is left out."""
+        print(self.title())
+        console = Console()
+        words = {True: "[green]holds[/]", False: "[red]FAILS[/]", None: "not run"}
+        if self.claims:
+            table = Table(show_lines=False, box=None if console.width < 120 else ...)  # pyright: ignore
+            names = ("claim", "holds", "obtained", "rule", "paper", "teachers")
+            for name in names[: 4 if console.width < 120 else 6]:
+                table.add_column(name)
+            for c in self.claims:
+                row = (c.id, words[c.holds], show(c), c.rule, c.paper)
+                row = (*row, str(c.seeds["teachers"]))
+                table.add_row(*row[: len(table.columns)])
+            console.print(table)
+        for what in left_out(self.result):
+            print(f"left out: {what}")
+
+    def summary_csv(self) -> str:
+        """Numbers of every run, a row each."""
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        rows.writerows(summary_rows(self.result))
+        return text.getvalue()
+
+
+def summary_rows(r: Result) -> Iterator[tuple[Any, ...]]:
+    """Tidy rows: samples to .90 and last recorded metrics of every run."""
+    for part, taught in r.parts.items():
+        seeds = [s for t in taught.teachers for s in t.spec.seeds]
+        for name in ("teacher", *taught.strategies):
+            for quantity, values in _numbers(taught, name):
+                for seed, row in zip(seeds, values, strict=True):
+                    for init, v in enumerate(row):
+                        yield part, name, seed, init, quantity, number(float(v))
+    for key, run in r.plain.items():
+        for strategy in run.metrics.strategies:
+            for metric in ("accuracy", "loss"):
+                for seed, row in zip(
+                    run.metrics.seeds, run.metrics.curves(strategy, metric), strict=True
+                ):
+                    value = number(float(row[-1]))
+                    yield _key(key), strategy, seed, 0, f"final {metric}", value
+    for piece, arrays in r.values.items():
+        for name, array in arrays.items():
+            for i, v in enumerate(np.ravel(array)):
+                yield piece, "", i, 0, name, number(float(v))
+
+
+def _key(key: Any) -> str:
+    return " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def _numbers(taught: Taught, who: str) -> Iterator[tuple[str, np.ndarray]]:
+    n90 = taught.n90.teacher if who == "teacher" else taught.n90[who]
+    yield "n90", n90.values
+    for metric in ("accuracy", "loss"):
+        rows = [y[..., -1] for _, y in taught.curves(who, metric)]
+        width = n90.values.shape[1]
+        yield f"final {metric}", np.concatenate([r[:, :width] for r in rows])
+
+
+def left_out(r: Result) -> list[str]:
+    """What is missing, each phrase with its part where there are several."""
+    out = [
+        f"{name}: {what}" if len(r.parts) > 1 else what
+        for name, part in r.parts.items()
+        for what in part.missing()
+    ]
+    for key, run in r.plain.items():
+        for lane in run.outcome["failed"]:
+            at = f"{lane['sample']:,}"
+            out.append(f"{_key(key)}, seed {lane['seed']}: non-finite at {at}")
+    return out
+
+
+def describe_teachers(r: Taught) -> dict[str, Any]:
+    """How many teachers were trained and learned, and how each did."""
+    blind = [v for t in r.teachers for v in t.chosen.stages.get("blind", ((),))[0]]
+    counts = {
+        "trained": sum(len(t.n90) for t in r.teachers),
+        "learned": sum(int(t.usable.sum()) for t in r.teachers),
+    }
+    if blind:
+        counts["with_blind_checkpoint"] = sum(v is not None for v in blind)
+    return {**counts, "each": [f for t in r.teachers for f in t.chosen.facts]}
+
+
+def describe_runs(
+    config: Any, runs: Sequence[Run], probe_seconds: float
+) -> dict[str, Any]:
+    """Config, hardware, versions, time and speed behind a study.
+
+    Args:
+      config: what was asked for.
+      runs: every run that the study stands on; none: this process made everything.
+      probe_seconds: what the measurements took besides.
+    """
+    made = [r.provenance for r in runs]
+    wall = sum(p["wall_seconds"] for p in made) + probe_seconds
+    here = {"hardware": hardware(), "versions": versions(), "git": git_state()}
+    made_by = made or [here]
+    return {
+        "config": to_json(config),
+        "hardware": _one_or_all([p["hardware"] for p in made_by]),
+        "versions": _one_or_all([p["versions"] for p in made_by]),
+        "commit": _one_or_all([p["git"].get("commit", "unknown") for p in made_by]),
+        "wall_seconds": round(wall, 1),
+        "runs": [_describe(r, p) for r, p in zip(runs, made, strict=True)],
+    }
+
+
+def _describe(run: Run, made: dict[str, Any]) -> dict[str, Any]:
+    """A run's folder, size, speed and memory; every lane sees every sample."""
+    samples, lanes = run.outcome["samples"], run.outcome["lanes"]
+    steps, seconds = samples * lanes / run.spec.batch_size, made["wall_seconds"]
+    return {
+        "run": f"{run.spec.kind}/{run.folder.path.name}",
+        "lanes": lanes,
+        "samples": samples,
+        "wall_seconds": round(seconds, 1),
+        "steps_per_second": round(steps / seconds, 1) if seconds else None,
+        "peak_memory_mb": made.get("peak_memory_mb"),
+        "sittings": len(made.get("sittings", [])),
+    }
+
+
+def _one_or_all(facts: list[Any]) -> Any:
+    """The fact all runs share, or the list of different ones."""
+    distinct = [f for i, f in enumerate(facts) if f not in facts[:i]]
+    return distinct[0] if len(distinct) == 1 else distinct

@@ -1,0 +1,434 @@
+"""What a study hands to its figure and its claims: teachers, students, and numbers.
+
+    r.n90["progressive"] / r.n90.teacher     a ratio, one number a teacher and student
+    r.at("two_shot", 0.5) - r.at("ce", 0.5)  paired difference of accuracies
+
+Arrays are `(seeds, initialisations, evaluations)` in this order, or `(teachers,
+initialisations)` where all groups are taken together. NaN where a teacher did not learn
+or a student has no result, infinite where a level was not reached by the cap.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from sandbox.distill.sources import PerSeed
+from sandbox.distill.strategy import Strategy, replica_name
+from sandbox.plotting.curves import stack_ragged
+from sandbox.probes.offline import Measured, Prepared, Probe, measure_trajectory
+from sandbox.study.lanes import label_of
+from sandbox.study.setting import Fixed, Setting
+from sandbox.study.teachers import Teachers
+from sandbox.theory.sample_complexity import ratio, samples_to
+from sandbox.train.loop import fit
+from sandbox.train.progress import Progress
+from sandbox.train.run import Run
+
+BLIND = "blind"
+"""The candidate of the label-free rule: where that finds none, it has not taught."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number a teacher (and student), with the words for it.
+
+    Attributes:
+      values: `(T, I)`.
+      text: what it is, e.g. `n90(ce) / n90(teacher)`.
+      students: whether students entered.
+      ratio: whether it is a ratio of numbers of samples.
+    """
+
+    values: Float[np.ndarray, "T I"]
+    text: str
+    students: bool = True
+    ratio: bool = False
+
+    def __truediv__(self, other: "Quantity | float") -> "Quantity":
+        """Paired ratio; infinite means beyond the cap (`theory.sample_complexity`)."""
+        if not isinstance(other, Quantity):
+            return Quantity(self.values / other, f"{self.text} / {other:g}")
+        return Quantity(
+            ratio(self.values, other.values),
+            f"{self.text} / {other.text}",
+            self.students or other.students,
+            ratio=True,
+        )
+
+    def __sub__(self, other: "Quantity") -> "Quantity":
+        """Paired difference."""
+        return Quantity(
+            self.values - other.values,
+            f"{self.text} - {other.text}",
+            self.students or other.students,
+        )
+
+
+def of_teachers(values: Sequence[float] | np.ndarray, text: str) -> Quantity:
+    """One number a teacher, NaN where it has none."""
+    return Quantity(np.asarray(values, float)[:, None], text, students=False)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Samples to a level of accuracy: of students by strategy, and of the teachers."""
+
+    taught: "Taught"
+    level: float
+
+    def _text(self, who: str) -> str:
+        return f"n{round(100 * self.level)}({who})"
+
+    def __getitem__(self, strategy: str) -> Quantity:
+        """Of a strategy's students."""
+        rows = [
+            reached(t, run, strategy, self.level)
+            for t, run in zip(
+                self.taught.teachers, self.taught.runs(strategy), strict=True
+            )
+        ]
+        return Quantity(stack_rows(rows), self._text(strategy))
+
+    @property
+    def teacher(self) -> Quantity:
+        """Of the teachers that learned, NaN for the others."""
+        rows = [
+            np.where(t.usable, samples_to(t.steps, t.accuracy, self.level), np.nan)
+            if t.usable.any()
+            else np.full(len(t.n90), np.nan)
+            for t in self.taught.teachers
+        ]
+        return of_teachers(np.concatenate(rows), self._text("teacher"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """Teachers of one setting (or of several) and their students, group by group.
+
+    Attributes:
+      teachers: one entry a group.
+      students: the finished runs of each group's students; none where no teacher of a
+        group learned.
+    """
+
+    teachers: list[Teachers]
+    students: list[tuple[Run, ...]]
+
+    @property
+    def setting(self) -> Setting:
+        """The setting, the first of several."""
+        return self.teachers[0].setting
+
+    @property
+    def strategies(self) -> dict[str, Strategy]:
+        """Every strategy by name, in the order of the lanes."""
+        found: dict[str, Strategy] = {}
+        for runs in self.students:
+            for s in (s for r in runs for s in r.spec.strategies if s.init == 0):
+                found.setdefault(s.name, s)
+        return found
+
+    def label(self, name: str) -> str:
+        """What a strategy is called in figures."""
+        return label_of(self.strategies.get(name, name))
+
+    def runs(self, strategy: str) -> list[Run | None]:
+        """The run of every group that holds a strategy."""
+        return [
+            next((r for r in group if strategy in r.metrics.strategies), None)
+            for group in self.students
+        ]
+
+    def curves(
+        self, who: str, metric: str = "accuracy"
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Samples `(R,)` and a metric `(S, I, R)` of every group.
+
+        Args:
+          who: a strategy, or `teacher`.
+          metric: what was recorded.
+        """
+        if who == "teacher":
+            return [(t.steps, t.curves(metric)[:, None]) for t in self.teachers]
+        out = []
+        for t, run in zip(self.teachers, self.runs(who), strict=True):
+            if run is None:
+                shape = (len(t.n90), t.setting.inits, 1)
+                out.append((np.zeros(1), np.full(shape, np.nan)))
+            else:
+                out.append((run.metrics.steps, student_curves(run, who, metric)))
+        return out
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What samples of every seed are divided by in figures; NaN leaves it out.
+
+        Steps where training has a fixed length; millions of samples for a single
+        teacher; else units of each teacher's n90, so that early and late transitions
+        can be compared.
+        """
+        s = self.setting
+        usable = np.concatenate([t.usable for t in self.teachers])
+        n90 = np.concatenate([t.n90 for t in self.teachers])
+        one = float(s.one) if isinstance(s.budget, Fixed) else 1e6
+        alike = isinstance(s.budget, Fixed) or len(n90) == 1
+        return np.where(usable, np.full(len(n90), one) if alike else n90, np.nan)
+
+    @property
+    def scale_text(self) -> str:
+        """The label of that axis."""
+        if isinstance(self.setting.budget, Fixed):
+            return "optimizer steps"
+        return "million samples" if len(self.scale) == 1 else "samples / n90 of teacher"
+
+    def rows(
+        self,
+        curves: Sequence[tuple[np.ndarray, np.ndarray]],
+        *,
+        learned: float = 2.0,
+        until: float = 0.0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Every group's (samples, values) as (x, y) rows of the usable seeds.
+
+        Args:
+          curves: values are `(S, R)`, or `(S, I, R)`.
+          learned: a curve that ended at this value or above, because its run stops
+            there, goes on at its last value.
+          until: abscissa up to which it does.
+        """
+        rows = [(steps, np.atleast_2d(y)) for steps, ys in curves for y in ys]
+        keep = np.flatnonzero(~np.isnan(self.scale))
+        flat = [(rows[i][0] / self.scale[i], y) for i in keep for y in rows[i][1]]
+        flat = [
+            (np.append(x, until), np.append(y, y[-1]))
+            if y[-1] >= learned and x[-1] < until
+            else (x, y)
+            for x, y in flat
+        ]
+        return stack_ragged([x for x, _ in flat]), stack_ragged([y for _, y in flat])
+
+    def reach(self, level: float) -> Reach:
+        """Samples to a level of accuracy."""
+        return Reach(self, level)
+
+    @property
+    def n90(self) -> Reach:
+        """Samples to accuracy .90."""
+        return Reach(self, 0.9)
+
+    def at(self, strategy: str, share: float = 1.0) -> Quantity:
+        """Accuracy of students at a share of their records, those of a fixed length."""
+        rows = [
+            np.where(
+                t.usable[:, None], y[..., round(share * (y.shape[-1] - 1))], np.nan
+            )
+            for t, (_, y) in zip(self.teachers, self.curves(strategy), strict=True)
+        ]
+        return Quantity(stack_rows(rows), f"accuracy({strategy})")
+
+    def at_samples(
+        self, strategy: str, until: Callable[[Teachers], np.ndarray], text: str
+    ) -> Quantity:
+        """Accuracy at the last evaluation up to some number of samples of each seed.
+
+        Args:
+          strategy: whose students.
+          until: group -> samples of every seed.
+          text: when that is, in words.
+        """
+        rows = []
+        for t, (steps, y) in zip(self.teachers, self.curves(strategy), strict=True):
+            for s, most in enumerate(until(t)):
+                seen = np.flatnonzero(steps <= most) if t.usable[s] else []
+                none = np.full(y.shape[1], np.nan)
+                rows.append(y[s, :, seen[-1]] if len(seen) else none)
+        return Quantity(np.stack(rows), f"accuracy({strategy}) {text}")
+
+    def of_seeds(self, value: Callable[[Teachers, int], float], text: str) -> Quantity:
+        """A number of every usable teacher, from its group and position."""
+        rows = [
+            value(t, s) if t.usable[s] else np.nan
+            for t in self.teachers
+            for s in range(len(t.n90))
+        ]
+        return of_teachers(rows, text)
+
+    def missing(self) -> list[str]:
+        """One phrase for every run that was asked for and no curve shows whole.
+
+        A student whose teacher did not learn is not listed beside its teacher.
+        """
+        out: list[str] = []
+        for t, runs in zip(self.teachers, self.students, strict=True):
+            seeds, diverged = t.spec.seeds, set()
+            for lane in t.run.outcome["failed"]:
+                diverged.add(lane["seed"])
+                at = f"{lane['sample']:,}"
+                out.append(f"seed {lane['seed']}: teacher non-finite at {at}")
+            for i, s in enumerate(seeds):
+                if not t.usable[i] and s not in diverged:
+                    out.append(f"seed {s}: {_why_unusable(t, i)}")
+            learned = {s for s, ok in zip(seeds, t.usable, strict=True) if ok}
+            for run in runs:
+                first = {lane.name for lane in run.spec.strategies if lane.init == 0}
+                lost = [
+                    (a, f"non-finite at {a['sample']:,}") for a in run.outcome["failed"]
+                ]
+                lost += [  # all initialisations of a strategy lack the same checkpoint
+                    (a, "no checkpoint by its rule")
+                    for a in run.outcome["absent"]
+                    if a["strategy"] in first
+                ]
+                out += [
+                    f"seed {lane['seed']} / {lane['strategy']}: {what}"
+                    for lane, what in lost
+                    if lane["seed"] in learned
+                ]
+        return out
+
+
+def _why_unusable(t: Teachers, position: int) -> str:
+    budget = t.setting.budget
+    if not isinstance(budget, Fixed) and not np.isfinite(t.n90[position]):
+        return f"teacher not at .90 by {budget.limit:,} {t.setting.unit}"
+    return t.chosen.why[position]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Taught):
+    """Everything a study trained, measured and computed.
+
+    Attributes:
+      preset: what its config started from.
+      scale_name: the preset's name where nothing was overridden, else None.
+      parts: the teachers and students of every setting by name.
+      plain: runs apart from teachers and students, by key.
+      values: arrays that were computed, by piece.
+      measured: what the study's `measure` returned.
+      root: where runs are stored.
+      progress: who is told.
+      seconds: what every measurement took.
+    """
+
+    preset: str
+    scale_name: str | None
+    parts: Mapping[str, Taught]
+    plain: Mapping[Any, Run]
+    values: Mapping[str, dict[str, np.ndarray]]
+    measured: Any
+    root: Path
+    progress: Progress | None
+    seconds: list[float] = field(default_factory=list)
+
+    def measure(
+        self,
+        run: Run,
+        probe: Probe | Prepared,
+        *,
+        steps: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+        lane: int = 0,
+    ) -> Measured:
+        """Measures a run of this study, or opens the measurement if it was made."""
+        found = measure_trajectory(
+            run,
+            probe,
+            root=self.root,
+            steps=steps,
+            seeds=seeds,
+            lane=lane,
+            progress=self.progress,
+        )
+        self.seconds.append(found.wall_seconds)
+        return found
+
+    def every_run(self) -> list[Run]:
+        """Every run that the study stands on, each once, teachers first."""
+        out: dict[Path, Run] = {}
+        taught = [r for group in self.students for r in group]
+        for run in (*(t.run for t in self.teachers), *taught, *self.plain.values()):
+            out.setdefault(run.folder.path, run)
+        return list(out.values())
+
+
+def stack_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """`(S, I)` of every group as `(T, I)`, padded with NaN."""
+    most = max((r.shape[1] for r in rows), default=1)
+    return np.concatenate(
+        [
+            np.pad(r, ((0, 0), (0, most - r.shape[1])), constant_values=np.nan)
+            for r in rows
+        ]
+    )
+
+
+def student_lanes(run: Run, strategy: str) -> list[str]:
+    """The lanes of a strategy in a run of students, one an initialisation."""
+    names = [replica_name(strategy, i) for i in range(len(run.spec.strategies))]
+    return [n for n in names if n in run.metrics.strategies]
+
+
+def student_curves(
+    run: Run, strategy: str, metric: str = "accuracy"
+) -> Float[np.ndarray, "S I R"]:
+    """A metric of all students of a strategy: seeds, initialisations, evaluations."""
+    lanes = student_lanes(run, strategy)
+    return np.stack([run.metrics.curves(lane, metric) for lane in lanes], 1)
+
+
+def reached(
+    teachers: Teachers, run: Run | None, strategy: str, level: float = 0.9
+) -> Float[np.ndarray, "S I"]:
+    """Samples to `level` of one group's students under a strategy.
+
+    Infinite beyond the cap, and for a blind choice that found no checkpoint; NaN for a
+    seed whose teacher did not learn, whose rule has no checkpoint, or whose student
+    became non-finite.
+    """
+    if run is None:
+        return np.full((len(teachers.n90), teachers.setting.inits), np.nan)
+    caps = caps_of(run)
+    columns = []
+    for lane in student_lanes(run, strategy):
+        n = samples_to(run.metrics.steps, run.metrics.curves(lane), level, cap=caps)
+        out = {
+            kind: np.isin(
+                run.metrics.seeds,
+                [a["seed"] for a in run.outcome[kind] if a["strategy"] == lane],
+            )
+            for kind in ("absent", "failed")
+        }
+        if strategy == BLIND:
+            n = np.where(out["absent"], np.inf, n)
+            out["absent"] = ~teachers.usable
+        missing = out["absent"] | out["failed"] | ~teachers.usable
+        columns.append(np.where(missing, np.nan, n))
+    return np.stack(columns, 1)
+
+
+def caps_of(run: Run) -> Float[np.ndarray, " S"]:
+    """Samples after which each seed of a run was given up."""
+    most = run.spec.stop.max_samples
+    caps = np.asarray(most.values if isinstance(most, PerSeed) else most, float)
+    return np.broadcast_to(caps, len(run.metrics.seeds))
+
+
+def teach(
+    lanes: Callable[[Teachers], Sequence[Any]],
+    teachers: list[Teachers],
+    *,
+    root: Path,
+    progress: Progress | None = None,
+) -> Taught:
+    """Trains the students of teachers, or opens them."""
+    students = [
+        tuple(fit(spec, root=root, progress=progress) for spec in t.students(lanes(t)))
+        if t.usable.any()
+        else ()
+        for t in teachers
+    ]
+    return Taught(teachers=teachers, students=students)

@@ -1,0 +1,342 @@
+"""Which checkpoints of a teacher teach: rules on recorded curves, fixed before any run.
+
+    ByGap()   parity: where the degree-1 correlations of the support stand out most
+    ByNode()  tree labels: the same node by node
+    ByDrop()  sequences: where the loss falls fastest within its drop
+
+A rule measures what it needs along a group's trajectory and names checkpoints, each a
+step in samples for every seed, None where a seed has no such checkpoint. A name may
+stand for several checkpoints that teach one after the other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from sandbox.errors import require
+from sandbox.probes.fourier import FourierProbe, degree1_gap
+from sandbox.probes.nodes import Nodes, groups_of, measure_nodes
+from sandbox.probes.offline import measure_trajectory
+from sandbox.probes.phases import locate_drop
+from sandbox.probes.transitions import (
+    Candidates,
+    blind_score,
+    choose_checkpoints,
+    locate,
+)
+from sandbox.store.bounds import AtLeast, check_fields
+from sandbox.tasks.base import VectorTask
+from sandbox.text import number
+from sandbox.train.progress import Progress
+from sandbox.train.run import Run
+from sandbox.train.spec import RunSpec
+from sandbox.train.teaching import task_key
+from sandbox.types import Array
+
+Stages = tuple[tuple[int | None, ...], ...]
+"""Checkpoints that teach one after the other, each a step for every seed."""
+CANDIDATES = ("final", "after", "middle", "before", "before_last", "blind")
+
+
+class Chosen(NamedTuple):
+    """What a rule found for one group of teachers.
+
+    Attributes:
+      stages: candidate name -> its checkpoints.
+      usable: seeds whose teacher learned and has a final checkpoint, `(S,)`.
+      why: what is wrong with each of the other seeds' teachers, in words.
+      facts: what a report says of each seed's teacher.
+      measured: arrays along the trajectory, `(S, R, ...)` by name.
+      seconds: what measuring took.
+      each: what the rule located for every seed, for figures and claims.
+    """
+
+    stages: dict[str, Stages]
+    usable: np.ndarray
+    why: list[str]
+    facts: list[dict[str, Any]]
+    measured: dict[str, np.ndarray]
+    seconds: float
+    each: list[Any]
+
+
+def no_choice(spec: RunSpec, names: Mapping[str, int]) -> Chosen:
+    """Of a group whose teachers all became non-finite."""
+    n = spec.n_seeds
+    none = (None,) * n
+    return Chosen(
+        {name: (none,) * stages for name, stages in names.items()},
+        np.zeros(n, bool),
+        ["teacher non-finite"] * n,
+        [{"seed": s} for s in spec.seeds],
+        {},
+        0.0,
+        [None] * n,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByGap:
+    """The rules of `sandbox.probes.transitions.choose_checkpoints`.
+
+    Attributes:
+      scale: which of the two fixed rules finds the final checkpoint.
+      points: probe inputs behind the choice.
+      claim_points: fresh probe inputs behind claims about correlations.
+      degrees: monomial degrees that are probed along the trajectory; 1 is needed.
+    """
+
+    scale: Literal["cpu", "paper"] = "cpu"
+    points: Annotated[int, AtLeast(2)] = 16_384
+    claim_points: Annotated[int, AtLeast(2)] = 100_000
+    degrees: tuple[int, ...] = (1, 2, 3)
+
+    per_seed: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuses counts that cannot be measured."""
+        check_fields(self, "rule")
+
+    def check(self, task: Any) -> None:
+        """Refuses degrees that the task does not have."""
+        require(
+            isinstance(task, VectorTask),
+            f"rule: {type(self).__name__} needs a task on bits, got {task!r:.60}.",
+        )
+        require(
+            bool(self.degrees) and all(1 <= a <= task.d for a in self.degrees),
+            f"rule.degrees must lie in 1..d = 1..{task.d}, got {self.degrees}.",
+        )
+        require(
+            1 in self.degrees,
+            "rule.degrees must hold 1, which the checkpoint choice needs.",
+        )
+
+    @property
+    def least_factor(self) -> float:
+        """Multiple of n90 that a teacher must train to for its final checkpoint."""
+        return 3.0 if self.scale == "cpu" else 1.3
+
+    def names(self, task: Any) -> dict[str, int]:
+        """Every candidate with its number of stages."""
+        del task
+        return dict.fromkeys(CANDIDATES, 1)
+
+    def choose(
+        self,
+        run: Run,
+        n90: np.ndarray,
+        own: np.ndarray,
+        *,
+        root: Path,
+        progress: Progress | None,
+    ) -> Chosen:
+        """Measures a group's trajectory and chooses.
+
+        Args:
+          run: the group.
+          n90: of every seed, infinite where it did not learn in time.
+          own: up to which sample each seed's curve is looked at.
+          root: where runs are stored.
+          progress: who is told.
+        """
+        task, n_seeds = run.spec.task, run.spec.n_seeds
+        probe = FourierProbe(
+            task,  # pyright: ignore[reportArgumentType]
+            run.spec.model,
+            degrees=self.degrees,
+            points=self.points,
+        )
+        found = measure_trajectory(run, probe, root=root, progress=progress)
+        out = found.values
+        pairs = [gaps(out["degree1"][s], supports(run, s)) for s in range(n_seeds)]
+        inside, outside = (np.asarray(side) for side in zip(*pairs, strict=True))
+        axis = 1 if task.n_classes == 2 else slice(None)
+        steps, accuracy = run.metrics.steps, run.metrics.curves("teacher")
+        each: list[Candidates] = []
+        for s in range(n_seeds):
+            c, se = (
+                out[name][s][..., axis].reshape(len(steps), -1)
+                for name in ("degree1", "degree1_se")
+            )
+            seen = steps <= own[s]
+            chosen = choose_checkpoints(
+                steps[seen],
+                accuracy[s][seen],
+                (inside[s] - outside[s])[seen],
+                blind_score(c, se)[seen],
+                n_classes=task.n_classes,
+                scale_rule=self.scale,
+            )
+            each.append(chosen)
+        final = np.asarray([c.final is not None for c in each])
+        usable = final & np.isfinite(n90)
+        return Chosen(
+            {
+                name: (
+                    tuple(
+                        getattr(c, name) if ok else None
+                        for c, ok in zip(each, usable, strict=True)
+                    ),
+                )
+                for name in CANDIDATES
+            },
+            usable,
+            ["teacher has no final checkpoint by its rule"] * n_seeds,
+            [
+                {
+                    "seed": run.spec.seeds[s],
+                    "n90": number(float(n90[s])),
+                    "transition": _phase(steps, accuracy[s]),
+                    "spacing_over_n90": float(run.spec.checkpoint_every / n90[s]),
+                    "checkpoints": asdict(c),
+                }
+                for s, c in enumerate(each)
+            ],
+            {**out, "inside": inside, "outside": outside},
+            found.wall_seconds,
+            each,
+        )
+
+
+def _phase(steps: np.ndarray, accuracy: np.ndarray) -> dict[str, float] | None:
+    phase = locate(steps, accuracy)
+    return asdict(phase) if phase else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByNode(ByGap):
+    """`ByGap`, and one checkpoint a level or a node of tree labels.
+
+    `by_level` and `by_node` are the checkpoints at which these nodes leak their
+    supports most, in the order of time.
+    """
+
+    degrees: tuple[int, ...] = (1,)
+
+    def names(self, task: Any) -> dict[str, int]:
+        """Every candidate with its number of stages."""
+        groups = groups_of(task.depth)
+        return super().names(task) | {name: len(g) for name, g in groups.items()}
+
+    def choose(
+        self,
+        run: Run,
+        n90: np.ndarray,
+        own: np.ndarray,
+        *,
+        root: Path,
+        progress: Progress | None,
+    ) -> Chosen:
+        """Measures a group's trajectory and chooses; `each` is a `Nodes` alone."""
+        found = super().choose(run, n90, own, root=root, progress=progress)
+        truth = [np.asarray(supports(run, s)) for s in range(run.spec.n_seeds)]
+        nodes = measure_nodes(
+            run, truth, points=self.points, root=root, progress=progress
+        )
+        stages = found.stages | _stages(nodes, found)
+        return found._replace(
+            stages=stages, seconds=found.seconds + nodes.seconds, each=[nodes]
+        )
+
+
+def _stages(nodes: Nodes, found: Chosen) -> dict[str, Stages]:
+    """Chosen checkpoints in the order of time; a seed that lacks one has none."""
+    (final,) = found.stages["final"]
+    out: dict[str, Stages] = {}
+    for name, groups in groups_of(nodes.depth).items():
+        rows: list[list[int | None]] = []
+        for s, last in enumerate(final):
+            at = nodes.middles(s, groups, last)
+            known: list[int | None] = sorted(c for c in at if c is not None)  # pyright: ignore
+            rows.append(known if len(known) == len(at) else [None] * len(at))
+        out[name] = tuple(zip(*rows, strict=True))
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByDrop:
+    """The record of steepest fall within the drop of the loss (`locate_drop`).
+
+    Attributes:
+      least: nats by which the loss of a teacher that has learned has fallen.
+    """
+
+    least: Annotated[float, AtLeast(0)] = 0.05
+
+    per_seed: ClassVar[bool] = True
+    least_factor: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses a negative fall."""
+        check_fields(self, "rule")
+
+    def check(self, task: Any) -> None:
+        """Any task has a loss."""
+
+    def names(self, task: Any) -> dict[str, int]:
+        """The candidates: the last checkpoint, and the middle of the drop."""
+        del task
+        return {"final": 1, "middle": 1}
+
+    def choose(
+        self,
+        run: Run,
+        n90: np.ndarray,
+        own: np.ndarray,
+        *,
+        root: Path,
+        progress: Progress | None,
+    ) -> Chosen:
+        """Locates the drop of every seed's loss; `each` is a `Drop` in samples."""
+        del n90, own, root, progress
+        steps, loss = run.metrics.steps, run.metrics.curves("teacher", "loss")
+        accuracy = run.metrics.curves("teacher")
+        drops = [locate_drop(steps, row, least=self.least) for row in loss]
+        last = run.trajectory.steps[-1]
+        fell = [float(np.nanmax(row) - np.nanmin(row)) for row in loss]
+        return Chosen(
+            {
+                "final": (tuple(last if d else None for d in drops),),
+                "middle": (tuple(int(d.steepest) if d else None for d in drops),),
+            },
+            np.asarray([d is not None for d in drops]),
+            [f"teacher's loss fell by {v:.3f} nats only" for v in fell],
+            [
+                {
+                    "seed": run.spec.seeds[s],
+                    "accuracy": number(float(accuracy[s, -1])),
+                    "loss": number(float(loss[s, -1])),
+                    "drop_in_samples": asdict(d) if d else None,
+                }
+                for s, d in enumerate(drops)
+            ],
+            {},
+            0.0,
+            drops,
+        )
+
+
+def supports(run: Run, seed: int) -> Array:
+    """Coordinates behind the labels of the seed at a position of its group."""
+    task = run.spec.task
+    assert isinstance(task, VectorTask)
+    return task.supports(task_key(run.spec.seeds[seed]))
+
+
+def gaps(degree1: np.ndarray, support: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Mean |degree-1 correlation| in and off the support, `(R,)` each.
+
+    Args:
+      degree1: correlations `(R, d, C)` of one seed.
+      support: its coordinates, one node a row.
+    """
+    gap = jax.vmap(lambda c: degree1_gap(c, support))(degree1)
+    return np.asarray(gap.inside).mean(-1), np.asarray(gap.outside)
+
+
+Rule = ByGap | ByDrop

@@ -1,0 +1,452 @@
+"""What a study trains: a task, a large teacher, small students, and their budgets.
+
+    Setting(task=Parity(d=32, k=6), teacher=TwoLayer(1000), student=TwoLayer(20))
+    Setting(task=Strings(grammar="cfg3b"), teacher=Heads(8), student=Heads(2),
+            budget=Fixed(teacher=4000, student=1000), rule=ByDrop(), unit="steps", ...)
+
+A seed has its own teacher, support (if random), streams and student initialisations.
+Counts are in the setting's `unit`: samples, or optimizer steps of `batch` samples.
+Records of runs always count samples.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+
+from sandbox.distill.sources import PerSeed
+from sandbox.distill.strategy import Strategy, replicas
+from sandbox.errors import require
+from sandbox.models.base import Model
+from sandbox.models.bit_transformer import BitTransformer
+from sandbox.models.mlp import MLP
+from sandbox.models.transformer import Transformer
+from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
+from sandbox.study.rules import ByDrop, ByGap, ByNode
+from sandbox.tasks.base import BooleanTask, Task, VectorTask
+from sandbox.tasks.grammar import load_grammar
+from sandbox.tasks.masking import MaskedLM
+from sandbox.tasks.next_token import NextToken
+from sandbox.train.optim import SGD, Adam, LearningRate, Optimizer
+from sandbox.train.spec import RunSpec, Stop, TeacherRef
+
+LEARNED, STOP = 0.9, 0.95
+"""Accuracy of a teacher that has learned, and at which its students stop."""
+BLOCK = 32
+"""Least samples of a block."""
+
+
+@dataclass(frozen=True)
+class TwoLayer:
+    """A two-layer ReLU network.
+
+    Attributes:
+      width: hidden units.
+    """
+
+    width: Annotated[int, AtLeast(1)] = 500
+
+    def __post_init__(self) -> None:
+        """Refuses an empty layer."""
+        check_fields(self, "network")
+
+    def model(self, task: Any) -> Model:
+        """The network of a task."""
+        return MLP(d=task.d, hidden=(self.width,), n_classes=task.n_classes)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A transformer: BERT on masked tokens, GPT-2 on next tokens and on bits.
+
+    Attributes:
+      heads: of every layer; the width is heads times their size.
+      layers: of the network.
+      head_dim: size of a head.
+      dropout: in training.
+      compute: arithmetic of matrix products.
+    """
+
+    heads: Annotated[int, AtLeast(1)] = 8
+    layers: Annotated[int, AtLeast(1)] = 2
+    head_dim: Annotated[int, AtLeast(1)] = 8
+    dropout: Annotated[float, Within(0, 1)] = 0.0
+    compute: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses empty layers."""
+        check_fields(self, "network")
+
+    def model(self, task: Any) -> Model:
+        """The network of a task; bits are read at the last position."""
+        bits = isinstance(task, VectorTask)
+        network = Transformer(
+            kind="bert" if isinstance(task, MaskedLM) else "gpt2",
+            vocab=max(2, task.n_classes) if bits else task.vocabulary.size,
+            n_classes=task.n_classes,
+            positions=task.d if bits else task.positions,
+            layers=self.layers,
+            heads=self.heads,
+            head_dim=self.head_dim,
+            dropout=self.dropout,
+            tied=not bits,
+            compute=self.compute,
+        )
+        return BitTransformer(d=task.d, network=network) if bits else network
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineAdam:
+    """Adam over a run's whole length: linear warm-up, then a cosine to 0.
+
+    Attributes:
+      peak: the largest learning rate.
+      warmup: share of the run in which it rises.
+      clip: largest norm of a gradient.
+    """
+
+    peak: Annotated[float, MoreThan(0)] = 3e-3
+    warmup: Annotated[float, Within(0, 1)] = 0.06
+    clip: Annotated[float, AtLeast(0)] = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses rates that cannot train."""
+        check_fields(self, "optimizer")
+
+    def over(self, steps: int, batch: int) -> Adam:
+        """The optimizer of a run of so many steps."""
+        rate = LearningRate(
+            peak=self.peak,
+            warmup=max(round(self.warmup * steps), 1) * batch,
+            decay="cosine",
+            total=steps * batch,
+        )
+        return Adam(lr=rate, b1=0.9, b2=0.95, clip=self.clip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strings:
+    """Strings of a grammar, with masked tokens to fill in or next ones to predict.
+
+    Attributes:
+      grammar: a packaged grammar or a file in nltk's syntax.
+      start: nonterminals that strings start from; empty for the grammar's own.
+      predict: `masked` or `next` tokens.
+      rate: share of selected tokens (masked).
+      hidden: whether selected positions are hidden from attention (masked).
+      level: score only tokens that end a nonterminal of this depth (next); -1 for all.
+    """
+
+    grammar: str = "cfg3b"
+    start: tuple[str, ...] = ("13", "14", "15")
+    predict: Literal["masked", "next"] = "masked"
+    rate: float = 0.3
+    hidden: bool = True
+    level: int = -1
+
+    def __str__(self) -> str:
+        """E.g. `cfg3b from 13, 14, 15, masked 30%`."""
+        where = f" from {', '.join(self.start)}" if self.start else ""
+        what = f"masked {self.rate:.0%}"
+        if self.predict == "next":
+            what = "next token"
+            what += f" at ends of depth {self.level}" if self.level >= 0 else ""
+        return f"{self.grammar}{where}, {what}"
+
+    @cached_property
+    def task(self) -> MaskedLM | NextToken:
+        """The task, its grammar loaded."""
+        grammar = load_grammar(self.grammar, start=self.start or None)
+        if self.predict == "next":
+            level = None if self.level < 0 else self.level
+            return NextToken(grammar=grammar, level=level)
+        return MaskedLM(grammar=grammar, rate=self.rate, hidden=self.hidden)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntilLearned:
+    """Teachers and students train until they have learned.
+
+    Attributes:
+      limit: within which a teacher must reach accuracy .90; one that does not counts as
+        never having learned and enters no ratio.
+      factor: a teacher that did trains on to this multiple of its n90.
+      cap: of a student, as a multiple of its teacher's n90.
+      least: that a student may see at least, whatever its teacher's n90.
+      hold_fraction: first stage of a 2-shot student as a share of its teacher's n90,
+        where the setting's `hold` is 0.
+      expected: a teacher's n90 in estimates of time; 0 is half of the limit.
+    """
+
+    limit: Annotated[int, AtLeast(1)] = 128_000
+    factor: float = 3.0
+    cap: Annotated[float, MoreThan(0)] = 6.0
+    least: Annotated[int, AtLeast(0)] = 0
+    hold_fraction: float = 0.3
+    expected: Annotated[int, AtLeast(0)] = 0
+
+    varies: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuses budgets that train nothing."""
+        check_fields(self, "budget")
+
+    def check(self, s: "Setting") -> None:
+        """Refuses what would fail after the teachers were trained."""
+        _multiple("budget.limit", self.limit, "spacing", s.spacing)
+        require(
+            self.hold_fraction > 0 or s.hold > 0,
+            "budget.hold_fraction must be positive where setting.hold is 0.",
+        )
+        least = s.rule.least_factor
+        require(
+            self.factor >= least,
+            f"budget.factor must be at least {least} for the final checkpoint of"
+            f" {s.rule!r}, got {self.factor}.",
+        )
+
+    def teacher_stop(self, s: "Setting") -> Stop:
+        """When teachers stop."""
+        whole = ceil(self.factor * self.limit / s.spacing) * s.spacing
+        return Stop(
+            max_samples=s.samples(whole),
+            accuracy=LEARNED,
+            factor=self.factor,
+            give_up=s.samples(self.limit),
+        )
+
+    def hold(self, s: "Setting", n90: np.ndarray) -> PerSeed:
+        """First stage of a 2-shot student, whole evaluations; None where no n90."""
+        if s.hold:
+            return PerSeed((s.samples(s.hold),) * len(n90))
+        unit = s.samples(s.student_every)
+        stages = [
+            max(round(self.hold_fraction * n / unit), 1) * unit
+            if np.isfinite(n)
+            else None
+            for n in n90
+        ]
+        return PerSeed(tuple(stages))
+
+    def student_caps(
+        self, s: "Setting", n90: np.ndarray, usable: np.ndarray, cap: float | None
+    ) -> np.ndarray:
+        """Samples that a student of each seed may see; one evaluation if unusable."""
+        unit, least = s.samples(s.student_every), s.samples(self.least)
+        multiple = cap or self.cap
+        most = np.maximum(multiple * np.where(usable, n90, 0), least * usable)
+        return np.maximum(np.ceil(most / unit) * unit, unit).astype(int)
+
+    def student_stop(self, caps: np.ndarray) -> Stop:
+        """When students stop: once all have learned, or at their caps."""
+        return Stop(max_samples=PerSeed(tuple(map(int, caps))), accuracy=STOP)
+
+    def expects(self, s: "Setting") -> tuple[float, float]:
+        """Samples to a teacher's n90 that are likely, and the most."""
+        return s.samples(self.expected) or s.samples(self.limit) / 2, s.samples(
+            self.limit
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """Teachers and students train for a fixed length.
+
+    Attributes:
+      teacher: length of a teacher's training.
+      student: length of a student's.
+    """
+
+    teacher: Annotated[int, AtLeast(1)] = 4000
+    student: Annotated[int, AtLeast(1)] = 1000
+
+    varies: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuses budgets that train nothing."""
+        check_fields(self, "budget")
+
+    def check(self, s: "Setting") -> None:
+        """Refuses what would fail after the teachers were trained."""
+        _multiple("budget.teacher", self.teacher, "spacing", s.spacing)
+        _multiple("budget.student", self.student, "student_every", s.student_every)
+        require(
+            0 < s.hold < self.student,
+            f"setting.hold = {s.hold} must be positive and below budget.student ="
+            f" {self.student}, or a 2-shot student never sees the final teacher.",
+        )
+
+    def teacher_stop(self, s: "Setting") -> Stop:
+        """When teachers stop."""
+        return Stop(max_samples=s.samples(self.teacher))
+
+    def hold(self, s: "Setting", n90: np.ndarray) -> int:
+        """First stage of a 2-shot student."""
+        del n90
+        return s.samples(s.hold)
+
+    def student_caps(
+        self, s: "Setting", n90: np.ndarray, usable: np.ndarray, cap: float | None
+    ) -> np.ndarray:
+        """Samples that a student of each seed sees."""
+        del usable
+        require(cap is None, "lanes of a fixed budget have no caps of their own.")
+        return np.full(len(n90), s.samples(self.student))
+
+    def student_stop(self, caps: np.ndarray) -> Stop:
+        """When students stop."""
+        return Stop(max_samples=int(caps[0]))
+
+    def expects(self, s: "Setting") -> tuple[float, float]:
+        """A fixed length is no multiple of anything: see `teacher_stop`."""
+        return s.samples(self.teacher), s.samples(self.teacher)
+
+
+def _multiple(name: str, value: int, unit: str, every: int) -> None:
+    require(
+        value % every == 0,
+        f"{name} = {value} must be a multiple of setting.{unit} = {every}.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A task, a large teacher, small students, and how long each may train.
+
+    Attributes:
+      task: on bits or other coordinates, or strings of a grammar.
+      teacher: the large network.
+      student: the small one.
+      teacher_optimizer: update rule of the teacher.
+      student_optimizer: update rule of the students.
+      budget: how long teachers and students train.
+      rule: how checkpoints are chosen, and what is measured along the trajectory.
+      n_teachers: seeds.
+      group: most seeds trained together; the largest divisor of n_teachers up to it is
+        taken.
+      inits: initialisations of every student; all share their teacher's passes and
+        their seed's samples.
+      alone: whether every strategy is a run of its own, which ends when it has learned.
+      spacing: between teacher checkpoints (and its evaluations).
+      student_every: between evaluations of students.
+      hold: first stage of a 2-shot student; 0 where the budget says it.
+      unit: of all counts here: samples, or optimizer steps.
+      batch: samples of one optimizer step.
+      micro: sequences that are computed at once; 0 for the whole batch.
+      eval_points: rows of the fixed evaluation stream.
+    """
+
+    task: Task | Strings
+    teacher: TwoLayer | Heads = TwoLayer(500)
+    student: TwoLayer | Heads = TwoLayer(20)
+    teacher_optimizer: Optimizer | CosineAdam = field(default_factory=SGD)
+    student_optimizer: Optimizer | CosineAdam = field(default_factory=SGD)
+    budget: UntilLearned | Fixed = UntilLearned()
+    rule: ByGap | ByDrop | ByNode = field(default_factory=ByGap)
+    n_teachers: Annotated[int, AtLeast(1)] = 5
+    group: Annotated[int, AtLeast(1)] = 5
+    inits: Annotated[int, AtLeast(1)] = 1
+    alone: bool = False
+    spacing: Annotated[int, AtLeast(1)] = 1280
+    student_every: Annotated[int, AtLeast(1)] = 1280
+    hold: Annotated[int, AtLeast(0)] = 0
+    unit: Literal["samples", "steps"] = "samples"
+    batch: Annotated[int, AtLeast(1)] = 1
+    micro: Annotated[int, AtLeast(0)] = 0
+    eval_points: Annotated[int, AtLeast(1)] = 4096
+
+    def __post_init__(self) -> None:
+        """Refuses what would fail after the teachers were trained."""
+        check_fields(self, "setting")
+        _multiple("setting.spacing", self.spacing, "student_every", self.student_every)
+        self.budget.check(self)
+        self.rule.check(self.made_task)
+        require(
+            self.budget.varies or self.lanes == 1 or not self.rule.per_seed,
+            f"setting.group must be 1 where {type(self.rule).__name__} chooses"
+            " checkpoints for a fixed budget.",
+        )
+
+    @property
+    def made_task(self) -> Any:
+        """The task, of strings its grammar loaded."""
+        return self.task.task if isinstance(self.task, Strings) else self.task
+
+    @property
+    def lanes(self) -> int:
+        """Seeds of one group."""
+        n = self.n_teachers
+        return max(g for g in range(1, min(self.group, n) + 1) if n % g == 0)
+
+    @property
+    def one(self) -> int:
+        """Samples of one unit."""
+        return self.batch if self.unit == "steps" else 1
+
+    def samples(self, count: int) -> int:
+        """So many units in samples."""
+        return count * self.one
+
+    def _spec(self, kind: Any, network: TwoLayer | Heads, **fields: Any) -> RunSpec:
+        """What records of teachers and students have in common."""
+        stop = fields["stop"].largest // self.batch
+        own = self.teacher_optimizer if kind == "teacher" else self.student_optimizer
+        made = own.over(stop, self.batch) if isinstance(own, CosineAdam) else own
+        return RunSpec(
+            kind=kind,
+            task=self.made_task,
+            model=network.model(self.made_task),
+            optimizer=made,
+            batch_size=self.batch,
+            block=max(BLOCK, self.batch),
+            micro=self.micro,
+            eval_points=self.eval_points,
+            **fields,
+        )
+
+    def teacher_specs(self) -> list[RunSpec]:
+        """One record a group of seeds."""
+        every = self.samples(self.spacing)
+        return [
+            self._spec(
+                "teacher",
+                self.teacher,
+                strategies=(Strategy(name="teacher"),),
+                stop=self.budget.teacher_stop(self),
+                eval_every=every,
+                checkpoint_every=every,
+                first_seed=first,
+                n_seeds=self.lanes,
+            )
+            for first in range(0, self.n_teachers, self.lanes)
+        ]
+
+    def student_spec(
+        self, strategies: tuple[Strategy, ...], teacher: TeacherRef, stop: Stop
+    ) -> RunSpec:
+        """The record of one group's students, from every initialisation."""
+        return self._spec(
+            "student",
+            self.student,
+            strategies=replicas(strategies, self.inits),
+            stop=stop,
+            eval_every=self.samples(self.student_every),
+            teacher=teacher,
+            n_seeds=teacher.spec.n_seeds,
+            first_seed=teacher.spec.first_seed,
+        )
+
+    def __str__(self) -> str:
+        """The task in a title, e.g. `Parity, d=32, k=6`."""
+        task = self.task
+        if isinstance(task, Strings):
+            return str(task)
+        words = [type(task).__name__]
+        for name in ("d", "k", "eps", "depth", "feature_complexity"):
+            if hasattr(task, name):
+                words.append(f"{name}={getattr(task, name)}")
+        if isinstance(task, BooleanTask) and not task.uniform_signs:
+            words.append(f"P(x = -1)={task.p:g}")
+        return ", ".join(words)

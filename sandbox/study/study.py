@@ -1,0 +1,393 @@
+"""A study: teachers, the curriculum in their checkpoints, students, figure, claims.
+
+    class MyIdea(Study):
+        \"\"\"One line of what it shows.\"\"\"
+
+        setting: Setting = Setting(task=Parity(d=24, k=6))
+        tau: float = 1.0
+        presets = {"smoke": preset("d=24"), "cpu": preset("ten", n_teachers=10)}
+
+        def lanes(self, t):
+            return ce(), one_shot(self.tau), two_shot(t["middle"], t.hold, self.tau)
+
+        def figure(self, r):
+            fig, (a, b) = panels(1, 2)
+            accuracy(a, r)
+            strips(b, r)
+            return fig
+
+    MyIdea().run(root=Path("runs")).n90["two_shot"]
+    MyIdea.main()      # PRESET --tau 0 --setting.task.d 32 --grid tau=0.25,1,4
+
+A study is a frozen record; its fields are its knobs. Everything is trained and measured
+once and found again by what it is, so the same call goes on after an interruption.
+"""
+
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, dataclass_transform
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sandbox.command import guarded, parse_config
+from sandbox.errors import ConfigError, DivergenceError, SandboxError, require
+from sandbox.plotting.style import color_of, save, styled
+from sandbox.store.bounds import check_fields
+from sandbox.store.config import digest, to_json
+from sandbox.store.files import make_folder, write_atomic
+from sandbox.store.runs import default_root
+from sandbox.study import figures
+from sandbox.study.claims import Claim, marked
+from sandbox.study.estimate import print_estimate
+from sandbox.study.lanes import Lane
+from sandbox.study.report import COLUMNS, Report, summary_rows
+from sandbox.study.result import Result, Taught, teach
+from sandbox.study.setting import Setting
+from sandbox.study.teachers import Teachers, train_teachers
+from sandbox.text import table
+from sandbox.train.loop import fit
+from sandbox.train.progress import Progress
+from sandbox.train.run import Run, folder_of
+from sandbox.train.spec import RunSpec
+
+
+class Preset:
+    """Named values of a study's fields."""
+
+    def __init__(self, text: str, fields: dict[str, Any]) -> None:
+        """`text` is what `--help` says."""
+        self.text, self.fields = text, fields
+
+
+def preset(text: str, **fields: Any) -> Preset:
+    """A preset: what it is, in a line, and the fields that differ from the defaults."""
+    return Preset(text, fields)
+
+
+class Computed(Protocol):
+    """A frozen record of what a study computes without training."""
+
+    def pieces(self) -> Mapping[str, Callable[[], dict[str, np.ndarray]]]:
+        """Name -> what computes it; each is stored when it is done."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What else the command line can ask for.
+
+    Attributes:
+      root: where runs are stored ($SANDBOX_RUNS, else runs).
+      estimate: say how long it would take, and stop.
+      publish: also write the committed files, figures/ and paper_repro/results/.
+      grid: run every combination of these values, e.g. tau=0.25,1 setting.task.d=24,32.
+    """
+
+    root: Path | None = None
+    estimate: bool = False
+    publish: bool = False
+    grid: tuple[str, ...] = ()
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Study:
+    """The base of every study; subclasses are frozen records.
+
+    Write `setting` (or `settings`, or `plain_runs`, or `computed`), `presets`,
+    `lanes`, `figure`, and, where something is claimed, `claims`.
+    """
+
+    presets: ClassVar[Mapping[str, Preset]] = {"smoke": Preset("the defaults", {})}
+    since: ClassVar[dict[str, str]] = {}
+    """A claim's id, or its scale -> date and commit that first evaluated it."""
+
+    def __init_subclass__(cls) -> None:
+        """Makes the subclass a frozen record."""
+        super().__init_subclass__()
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    def __post_init__(self) -> None:
+        """Refuses what would fail later; subclasses say more in `check`."""
+        check_fields(self, "")
+        self.check()
+        for setting in self.settings.values():
+            made_up = Teachers.made_up(setting)
+            made_up.students(self.lanes(made_up))
+        self.plain_runs  # noqa: B018 (builds the records)
+
+    # ---- what a study says
+
+    def check(self) -> None:
+        """Refuses fields that do not fit together."""
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """Every setting by name; the field `setting` where there is one."""
+        own = getattr(self, "setting", None)
+        return {} if own is None else {"": own}
+
+    @property
+    def plain_runs(self) -> Mapping[Any, RunSpec]:
+        """Runs apart from teachers and students, by key."""
+        return {}
+
+    @property
+    def computed(self) -> Computed | None:
+        """What is computed without training."""
+        return None
+
+    def lanes(self, t: Teachers) -> Sequence[Lane]:
+        """The strategies that students of some teachers, real or made up, learn by."""
+        del t
+        return ()
+
+    def measure(self, r: Result) -> Any:
+        """Further measurements, which figure and claims find in `r.measured`."""
+        del r
+
+    def more(self, r: Result) -> Mapping[str, Setting]:
+        """Settings to run as well or again, with more teachers; none ends the study."""
+        del r
+        return {}
+
+    def figure(self, r: Result) -> Figure:
+        """The figure; its docstring is the caption."""
+        raise NotImplementedError
+
+    def claims(self, r: Result) -> Iterable[Claim]:
+        """The claims, by rules of the smoke and cpu scales (or of every scale)."""
+        del r
+        return ()
+
+    def paper_claims(self, r: Result) -> Iterable[Claim]:
+        """The claims by the rules of the paper scale."""
+        return self.claims(r)
+
+    def facts(self, r: Result) -> dict[str, Any]:
+        """What the result file records besides, as JSON data."""
+        del r
+        return {}
+
+    def summary(self, r: Result) -> Sequence[str]:
+        """Lines that are printed above the claims."""
+        del r
+        return ()
+
+    # ---- what comes with it
+
+    @classmethod
+    def name(cls) -> str:
+        """The stem of the study's file; in a notebook its class, with underscores."""
+        try:
+            stem = Path(inspect.getfile(cls)).stem
+        except (TypeError, OSError):
+            stem = ""
+        if stem.isidentifier() and stem != "__main__":
+            return stem
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The study with a preset's values."""
+        require(name in cls.presets, f"{cls.name()} has no preset {name!r}.")
+        return cls(**cls.presets[name].fields)
+
+    def run(
+        self, *, root: Path, progress: Progress | None = None, preset: str = ""
+    ) -> Result:
+        """Trains, measures and computes what is missing, and opens the rest.
+
+        Args:
+          root: where runs are stored.
+          progress: who is told; a bar or plain lines by default.
+          preset: what this study's fields started from.
+        """
+        known = self.presets.get(preset)
+        asis = known is not None and type(self)(**known.fields) == self
+        plain = {k: _fit(s, root, progress) for k, s in self.plain_runs.items()}
+        values: Mapping[str, dict[str, np.ndarray]] = {}
+        seconds: list[float] = []
+        if self.computed is not None:
+            from sandbox.train.resumable import compute
+
+            found = compute(
+                self.computed, self.computed.pieces(), root=root, progress=progress
+            )
+            values = found.values
+            seconds.append(found.wall_seconds)
+        parts: dict[str, Taught] = {}
+        settings = self.settings
+        while True:
+            for key, setting in settings.items():
+                teachers = train_teachers(setting, root, progress)
+                parts[key] = teach(self.lanes, teachers, root=root, progress=progress)
+            result = Result(
+                teachers=[t for p in parts.values() for t in p.teachers],
+                students=[s for p in parts.values() for s in p.students],
+                preset=preset,
+                scale_name=preset if asis else None,
+                parts=parts,
+                plain=plain,
+                values=values,
+                measured=None,
+                root=root,
+                progress=progress,
+                seconds=[
+                    *seconds,
+                    *(t.chosen.seconds for p in parts.values() for t in p.teachers),
+                ],
+            )
+            settings = self.more(result)
+            if not settings:
+                return replace(result, measured=self.measure(result))
+
+    def draw(self, r: Result) -> Figure:
+        """The figure in the project's style, its legend and what is missing added."""
+        with styled():
+            fig = self.figure(r)
+            figures.finish(fig, r)
+        return fig
+
+    def report(self, r: Result) -> Report:
+        """Figure, claims and table of a result."""
+        paper = r.preset == "paper"
+        own = type(self).paper_claims is not Study.paper_claims
+        scale = ("paper" if paper else "smoke, cpu") if own else "any"
+        made = self.paper_claims(r) if paper else self.claims(r)
+        folder = f"{self.name()}.{r.preset or 'custom'}"
+        if r.scale_name is None:
+            folder += f".{digest(to_json(self))[:8]}"
+        return Report(
+            study=self.name(),
+            result=r,
+            config=self,
+            figure=self.draw(r),
+            caption=inspect.getdoc(type(self).figure) or "",
+            claims=marked(list(made), scale, self.since),
+            facts=self.facts(r),
+            summary=self.summary(r),
+            folder=r.root / "studies" / folder,
+        )
+
+    @classmethod
+    def main(cls, argv: Sequence[str] | None = None) -> None:
+        """The command line: a preset, overrides of any field, or a grid of them."""
+        file = Path(sys.argv[0]).stem
+        known = {n: (p.text, cls(**p.fields)) for n, p in cls.presets.items()}
+        doc = inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or ""
+        name, studies, options = parse_config(
+            known,
+            sys.argv[1:] if argv is None else argv,
+            prog=f"python -m experiments.{file}" if "experiments" in doc else file,
+            description=doc,
+            options=Options(),
+        )
+        guarded(lambda: run_all(name, studies, options))
+
+
+def _fit(spec: RunSpec, root: Path, progress: Progress | None) -> Run:
+    """A plain run; one whose lanes all became non-finite is a finding of the study."""
+    try:
+        return fit(spec, root=root, progress=progress)
+    except DivergenceError:
+        return Run(folder_of(spec, root), spec)
+
+
+def run_all(preset: str, studies: Sequence[Study], options: Options) -> None:
+    """Runs a study, or every point of a grid, and writes what each leaves behind.
+
+    Raises:
+      ConfigError: a study with overridden fields is to be published.
+    """
+    root = options.root or default_root()
+    if options.estimate:
+        print_estimate({s.name(): s for s in studies}, root)
+        return
+    reports = []
+    for study in studies:
+        report = study.report(study.run(root=root, preset=preset))
+        if options.publish and report.result.scale_name is None:
+            raise ConfigError("only a preset as it stands is published, no overrides.")
+        report.write()
+        if options.publish:
+            publish(report)
+        reports.append(report)
+    if len(reports) > 1:
+        write_grid(reports, root)
+
+
+def publish(report: Report) -> None:
+    """Writes the committed files of the checkout that the command runs in.
+
+    Raises:
+      SandboxError: there is none.
+    """
+    here = Path.cwd()
+    results = here / "paper_repro" / "results"
+    if not results.is_dir():
+        raise SandboxError(f"--publish needs a checkout; {results} is not there.")
+    report.publish(here / "figures", results)
+
+
+def write_grid(reports: Sequence[Report], root: Path) -> None:
+    """One table and one figure of a grid: medians of every strategy at every point."""
+    points = [_flat(r.config) for r in reports]
+    varied = [k for k in points[0] if len({repr(p.get(k)) for p in points}) > 1]
+    names = [", ".join(f"{k}={p.get(k)}" for k in varied) for p in points]
+    rows: list[list[str]] = [[*varied, *COLUMNS]]
+    medians: dict[str, list[float]] = {}
+    for i, (report, point) in enumerate(zip(reports, points, strict=True)):
+        values: dict[str, list[float]] = {}
+        for row in summary_rows(report.result):
+            rows.append([*(str(point.get(k)) for k in varied), *map(str, row)])
+            what = f"{row[1]} {row[4]}".strip()
+            if row[5] is not None:
+                values.setdefault(what, []).append(float(row[5]))
+        for what, each in values.items():
+            medians.setdefault(what, [np.nan] * len(reports))[i] = float(
+                np.median(each)
+            )
+    shown = {w: v for w, v in medians.items() if w.endswith("n90")}
+    shown = shown if np.isfinite(list(shown.values())).any() else medians
+    shown = dict(itertools.islice(shown.items(), 12))
+    print(
+        table(
+            ["median", *names],
+            [[w, *(f"{v:.4g}" for v in vs)] for w, vs in shown.items()],
+        )
+    )
+    config = digest([to_json(r.config) for r in reports])[:8]
+    stem = f"{reports[0].study}.{reports[0].result.preset}.grid.{config}"
+    folder = root / "studies" / stem
+    make_folder(folder)
+    text = "\n".join(",".join(f'"{c}"' if "," in c else c for c in r) for r in rows)
+    write_atomic(folder / "summary.csv", f"{text}\n".encode())
+    with styled():
+        fig, ax = figures.panels(1, 1, height=3.0)
+        for what, values in shown.items():
+            color = color_of(what.removesuffix(" n90"))
+            ax.plot(range(len(names)), values, "o-", ms=3.5, color=color, label=what)
+        ax.set_yscale("log" if next(iter(shown), "").endswith("n90") else "linear")
+        ax.set_xticks(range(len(names)), names, rotation=20, ha="right")
+        ax.set_ylabel("median over runs")
+        fig.legend(loc="outside upper left", ncols=4)
+    png, _ = save(fig, folder / "figure")
+    print(f"grid: {png}, summary.csv")
+
+
+def _flat(record: Any, group: str = "") -> dict[str, Any]:
+    """Every field of a record by its dotted name."""
+    out: dict[str, Any] = {}
+    for f in fields(record):
+        value = getattr(record, f.name)
+        inner = is_dataclass(value)
+        out |= (
+            _flat(value, f"{group}{f.name}.") if inner else {f"{group}{f.name}": value}
+        )
+    return out

@@ -1,0 +1,190 @@
+"""One group of teachers: trained, measured, checkpoints chosen; and its students.
+
+    t["middle"]      a checkpoint by the setting's rule, for every seed
+    t.stages(name)   several, which teach one after the other
+    t.hold           first stage of a 2-shot student
+    t.spacing        samples between checkpoints
+
+`lanes` of a study is called with made-up teachers too, which have every candidate: so
+bad strategies are refused when a study is built, and estimates know what is trained.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from sandbox.distill.sources import PerSeed
+from sandbox.distill.strategy import Strategy
+from sandbox.errors import DivergenceError
+from sandbox.study.lanes import Capped, Lane
+from sandbox.study.rules import Chosen, no_choice
+from sandbox.study.setting import LEARNED, Setting, UntilLearned
+from sandbox.theory.sample_complexity import samples_to
+from sandbox.train.loop import fit
+from sandbox.train.progress import Progress
+from sandbox.train.run import Run, folder_of
+from sandbox.train.spec import RunSpec, TeacherRef
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """One group, seeds in order.
+
+    Attributes:
+      setting: what it was trained for.
+      spec: its record.
+      n90: samples to accuracy .90 of every seed, `(S,)`; infinite where not in time.
+      chosen: what the setting's rule found.
+      trained: the finished run; None for made-up teachers.
+    """
+
+    setting: Setting
+    spec: RunSpec
+    n90: np.ndarray
+    chosen: Chosen
+    trained: Run | None = field(default=None, repr=False)
+
+    @classmethod
+    def made_up(cls, setting: Setting, spec: RunSpec | None = None) -> "Teachers":
+        """Teachers that learned at their limit and have every candidate."""
+        spec = spec or setting.teacher_specs()[0]
+        n, last = spec.n_seeds, spec.stop.largest
+        first = (setting.samples(setting.spacing),) * n
+        names = setting.rule.names(setting.made_task)
+        stages = {name: (first,) * count for name, count in names.items()}
+        n90 = setting.budget.expects(setting)[1]
+        stages["final"] = ((last if not setting.budget.varies else int(n90),) * n,)
+        none = no_choice(spec, names)
+        chosen = none._replace(stages=stages, usable=np.ones(n, bool))
+        return cls(setting, spec, np.full(n, float(n90)), chosen)
+
+    @property
+    def run(self) -> Run:
+        """The finished run."""
+        assert self.trained is not None, "made-up teachers have no run"
+        return self.trained
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """Samples seen at each record, `(R,)`."""
+        return self.run.metrics.steps
+
+    def curves(self, metric: str = "accuracy") -> np.ndarray:
+        """A metric of the teachers, `(S, R)`."""
+        return self.run.metrics.curves("teacher", metric)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Accuracy, `(S, R)`."""
+        return self.curves()
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Seeds whose teacher learned and has a final checkpoint, `(S,)` bool."""
+        return self.chosen.usable
+
+    @property
+    def spacing(self) -> int:
+        """Samples between checkpoints."""
+        return self.spec.checkpoint_every
+
+    def __getitem__(self, name: str) -> int | PerSeed:
+        """A candidate checkpoint of every seed."""
+        (stage,) = self.stages(name)
+        return stage
+
+    def stages(self, name: str) -> tuple[int | PerSeed, ...]:
+        """Checkpoints that teach one after the other."""
+        return tuple(self._each(stage) for stage in self.chosen.stages[name])
+
+    def _each(self, values: tuple[int | None, ...]) -> int | PerSeed:
+        """One number where the budget makes all seeds alike."""
+        if self.setting.budget.varies or values[0] is None:
+            return PerSeed(values)
+        return values[0] if len(set(values)) == 1 else PerSeed(values)
+
+    @property
+    def hold(self) -> int | PerSeed:
+        """First stage of a 2-shot student, in samples."""
+        if self.trained is None:  # shorter than any real one, so that it always fits
+            return self.setting.samples(self.setting.hold or self.setting.student_every)
+        return self.setting.budget.hold(self.setting, self.n90)
+
+    def caps(self, cap: float | None = None) -> np.ndarray:
+        """Samples that a student of each seed may see.
+
+        Args:
+          cap: multiple of the teacher's n90; the budget's by default.
+        """
+        s = self.setting
+        return s.budget.student_caps(s, self.n90, self.usable, cap or None)
+
+    def students(self, lanes: Iterable[Lane]) -> list[RunSpec]:
+        """The records of students: one a compiled structure and cap, in order."""
+        runs: list[tuple[Capped, list[Strategy]]] = []
+        for lane in lanes:
+            own = lane if isinstance(lane, Capped) else Capped(lane)
+            for first, members in runs if not self.setting.alone else ():
+                alike = (own.cap, own.samples) == (first.cap, first.samples)
+                if alike and _shares(own.strategy, members):
+                    members.append(own.strategy)
+                    break
+            else:
+                runs.append((own, [own.strategy]))
+        ref = TeacherRef(spec=self.spec, final=self["final"])
+        specs = []
+        for own, members in runs:
+            caps = self.caps(own.cap)
+            if own.samples:
+                caps = np.where(self.usable, own.samples, caps)
+            stop = self.setting.budget.student_stop(caps)
+            specs.append(self.setting.student_spec(tuple(members), ref, stop))
+        return specs
+
+
+def _shares(strategy: Strategy, members: list[Strategy]) -> bool:
+    """Whether a strategy fits the compiled structure of others; labels fit any."""
+    taught = [s for s in (strategy, *members) if s.source.needs_teacher]
+    return all(s.structure == taught[0].structure for s in taught)
+
+
+def train_teachers(
+    setting: Setting, root: Path, progress: Progress | None = None
+) -> list[Teachers]:
+    """Trains, measures and reads every group of teachers; what exists is only opened.
+
+    A group whose teachers all became non-finite is kept, and none of it is usable.
+
+    Raises:
+      DivergenceError: that is every group.
+    """
+    out: list[Teachers] = []
+    failed: DivergenceError | None = None
+    for spec in setting.teacher_specs():
+        try:
+            run = fit(spec, root=root, progress=progress)
+        except DivergenceError as e:
+            failed, run = e, Run(folder_of(spec, root), spec)
+            lost = no_choice(spec, setting.rule.names(setting.made_task))
+            out.append(
+                Teachers(setting, spec, np.full(spec.n_seeds, np.inf), lost, run)
+            )
+            continue
+        budget, limit, factor = setting.budget, None, np.inf
+        if isinstance(budget, UntilLearned):
+            limit = np.full(spec.n_seeds, setting.samples(budget.limit))
+            factor = budget.factor
+        n90 = samples_to(
+            run.metrics.steps, run.metrics.curves("teacher"), LEARNED, cap=limit
+        )
+        # What a seed's companions make it train beyond its own end is not looked at.
+        chosen = setting.rule.choose(
+            run, n90, factor * n90, root=root, progress=progress
+        )
+        out.append(Teachers(setting, spec, n90, chosen, run))
+    if failed is not None and not any(t.usable.any() for t in out):
+        raise failed
+    return out
