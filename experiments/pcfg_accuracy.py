@@ -1,7 +1,7 @@
 """Accuracy on PCFG strings: teacher, CE, one-shot, progressive and 2-shot students.
 
     python -m experiments.pcfg_accuracy smoke
-    python -m experiments.pcfg_accuracy cpu --setting.n-seeds 5
+    python -m experiments.pcfg_accuracy cpu --setting.n-teachers 5
     python -m experiments.pcfg_accuracy --help
 
 Reproduces Figure 1 (right) of arXiv 2410.05464 as curves over training. A BERT teacher
@@ -11,271 +11,279 @@ from the one where its loss falls fastest and then the final one (2-shot). All s
 of a seed see the same masked strings and start from the same weights.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from functools import cache
+from math import prod
+from typing import Any
 
-from experiments import pcfg_setting
-from experiments.pcfg_setting import Setting, task_text
-from experiments.pcfg_teachers import Teacher, train_teachers
-from sandbox.distill.sources import Final, NShot, Progressive
-from sandbox.distill.strategy import Strategy, Target
+import jax
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments.published import PCFG_ACCURACY
 from sandbox.errors import require
+from sandbox.plotting.curves import band
+from sandbox.plotting.style import color_of
+from sandbox.tasks.bayes_context import accuracy_ceiling
+from sandbox.tasks.channel import Channel
+from sandbox.tasks.grammar_rule import is_terminal
+from sandbox.tasks.masking import MaskedLM
 
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+SMOKE = st.Setting(
+    task=st.Strings(start=("10", "11", "12")),
+    teacher=st.Heads(4, layers=1),
+    student=st.Heads(1, layers=1),
+    teacher_optimizer=st.CosineAdam(),
+    student_optimizer=st.CosineAdam(),
+    budget=st.Fixed(teacher=600, student=600),
+    rule=st.ByDrop(),
+    unit="steps",
+    n_teachers=2,
+    group=1,
+    spacing=25,
+    student_every=25,
+    hold=150,
+    batch=32,
+    micro=16,
+    eval_points=512,
+)
+CPU = st.Setting(
+    task=st.Strings(),
+    teacher=st.Heads(8),
+    student=st.Heads(2),
+    teacher_optimizer=st.CosineAdam(),
+    student_optimizer=st.CosineAdam(),
+    budget=st.Fixed(teacher=4000, student=1000),
+    rule=st.ByDrop(),
+    unit="steps",
+    group=1,
+    spacing=50,
+    student_every=50,
+    hold=300,
+    batch=64,
+    micro=16,
+    eval_points=1024,
+)
+"""The phenomenon on a laptop: cfg3b from level 13, 8 heads to 2, five seeds.
 
-    from sandbox.train.progress import Progress
-    from sandbox.train.run import Run
+Students have a quarter of the teacher's steps, chosen after a run of three seeds in
+which they had all 4,000 and ended alike, at what two heads can hold; progressive ones
+go through the teacher's checkpoints four times as fast as it did. Strings from level 13
+are few (2,176), so that teachers may remember them.
+"""
+PAPER = st.Setting(
+    task=st.Strings(start=("22",)),
+    teacher=st.Heads(32, layers=4, dropout=0.1, compute="bfloat16"),
+    student=st.Heads(8, layers=4, dropout=0.1, compute="bfloat16"),
+    teacher_optimizer=st.CosineAdam(peak=5e-3),
+    student_optimizer=st.CosineAdam(peak=5e-3),
+    budget=st.Fixed(teacher=2000, student=2000),
+    rule=st.ByDrop(),
+    unit="steps",
+    n_teachers=1,
+    group=1,
+    spacing=100,
+    student_every=100,
+    hold=500,
+    batch=512,
+    micro=64,
+    eval_points=1024,
+)
+"""The published setting: whole cfg3b strings, 4 layers, 32 heads to 8.
+
+As released: batch 512, learning rate 5e-3, 2,000 steps of fresh strings (the released
+data set has as many), dropout .1, checkpoints every 100 steps (released: 200 to 1,000).
+"""
 
 TAUGHT = ("one_shot", "progressive", "two_shot")
-LABELS = {
-    "teacher": "teacher",
-    "ce": "CE",
-    "one_shot": "one-shot",
-    "progressive": "progressive",
-    "two_shot": "2-shot",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The study's knobs.
-
-    Attributes:
-      setting: strings, teachers and students.
-      taus: teacher temperatures of the taught students; 0 is the argmax.
-    """
-
-    setting: Setting = field(default_factory=pcfg_setting.smoke)
-    taus: tuple[float, ...] = (1.0, 0.0)
-
-    def __post_init__(self) -> None:
-        """Builds the strategies once, so that a bad value is refused at once."""
-        require(
-            len(self.taus) >= 1 and len(set(self.taus)) == len(self.taus),
-            f"taus must be distinct temperatures, e.g. (1.0, 0.0), got {self.taus}.",
-        )
-        self.setting.student_spec(strategies(self, middle=self.setting.spacing), 0)
-
-
-def smoke() -> Config:
-    """Level 10, one layer, two seeds."""
-    return Config(setting=pcfg_setting.smoke())
-
-
-def cpu() -> Config:
-    """cfg3b from level 13, two layers, 8 heads to 2, five seeds."""
-    return Config(setting=pcfg_setting.cpu())
-
-
-def paper() -> Config:
-    """Whole cfg3b strings, four layers, 32 heads to 8, argmax of the teacher."""
-    return Config(setting=pcfg_setting.paper(), taus=(0.0,))
-
-
-PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
+PAIRS = (
+    ("two_shot", "ce", "2-shot beats CE", "higher"),
+    ("one_shot", "ce", "one-shot beats CE", ".77 / .745 at 2k"),
+    ("progressive", "one_shot", "progressive beats one-shot", ".80 / .77 at 2k"),
+)
+"""Claims with the accuracies that the paper shows at the end of 2,000 steps."""
+CEILING_STRINGS = 512
 
 
 def lane_name(strategy: str, tau: float) -> str:
     """How a lane is called: `one_shot`, and with the argmax `one_shot_hard`."""
-    if tau == 1:
+    if tau == 1 or strategy == "ce":
         return strategy
     return f"{strategy}_hard" if tau == 0 else f"{strategy}_tau{tau:g}"
 
 
-def strategies(config: Config, *, middle: int) -> tuple[Strategy, ...]:
-    """The lanes of the study; `middle` is a teacher step."""
-    s = config.setting
-    sources = {
-        "one_shot": Final(),
-        "progressive": Progressive(
-            every=s.samples(s.progressive_every), speed=s.progressive_speed
-        ),
-        "two_shot": NShot(steps=(s.samples(middle),), hold=s.samples(s.hold)),
-    }
-    out = [Strategy(name="ce")]
-    for tau in config.taus:
-        for name in TAUGHT:
-            target = Target(tau=tau)
-            out.append(
-                Strategy(name=lane_name(name, tau), source=sources[name], target=target)
-            )
-    return tuple(out)
-
-
-@dataclass(frozen=True)
-class Result:
-    """Teachers and students, seed by seed.
+class PcfgAccuracy(st.Study):
+    """Figure 1 (right) of arXiv 2410.05464.
 
     Attributes:
-      config: what was run.
-      teachers: one entry a seed.
-      students: the run of each seed's students.
-      lost: a phrase for every teacher that did not learn.
-      ceiling: accuracy of the exact predictor, where it is known.
+      setting: strings, teachers and students.
+      taus: teacher temperatures of the taught students; 0 is the argmax.
+      every: steps between the checkpoints that progressive students use.
+      speed: how much faster than the teacher they go through them.
     """
 
-    config: Config
-    teachers: list[Teacher]
-    students: "list[Run]"
-    lost: list[str]
-    ceiling: float | None
+    setting: st.Setting = SMOKE
+    taus: tuple[float, ...] = (1.0, 0.0)
+    every: int = 50
+    speed: float = 1.0
 
-    def accuracy(self, lane: str) -> "np.ndarray":
-        """Top-1 accuracy of a lane's students, `(S, R)`; NaN where one failed."""
-        import numpy as np
+    presets = {
+        "smoke": st.preset("Level 10, one layer, two seeds."),
+        "cpu": st.preset(
+            "cfg3b from level 13, two layers, 8 heads to 2, five seeds.",
+            setting=CPU,
+            every=200,
+            speed=4.0,
+        ),
+        "paper": st.preset(
+            "Whole cfg3b strings, four layers, 32 heads to 8, argmax of the teacher.",
+            setting=PAPER,
+            every=200,
+            taus=(0.0,),
+        ),
+    }
+    since = {"any": "2026-11-22 34f99eb"}
 
-        return np.stack([r.metrics.curves(lane)[0] for r in self.students])
-
-    @property
-    def steps(self) -> "np.ndarray":
-        """Optimizer steps of the students' records, `(R,)`."""
-        return self.students[0].metrics.steps / self.config.setting.batch
-
-
-def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
-    """Trains what is missing and opens the rest."""
-    from sandbox.train.loop import fit
-
-    teachers, lost = train_teachers(config.setting, root, progress)
-    students = [
-        fit(
-            t.students(strategies(config, middle=t.middle)),
-            root=root,
-            progress=progress,
+    def check(self) -> None:
+        """Refuses temperatures twice, and students that never see the final teacher."""
+        require(
+            len(self.taus) >= 1 and len(set(self.taus)) == len(self.taus),
+            f"taus must be distinct temperatures, e.g. (1.0, 0.0), got {self.taus}.",
         )
-        for t in teachers
-    ]
-    return Result(config, teachers, students, lost, _ceiling(config.setting))
+        budget = self.setting.budget
+        if isinstance(budget, st.Fixed):
+            least = budget.teacher / budget.student
+            require(
+                self.speed >= least,
+                f"speed = {self.speed} must be at least {least:g} = budget.teacher /"
+                " budget.student, or a progressive student never sees the final"
+                " teacher.",
+            )
+
+    def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        """Labels, and the teacher by every schedule at every temperature."""
+        out: list[st.Lane] = [st.ce()]
+        every = t.setting.samples(self.every)
+        for tau in self.taus:
+            one, pace, two = (lane_name(name, tau) for name in TAUGHT)
+            out += [
+                st.one_shot(tau, one),
+                st.progressive(every, tau, speed=self.speed, name=pace),
+                st.two_shot(t["middle"], t.hold, tau, name=two),
+            ]
+        return out
+
+    def measure(self, r: st.Result) -> float | None:
+        """Accuracy of the exact predictor on masked strings; None for next tokens."""
+        return ceiling(r.setting)
+
+    def figure(self, r: st.Result) -> Figure:
+        """Accuracy over training by temperature, and paired differences.
+
+        Medians and quartiles over seeds; dotted: where the first stage of 2-shot ends;
+        dashed: the exact predictor.
+        """
+        fig, axes = st.panels(1, len(self.taus) + 1, squeeze=False)
+        for ax, tau in zip(axes[0], self.taus, strict=False):
+            draw_curves(ax, r, tau, r.measured)
+            if r.preset == "paper":
+                st.published(ax, PCFG_ACCURACY, PCFG_ACCURACY, unit=1000)
+        _draw_differences(axes[0, -1], r, self.taus[0])
+        fig.supxlabel(f"{about(r.setting)}; {st.counts_text(r)}", fontsize=7)
+        return fig
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """G1: paired differences at half and at all of the steps."""
+        return differences(r, self.taus, "G1")
+
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        """Accuracies over training, the ceiling, and how many strings there are."""
+        return {"accuracy": table(r), "ceiling": r.measured, "strings": strings(r)}
 
 
-CEILING_STRINGS = 512
-
-
-def _ceiling(setting: Setting) -> float | None:
+def ceiling(s: st.Setting) -> float | None:
     """Accuracy of the exact predictor on masked strings; None for next tokens."""
-    import jax
-
-    from sandbox.tasks.bayes_context import accuracy_ceiling
-    from sandbox.tasks.channel import Channel
-    from sandbox.tasks.masking import MaskedLM
-
-    task = setting.made_task
+    task = s.made_task
     if not isinstance(task, MaskedLM):
         return None
     channel = Channel(rate=task.rate, mask=task.mask, random=task.random)
-    found = accuracy_ceiling(
-        task.arrays, jax.random.key(0), CEILING_STRINGS, channel, hidden=task.hidden
-    )
-    return found.accuracy
+    key = jax.random.key(0)
+    return accuracy_ceiling(
+        task.arrays, key, CEILING_STRINGS, channel, hidden=task.hidden
+    ).accuracy
 
 
-def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figure":
-    """A panel a temperature (curves), and paired differences between strategies.
+def about(s: st.Setting) -> str:
+    """The strings, and who teaches whom."""
+    assert isinstance(s.teacher, st.Heads) and isinstance(s.student, st.Heads)
+    return f"{s}: {s.teacher.heads} heads teach {s.student.heads}"
 
-    Args:
-      result: of `run`.
-      published: name -> [(thousand steps, accuracy), ...] drawn as open circles.
+
+def strings(r: st.Taught) -> float:
+    """Derivations of all strings: at most so many are distinct.
+
+    Where they are few a network can remember them all, and its evaluation strings too.
     """
-    from matplotlib.figure import Figure
+    grammar = r.setting.made_task.grammar
 
-    from sandbox.plotting.style import WIDE, styled
+    @cache
+    def below(symbol: str) -> int:
+        if is_terminal(symbol):
+            return 1
+        rules = (rule for rule in grammar.rules if rule.left == symbol)
+        return sum(prod(below(s) for s in rule.right) for rule in rules)
 
-    taus = result.config.taus
-    with styled():
-        fig = Figure(figsize=(WIDE, 2.7), layout="constrained")
-        axes = fig.subplots(1, len(taus) + 1, squeeze=False)[0]
-        for ax, tau in zip(axes, taus, strict=False):
-            draw_curves(ax, result, tau, published)
-        _draw_differences(axes[-1], result)
-        fig.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=6
-        )
-        s = result.config.setting
-        fig.supxlabel(
-            f"{task_text(s)}: {s.teacher_heads} heads teach {s.student_heads}; median"
-            f" and quartiles of {len(result.teachers)} seeds",
-            fontsize=7,
-        )
-    return fig
+    return float(sum(below(s) for s in grammar.start))
 
 
-def draw_curves(
-    ax: "Axes",
-    result: Result,
-    tau: float,
-    published: "dict[str, list] | None" = None,
-) -> None:
-    """Draws the teacher's and every strategy's accuracy over training.
+def differences(r: st.Taught, taus: tuple[float, ...], name: str) -> Iterator[st.Claim]:
+    """Paired differences at half and at all of the steps, for every temperature."""
+    for tau in taus:
+        suffix = "" if tau == 1 else ".hard" if tau == 0 else f".tau{tau:g}"
+        for first, second, statement, expected in PAIRS:
+            a, b = lane_name(first, tau), lane_name(second, tau)
+            for when, words, share in (("half", "half", 0.5), ("end", "all", 1.0)):
+                yield st.positive(
+                    f"{name}.{first}_{second}.{when}{suffix}",
+                    r.at(a, share) - r.at(b, share),
+                    f"{statement} after {words} of the steps",
+                    paper=expected if when == "end" and name == "G1" else "higher",
+                )
 
-    Args:
-      ax: where.
-      result: of `run`.
-      tau: which temperature's lanes.
-      published: name -> [(thousand steps, accuracy), ...] drawn as open circles.
-    """
-    import numpy as np
 
-    from sandbox.plotting.curves import band
-    from sandbox.plotting.style import color_of
+def table(r: st.Taught) -> dict[str, dict[str, list[float]]]:
+    """Accuracy of every lane at 1/4, 1/2, 3/4 and all of the steps, seed by seed."""
 
-    t = result.teachers
-    x = np.stack([a.steps for a in t])
-    y = np.stack([a.accuracy for a in t])
-    band(ax, x, y, label="teacher", color=color_of("teacher"), linewidth=0.9)
-    for name in ("ce", *TAUGHT):
-        lane = "ce" if name == "ce" else lane_name(name, tau)
-        y = result.accuracy(lane)
-        x = np.broadcast_to(result.steps, y.shape)
-        band(ax, x, y, label=LABELS[name], color=color_of(name))
-    s = result.config.setting
-    if result.ceiling is not None:
-        ax.axhline(
-            result.ceiling, color="0.4", lw=0.8, ls="--", label="exact predictor"
-        )
-    ax.axvline(s.hold, color=color_of("two_shot"), lw=0.8, ls=":")
-    ax.set_xlim(0, s.student_steps)
-    for name, points in (published or {}).items():
-        for px, py in points:
-            ax.plot(1000 * px, py, "o", mfc="none", mec=color_of(name), ms=3.5)
-    ax.set_xlabel("optimizer steps")
-    ax.set_ylabel("top-1 accuracy at scored tokens")
+    def at(lane: str, share: float) -> list[float]:
+        return [round(float(v), 4) for v in r.at(lane, share).values[:, 0]]
+
+    shares = (0.25, 0.5, 0.75, 1.0)
+    out = {lane: {f"{q:g}": at(lane, q) for q in shares} for lane in r.strategies}
+    return {**out, "teacher": {"1": at("teacher", 1.0)}}
+
+
+def draw_curves(ax: Axes, r: st.Taught, tau: float, exact: float | None) -> None:
+    """Draws the teacher's and every strategy's accuracy at one temperature."""
+    st.accuracy(ax, r, [lane_name(n, tau) for n in ("ce", *TAUGHT)])
+    if exact is not None:
+        ax.axhline(exact, color="0.4", lw=0.8, ls="--", label="exact predictor")
+    ax.axvline(r.setting.hold, color=color_of("two_shot"), lw=0.8, ls=":")
     ax.set_title("argmax of the teacher" if tau == 0 else f"temperature {tau:g}")
 
 
-PAIRS = (("one_shot", "ce"), ("progressive", "one_shot"), ("two_shot", "ce"))
-"""Differences that are drawn, first minus second."""
-
-
-def _draw_differences(ax: "Axes", result: Result) -> None:
-    import numpy as np
-
-    from sandbox.plotting.curves import band
-    from sandbox.plotting.style import color_of
-
-    tau = result.config.taus[0]
-    for first, second in PAIRS:
-        lanes = [n if n == "ce" else lane_name(n, tau) for n in (first, second)]
-        y = result.accuracy(lanes[0]) - result.accuracy(lanes[1])
-        x = np.broadcast_to(result.steps, y.shape)
-        label = f"{LABELS[first]} - {LABELS[second]}"
-        band(ax, x, y, label=label, color=color_of(first))
+def _draw_differences(ax: Axes, r: st.Result, tau: float) -> None:
+    for first, second, *_ in (PAIRS[1], PAIRS[2], PAIRS[0]):
+        rows = [r.rows(r.curves(lane_name(name, tau))) for name in (first, second)]
+        label = " - ".join(st.label_of(n).partition(" (")[0] for n in (first, second))
+        (x, a), (_, b) = rows
+        band(ax, x, a - b, label=label, color=color_of(first))
     ax.axhline(0, color="0.5", lw=0.8)
-    ax.set_xlabel("optimizer steps")
+    ax.set_xlabel(r.scale_text)
     ax.set_ylabel("difference in accuracy")
     ax.set_title(f"paired by seed, tau = {tau:g}")
     ax.legend(loc="best")
 
 
-def main() -> None:
-    """Runs the study from the command line and draws its figure."""
-    from experiments.command import study_main
-
-    study_main("pcfg_accuracy", PRESETS, run, draw, __doc__)
-
-
 if __name__ == "__main__":
-    main()
+    PcfgAccuracy.main()

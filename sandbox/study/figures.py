@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from sandbox.plotting import curves as plots
 from sandbox.plotting.style import WIDE, color_of
+from sandbox.study.lanes import base_name
 from sandbox.study.result import Taught
 from sandbox.study.setting import STOP, Fixed
 
@@ -105,9 +106,8 @@ def accuracy(
         style = {"linestyle": "--"} if control else {}
         if fixed and name == "teacher":
             style = {"linewidth": 0.9}
-        plots.band(
-            ax, x, y, label=r.label(name), color=color_of(name), shade=shade, **style
-        )
+        color = color_of(name if control else base_name(name))
+        plots.band(ax, x, y, label=r.label(name), color=color, shade=shade, **style)
     least = 1 / s.made_task.n_classes
     if fixed:
         ax.set_ylabel("top-1 accuracy at scored tokens")

@@ -78,6 +78,11 @@ def n_shot(
     return Strategy(name=name, source=source, target=Target(tau=tau))
 
 
+def base_name(name: str) -> str:
+    """A strategy's name without its temperature: `one_shot` of `one_shot_hard`."""
+    return name.removesuffix("_hard").partition("_tau")[0]
+
+
 _WORDS = {
     "teacher": "teacher",
     "ce": "CE (labels)",
@@ -94,7 +99,7 @@ def label_of(strategy: Strategy | str) -> str:
       strategy: the record, or a name alone.
     """
     name = strategy if isinstance(strategy, str) else strategy.name
-    base = name.removesuffix("_hard")
+    base = base_name(name)
     words = _WORDS.get(base, base.replace("_", " "))
     if isinstance(strategy, str) or not strategy.source.needs_teacher:
         return words

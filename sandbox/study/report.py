@@ -103,16 +103,16 @@ class Report:
         """Prints the claims table and what is left out."""
         print(self.title())
         console = Console()
-        words = {True: "[green]holds[/]", False: "[red]FAILS[/]", None: "not run"}
-        if self.claims:
-            table = Table(show_lines=False, box=None if console.width < 120 else ...)  # pyright: ignore
-            names = ("claim", "holds", "obtained", "rule", "paper", "teachers")
-            for name in names[: 4 if console.width < 120 else 6]:
-                table.add_column(name)
+        marks = {True: "holds", False: "FAILS", None: "not run"}
+        if console.width < 120:
             for c in self.claims:
-                row = (c.id, words[c.holds], show(c), c.rule, c.paper)
-                row = (*row, str(c.seeds["teachers"]))
-                table.add_row(*row[: len(table.columns)])
+                print(f"  {c.id:28s} {marks[c.holds]:8s} {show(c):25s} {c.rule}")
+        elif self.claims:
+            names = ("claim", "statement", "rule", "paper", "obtained", "teachers")
+            table = Table(*names, "holds")
+            for c in self.claims:
+                row = (c.id, c.statement, c.rule, c.paper, show(c))
+                table.add_row(*row, str(c.seeds["teachers"]), marks[c.holds])
             console.print(table)
         for what in left_out(self.result):
             print(f"left out: {what}")
