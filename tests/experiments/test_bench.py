@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments.bench_report import GOALS, goal_of
+from experiments.bench.report import GOALS, goal_of
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "experiments.bench_online_sgd"]
+COMMAND = [sys.executable, "-m", "experiments.bench.online_sgd"]
 
 
 def test_the_help_answers_without_jax() -> None:
     code = (
-        "import sys\nfrom experiments.bench_online_sgd import main\n"
+        "import sys\nfrom experiments.bench.online_sgd import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'jax', 'torch', 'numpy'} & set(sys.modules)\n"
     )

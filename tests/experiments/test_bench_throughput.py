@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_quick_benchmark_writes_every_number(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.bench_throughput", "--quick", "--rounds",
+        [sys.executable, "-m", "experiments.bench.throughput", "--quick", "--rounds",
          "2", "--out", str(out)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Benchmarks: ours against a floor and a peer, in one run, as a ratio."""

@@ -1,0 +1,274 @@
+"""Speed and memory of the exact predictor, against plain NumPy and nltk.
+
+    python -m experiments.bench.bayes --rounds 5
+
+Everything runs in this process, pinned to one core with every thread pool at one
+thread; candidates take turns after a warm-up, and rates are strings per second of
+process CPU time, medians over the rounds. Compile time is listed apart. Ours:
+`probability` is one inside pass, `leave_one_out` the prediction of every token from all
+others (inside and its gradient), `next_token` the distribution after every prefix. The
+others compute the probability alone: `numpy` is the same chart, a loop over rules and
+lengths with starts in vectors; `nltk` adds up the parses of its chart parser, which is
+tried on short strings only. Memory is what XLA reserves beside inputs and outputs, by
+strings computed at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.bench.command import arguments, machine_line, parse, start, write
+from experiments.bench.timing import Candidate, say
+
+AGREE = 1e-10
+"""Largest relative difference of the probabilities that all of them find."""
+NLTK_LENGTH = 40
+"""Longest strings that nltk is tried on."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is timed; the defaults are the real benchmark."""
+
+    cases: tuple[tuple[str, tuple[str, ...], int], ...] = (
+        ("cfg3b", ("22",), 16),
+        ("cfg3b", ("16", "17", "18"), 128),
+        ("cfg3b", ("13", "14", "15"), 512),
+    )  # grammar, start, strings a batch
+    seconds: float = 1.0  # of CPU time, each timing
+
+
+QUICK = Sizes(cases=(("cfg3b", ("10", "11"), 4),), seconds=0.02)
+
+
+@dataclass
+class Row:
+    """One grammar: its candidates, and the memory of ours."""
+
+    name: str
+    longest: int
+    at_once: int
+    memory: dict[str, int]
+    candidates: dict[str, Candidate]
+
+
+def ours(f: Callable[..., Any], given: tuple[Any, ...], batch: int) -> Candidate:
+    """A jitted function of a whole batch."""
+    import jax
+
+    def go(n: int) -> None:
+        for _ in range(n):
+            jax.block_until_ready(f(*given))
+
+    return Candidate(go, batch)
+
+
+def one_by_one(f: Callable[[Any], float], strings: Sequence[Any]) -> Candidate:
+    """A function of one string, which takes them in turn."""
+    at = 0
+
+    def go(n: int) -> None:
+        nonlocal at
+        for _ in range(n):
+            f(strings[at % len(strings)])
+            at += 1
+
+    return Candidate(go, 1, compiles=False)
+
+
+def numpy_inside(arrays: Any) -> Callable[[Any], float]:
+    """Probability of a string by the inside algorithm in plain NumPy."""
+    import numpy as np
+
+    from sandbox.tasks.inside import chart_plan
+
+    plan = chart_plan(arrays)
+    low, high = dict(plan.shortest), dict(plan.longest)
+
+    def probability(tokens: Any) -> float:
+        n = len(tokens)
+        chart = {
+            a: {1: np.asarray(tokens == i, float)} for i, a in enumerate(plan.terminals)
+        }
+        for a, sides in zip(plan.nonterminals, plan.rules, strict=True):
+            bands: dict[int, Any] = {}
+            for side, p in sides:
+                partial = {l: p * v for l, v in chart[side[0]].items()}
+                for x in side[1:]:
+                    product: dict[int, Any] = {}
+                    for l, left in partial.items():
+                        for m, right in chart[x].items():
+                            if l + m <= n:
+                                term = (
+                                    left[: n - l - m + 1] * right[l:][: n - l - m + 1]
+                                )
+                                old = product.get(l + m)
+                                product[l + m] = term if old is None else old + term
+                    partial = product
+                for l, v in partial.items():
+                    bands[l] = bands[l] + v if l in bands else v
+            chart[a] = {l: v for l, v in bands.items() if low[a] <= l <= high[a]}
+        found = (chart[a][n][0] for a in plan.start if n in chart[a])
+        return float(sum(found)) / len(plan.start)
+
+    return probability
+
+
+def nltk_parses(name: str, start: tuple[str, ...], arrays: Any) -> Callable:
+    """Probability of a string as the sum over the trees of nltk's chart parser."""
+    from importlib import resources
+
+    from nltk import ChartParser
+    from nltk.grammar import CFG, PCFG, Nonterminal
+
+    file = resources.files("sandbox.tasks") / "grammars" / f"{name}.pcfg"
+    rules = PCFG.fromstring(file.read_text()).productions()
+    of = {(r.lhs(), r.rhs()): r.prob() for r in rules}
+    parsers = [ChartParser(CFG(Nonterminal(s), rules)) for s in start]
+
+    def weight(tree: Any) -> float:
+        out = 1.0
+        for r in tree.productions():
+            out *= of[r.lhs(), r.rhs()]
+        return out
+
+    def probability(tokens: Any) -> float:
+        words = [arrays.terminals[t] for t in tokens]
+        trees = (t for parser in parsers for t in parser.parse(words))
+        return sum(map(weight, trees)) / len(start)
+
+    return probability
+
+
+def make_row(name: str, start: tuple[str, ...], batch: int) -> Row:
+    """Everything of one grammar; all candidates agree on probabilities."""
+    import jax
+    import numpy as np
+
+    from sandbox.tasks import bayes
+    from sandbox.tasks.bayes_context import draw_strings
+    from sandbox.tasks.bayes_levels import predict_next
+    from sandbox.tasks.grammar import load_grammar
+    from sandbox.tasks.grammar_arrays import compile_grammar
+    from sandbox.tasks.inside import chart_plan
+
+    arrays = compile_grammar(load_grammar(name, start))
+    drawn = draw_strings(arrays, jax.random.key(0), 0, batch)
+    tokens, known, length = drawn.tokens, drawn.valid, drawn.length
+    rows = zip(np.asarray(tokens), np.asarray(length), strict=True)
+    strings = [row[:n].astype(int) for row, n in rows]
+    single: dict[str, Callable[[Any], float]] = {"numpy": numpy_inside(arrays)}
+    if arrays.longest <= NLTK_LENGTH:
+        single["nltk"] = nltk_parses(name, start, arrays)
+    with jax.enable_x64(True):
+        mine = np.exp(np.asarray(bayes.log_probability(arrays, tokens, length)))
+    for other, f in single.items():
+        theirs = np.array([f(s) for s in strings[:4]])
+        worst = np.abs(theirs / mine[:4] - 1).max()
+        if not worst < AGREE:
+            raise SystemExit(f"{other} and ours differ by {worst:.1e} on {name}")
+    functions: dict[str, Callable[..., Any]] = {
+        "probability": lambda t, _, n: bayes.log_probability(arrays, t, n),
+        "leave_one_out": lambda *rows: bayes.predict_masked(arrays, *rows),
+        "next_token": lambda t, _, n: predict_next(arrays, t, n),
+    }
+    given = (tokens, known, length)
+    cells = chart_plan(arrays).cells(arrays.longest)
+    return Row(
+        name=f"{name} from {' '.join(start)}",
+        longest=arrays.longest,
+        at_once=min(batch, max(bayes.CELLS_AT_ONCE // cells, 1)),
+        memory={k: reserved(f, given) for k, f in functions.items()},
+        candidates={
+            **{k: ours(f, given, batch) for k, f in functions.items()},
+            **{k: one_by_one(f, strings) for k, f in single.items()},
+        },
+    )
+
+
+def reserved(f: Callable[..., Any], given: tuple[Any, ...]) -> int:
+    """Bytes that XLA reserves for temporaries."""
+    import jax
+
+    analysis = jax.jit(f).lower(*given).compile().memory_analysis()
+    return int(getattr(analysis, "temp_size_in_bytes", 0))
+
+
+def row_record(row: Row) -> dict[str, Any]:
+    """Rates, memory, and the ratio of `probability` to the others, as JSON data."""
+    rates = {k: c.record() for k, c in row.candidates.items()}
+    mine = rates["probability"]["cpu_per_s"]
+    return {
+        "grammar": row.name,
+        "longest": row.longest,
+        "strings_at_once": row.at_once,
+        "temporary_bytes": row.memory,
+        "rates": rates,
+        "ratios": {
+            f"probability:{k}": mine / rates[k]["cpu_per_s"]
+            for k in ("numpy", "nltk")
+            if k in rates
+        },
+    }
+
+
+def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+    """Everything, as JSON data."""
+    begun = start(args)
+    from sandbox.store.provenance import versions
+
+    rows = []
+    for case in sizes.cases:
+        rows.append(make_row(*case))
+        for name, c in rows[-1].candidates.items():
+            c.warm_up(sizes.seconds)
+            say(f"ready: {rows[-1].name} {name}")
+    for r in range(args.rounds):
+        for row in rows:
+            for c in row.candidates.values():
+                c.time()
+        say(f"round {r + 1} of {args.rounds} done")
+    import nltk
+
+    used = versions() | {"nltk": nltk.__version__}
+    return {
+        **begun.record("bayes", sizes, used),
+        "rows": [row_record(row) for row in rows],
+    }
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Rates, one grammar a line."""
+    from sandbox.text import table
+
+    names = ("probability", "leave_one_out", "next_token", "numpy", "nltk")
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        rates, memory = row["rates"], row["temporary_bytes"]
+        each = [f"{rates[k]['cpu_per_s']:,.1f}" if k in rates else "-" for k in names]
+        used = memory["leave_one_out"] / row["strings_at_once"] / 1e6
+        return [row["grammar"], str(row["longest"]), *each, f"{used:.2f}"]
+
+    header = ("grammar", "longest", *names, "MB a string")
+    print(
+        "\nstrings per second of CPU time on one core, median of"
+        f" {result['rounds']}; memory of leave_one_out"
+    )
+    print(table(header, [cells(r) for r in result["rows"]], right="l" + "r" * 7))
+    print(machine_line(result))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints the table, writes the JSON."""
+    parser = arguments("bench_bayes", __doc__, rounds=5)
+    args = parse(parser, argv)
+    result = measure(args, QUICK if args.quick else Sizes())
+    print_table(result)
+    write(result, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

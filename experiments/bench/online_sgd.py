@@ -1,0 +1,262 @@
+"""Speed of batch-1 training: the blocked engine against a plain scan and PyTorch.
+
+    python -m experiments.bench.online_sgd --rounds 3
+
+Everything is timed in this process, which pins itself to one core with every thread
+pool at one thread; engines take turns (A, B, C, A, B, C, ...) after a warm-up, and
+compile time is listed apart. Rates are training steps (samples) per second of process
+CPU time, which other processes disturb less than wall time; both are stored. The jax
+engines make their data, the PyTorch loop finds it in memory.
+
+The floor is compute alone. With T samples a block and I of them in an inner block, a
+step of width m costs m (4 (d + 1) + T + I + 10) operations: forward and update
+products, corrections within the block, ReLU and second layer. The floor is the time of
+that at the rate of a 1024 x 1024 x 1024 product, measured here. A teacher of width M
+adds 2 M (d + 1) for its forward product.
+
+The last section runs the blocked engine on every core, in a process of its own.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.command import ROOT, arguments, parse, start, write
+from experiments.bench.report import print_tables
+from experiments.bench.timing import Candidate, Row, say, take_turns
+
+LR = 0.005
+SEGMENT = 1024
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is timed; the defaults are the real benchmark."""
+
+    d: int = 100
+    k: int = 6
+    widths: tuple[int, ...] = (100, 1000, 5000, 50_000)
+    students: tuple[int, ...] = (100, 1000)
+    teacher: int = 50_000
+    lanes: int = 8
+    lane_width: int = 100
+    all_cores: tuple[int, ...] = (1000, 5000, 50_000)
+    block: int = 32
+    seconds: float = 1.1  # of CPU time, each timing
+    gemm: int = 1024
+
+
+QUICK = Sizes(
+    d=12, k=2, widths=(16,), students=(16,), teacher=32, lanes=2, lane_width=16,
+    all_cores=(16,), block=8, seconds=0.02, gemm=64,
+)  # fmt: skip
+
+
+def _task(sizes: Sizes) -> Any:
+    from sandbox.tasks.parity import Parity
+
+    return Parity(d=sizes.d, k=sizes.k)
+
+
+def _spec(sizes: Sizes, m: int, **fields: Any) -> Any:
+    from sandbox.distill.strategy import Strategy
+    from sandbox.models.mlp import MLP
+    from sandbox.train.optim import SGD, LearningRate
+    from sandbox.train.spec import RunSpec, Stop
+
+    defaults: dict[str, Any] = {
+        "kind": "teacher",
+        "strategies": (Strategy(name="labels"),),
+        "checkpoint_every": SEGMENT,
+    }
+    return RunSpec(
+        task=_task(sizes),
+        model=MLP(d=sizes.d, hidden=(m,)),
+        optimizer=SGD(lr=LearningRate(peak=LR)),
+        stop=Stop(max_samples=2**31),
+        eval_every=SEGMENT,
+        block=sizes.block,
+        **(defaults | fields),
+    )
+
+
+def engine(sizes: Sizes, m: int, *, taught_by: int = 0, **fields: Any) -> Candidate:
+    """An engine of the library on its own stream, from labels or a frozen teacher."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from sandbox.train.engine import Engine
+
+    teacher = None
+    if taught_by:
+        from sandbox.distill.sources import Final
+        from sandbox.distill.strategy import Strategy
+        from sandbox.train.spec import TeacherRef
+
+        spec = _spec(sizes, taught_by)
+        params = spec.model.init(jax.random.key(1))
+        teacher = jax.tree.map(lambda p: jnp.asarray(p)[None, None], params)
+        fields |= {
+            "kind": "student",
+            "strategies": (Strategy(name="one-shot", source=Final()),),
+            "teacher": TeacherRef(spec=spec, final=SEGMENT),
+        }
+    spec = _spec(sizes, m, **fields)
+    if spec.segment != SEGMENT:
+        raise RuntimeError(f"segments of {spec.segment} samples, {SEGMENT} expected")
+    made = Engine(spec)
+    n_lanes = len(spec.strategies)
+    index = np.zeros((1, n_lanes), np.int32)
+    state, t = made.init(), 0
+
+    def go(n: int) -> None:
+        nonlocal state, t
+        state = made.run(state, t, n, teacher, index)
+        jax.block_until_ready(state)
+        t += n * SEGMENT
+        if (made.first_bad(state) >= 0).any():
+            raise RuntimeError(f"width {m} became non-finite; its speed means nothing")
+
+    return Candidate(go, SEGMENT * n_lanes)
+
+
+def block_flop(sizes: Sizes, m: int) -> float:
+    """Operations of one step of the blocked engine; see the module's first lines."""
+    from sandbox.train.online_sgd import INNER_BLOCKS
+
+    return m * (4 * (sizes.d + 1) + sizes.block + sizes.block / INNER_BLOCKS + 10)
+
+
+def make_rows(sizes: Sizes, use_torch: bool) -> list[Row]:
+    """Every problem with its engines, the library's blocked engine first."""
+    from sandbox.distill.strategy import Strategy
+
+    rows = [
+        Row(
+            "labels",
+            m,
+            {
+                "blocked": engine(sizes, m),
+                "generic": engine(sizes, m, engine="generic"),
+            },
+            block_flop(sizes, m),
+        )
+        for m in sizes.widths
+    ]
+    for m in sizes.students:
+        taught = engine(sizes, m, taught_by=sizes.teacher)
+        flop = block_flop(sizes, m) + 2 * sizes.teacher * (sizes.d + 1)
+        rows.append(Row("distill", m, {"blocked": taught}, flop))
+    if use_torch:
+        _add_torch(rows, sizes)
+    names = tuple(Strategy(name=f"student {i}") for i in range(sizes.lanes))
+    m = sizes.lane_width
+    pair = {"lanes": engine(sizes, m, strategies=names), "one": engine(sizes, m)}
+    rows.append(Row("lanes", m, pair, block_flop(sizes, m)))
+    return rows
+
+
+def _add_torch(rows: list[Row], sizes: Sizes) -> None:
+    import numpy as np
+
+    from experiments.bench import torch_mlp
+    from sandbox.train.teaching import task_key
+
+    torch_mlp.one_thread()
+    batch = _task(sizes).sample(task_key(0), 0, 8192, split="train")
+    x, y = np.asarray(batch.x), np.asarray(batch.y)
+    for row in rows:
+        if row.kind == "labels":
+            go = torch_mlp.labels_loop(x, y, m=row.m, lr=LR)
+        else:
+            go = torch_mlp.distill_loop(x, m=row.m, m_teacher=sizes.teacher, lr=LR)
+        row.candidates["torch"] = Candidate(go, 1, compiles=False)
+
+
+def all_cores(args: argparse.Namespace, usable: set[int], env: dict) -> list[Any]:
+    """The blocked engine on every core: another process, without the pinning."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, usable)  # children inherit it; nothing is timed here
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "experiments.bench.online_sgd", "--child"]
+        command += ["--rounds", str(args.rounds), "--out", str(out)]
+        command += ["--quick"] if args.quick else []
+        subprocess.run(command, cwd=ROOT, env=env, check=True)
+        return json.loads(out.read_text())
+
+
+def child(sizes: Sizes, rounds: int, out: Path) -> None:
+    """What the other process does."""
+    rows = [Row("labels", m, {"blocked": engine(sizes, m)}) for m in sizes.all_cores]
+    take_turns(rows, rounds=rounds, seconds=sizes.seconds, gemm=sizes.gemm)
+    out.write_text(json.dumps([row.record(1.0) for row in rows]))
+
+
+def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+    """Everything, as JSON data."""
+    env = dict(os.environ)
+    begun = start(args)
+    use_torch = not args.no_torch and importlib.util.find_spec("torch") is not None
+    from sandbox.store.provenance import versions
+
+    used = versions()
+    if use_torch:
+        from experiments.bench import torch_mlp
+
+        used["torch"] = torch_mlp.one_thread()
+    rows = make_rows(sizes, use_torch)
+    roofs = take_turns(rows, rounds=args.rounds, seconds=sizes.seconds, gemm=sizes.gemm)
+    roof = statistics.median(roofs)
+    result: dict[str, Any] = {
+        "roof_gflop_per_s": {"median": roof, "rounds": roofs},
+        "rows": [row.record(roof) for row in rows],
+    }
+    say(f"blocked engine on {len(begun.usable)} cores, in another process")
+    rows_there = all_cores(args, begun.usable, env)
+    wall = {r["m"]: r["rates"]["blocked"]["wall_per_s"] for r in result["rows"]
+            if r["row"] == "labels"}  # fmt: skip
+    result["all_cores"] = [
+        {
+            "m": r["m"],
+            "cores": len(begun.usable),
+            **r["rates"]["blocked"],
+            "to_one_core": r["rates"]["blocked"]["wall_per_s"] / wall[r["m"]],
+        }
+        for r in rows_there
+    ]
+    goals = [
+        x["met"] for r in result["rows"] for x in r["ratios"].values() if "met" in x
+    ]
+    result["goals_met"] = f"{sum(goals)} of {len(goals)}"
+    return begun.record("online_sgd", sizes, used) | result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints the table, writes the JSON."""
+    parser = arguments("bench_online_sgd", __doc__, rounds=3)
+    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    args = parse(parser, argv)
+    sizes = QUICK if args.quick else Sizes()
+    if args.child:
+        child(sizes, args.rounds, args.out)
+        return 0
+    result = measure(args, sizes)
+    print_tables(result)
+    write(result, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
