@@ -1,12 +1,13 @@
 """What one optimizer step moves. The training loop only ever calls `update.step`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
 
 from sandbox.types import Array, Params
-
-if TYPE_CHECKING:
-    import optax
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Joint:
         *,
         loss_fn: Any,
         view: Any,
-        transform: "optax.GradientTransformation",
+        transform: optax.GradientTransformation,
     ) -> tuple[Params, Any, Array]:
         """Moves phi once.
 
@@ -39,8 +40,6 @@ class Joint:
         Returns:
           The new phi, the new optimizer state, the mean loss before the step.
         """
-        import jax
-        import jax.numpy as jnp
 
         def mean_loss(tensors: Params) -> Array:
             total, weight = loss_fn(view.student(tensors))

@@ -8,6 +8,8 @@ five functions, so they need no other loop.
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from sandbox.models.base import Model
 from sandbox.types import Array, Params
 
@@ -31,8 +33,6 @@ class Identity:
 
     def lr_scale(self, phi: Params) -> Params:
         """A learning-rate factor for every leaf."""
-        import jax
-
         return jax.tree.map(lambda _: 1.0, phi)
 
     def after_update(self, phi: Params, t: Array) -> Params:

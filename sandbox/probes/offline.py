@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from sandbox.errors import Interrupted, StoreError
 from sandbox.store.config import digest, foreign_sources, to_json
@@ -223,8 +225,6 @@ def _restore(folder: RunFolder, most: int) -> _State:
 
 
 def _finish(state: _State, folder: RunFolder) -> None:
-    from safetensors.numpy import save
-
     rows = state.rows
     values = {k: np.stack([r[k] for r in rows], 1) for k in rows[0]}
     write_atomic(folder.path / _VALUES, save(values))
@@ -249,9 +249,6 @@ def _measure_seeds(
 
 
 def _read(folder: RunFolder) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     folder.check(_VALUES)
     try:
         return load((folder.path / _VALUES).read_bytes())

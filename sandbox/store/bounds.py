@@ -142,12 +142,14 @@ def _fits(hint: Any, value: Any) -> bool:
 
 def _noun(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
-    if origin in _UNIONS:
+    if origin in _UNIONS and not all(map(_is_record, args)):
         return _noun(args[0]) + " or None" * (type(None) in args)
     if origin is tuple:
-        return f"a tuple of {_noun(args[0]).removeprefix('a ')}s"
-    if origin is Literal:
-        return ", ".join(args[:-1]) + f" or {args[-1]}"
+        item, of, items = _noun(args[0]).removeprefix("a ").partition(" of ")
+        return f"a tuple of {item}s{of}{items}"
+    if origin is Literal or origin in _UNIONS:
+        names = [a if origin is Literal else f"{a.__name__}()" for a in args]
+        return ", ".join(names[:-1]) + f" or {names[-1]}"
     return _NOUNS.get(hint) or f"a {hint.__name__}"
 
 

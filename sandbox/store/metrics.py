@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sandbox.errors import StoreError
 from sandbox.store.runs import RunFolder
@@ -41,9 +43,6 @@ class Metrics:
 
     def to_parquet(self) -> bytes:
         """Parquet with page checksums, rows ordered by step, seed, lane."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         shape = (len(self.steps), len(self.seeds), len(self.strategies))
         index = np.indices(shape).reshape(3, -1)
         table = {
@@ -62,9 +61,6 @@ class Metrics:
 
 def read_metrics(run: RunFolder) -> Metrics:
     """Reads a finished run's table, after checking it against the manifest."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     run.check(FILE)
     try:
         table = pq.read_table(pa.BufferReader((run.path / FILE).read_bytes()))

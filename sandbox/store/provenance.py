@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, memory and jax devices."""
-    import jax
+    import jax  # lazily: versions alone are asked for by what must answer at once
 
     devices = jax.devices()
     return {

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from sandbox.errors import StoreError
 from sandbox.store.config import canonical, digest
@@ -257,8 +259,6 @@ class RunFolder:
         self, step: int, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
     ) -> None:
         """Stores the engine's state and metrics so far as one self-checking file."""
-        from safetensors.numpy import save
-
         contiguous = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
         about = {"meta": json.dumps(meta), "run": self.path.absolute().name}
         data = save(contiguous, metadata=about)
@@ -273,8 +273,6 @@ class RunFolder:
 
         Says so on standard error where one cannot be used.
         """
-        from safetensors import safe_open
-
         for path in self._resume_files():
             why = self._resume_problem(path)
             if why:
@@ -293,8 +291,6 @@ class RunFolder:
 
     def _resume_problem(self, path: Path) -> str:
         """What is wrong with a resume file; empty if it is sound and this run's."""
-        from safetensors import SafetensorError
-
         if sha256_file(path)[:16] != path.stem.split("-")[-1]:
             return "was cut or altered (its sha256 is not the one in its name)"
         try:
@@ -314,8 +310,6 @@ class RunFolder:
 
 def _metadata(path: Path) -> dict[str, str]:
     """The texts in the header of a safetensors file."""
-    from safetensors import safe_open
-
     with safe_open(path, framework="numpy") as f:
         return f.metadata() or {}
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from sandbox.errors import StoreError
 from sandbox.store.files import sha256, write_atomic
@@ -62,8 +64,6 @@ def checkpoint_name(step: int) -> str:
 
 def save_checkpoint(folder: Path, step: int, params: Params) -> str:
     """Writes parameters `(S, L, ...)` atomically; returns the sha256 of the file."""
-    from safetensors.numpy import save
-
     flat = {k: np.ascontiguousarray(v) for k, v in flatten(params).items()}
     data = save(flat)
     write_atomic(folder / checkpoint_name(step), data)
@@ -171,8 +171,6 @@ class Trajectory:
           StoreError: the step is not in the trajectory, or its file was altered or is
             no checkpoint.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = self._sound(step)
         shapes = read_header(path)
         if self._expected is not None and shapes != self._expected:

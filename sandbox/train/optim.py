@@ -7,15 +7,15 @@ The learning rate is a function of the samples seen before the step, t:
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
+
+import jax.numpy as jnp
+import optax
 
 from sandbox.errors import require
 from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
 from sandbox.store.config import later
 from sandbox.types import Array
-
-if TYPE_CHECKING:
-    import optax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,6 @@ class LearningRate:
 
     def at(self, t: Array) -> Array:
         """The rate for steps that start after `t` samples."""
-        import jax.numpy as jnp
-
         t = t.astype(jnp.result_type(float))
         rate = jnp.full_like(t, self.peak)
         if self.warmup:
@@ -74,10 +72,8 @@ class SGD:
         """Whether a step is exactly minus the rate times the gradient."""
         return self.momentum == 0
 
-    def transform(self) -> "optax.GradientTransformation":
+    def transform(self) -> optax.GradientTransformation:
         """The optax rule without its learning rate."""
-        import optax
-
         return optax.trace(self.momentum) if self.momentum else optax.identity()
 
 
@@ -107,10 +103,8 @@ class Adam:
         """Refuses decay rates outside [0, 1)."""
         check_fields(self, "optimizer")
 
-    def transform(self) -> "optax.GradientTransformation":
+    def transform(self) -> optax.GradientTransformation:
         """The optax rule without its learning rate."""
-        import optax
-
         adam = optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
         if not self.clip and not self.weight_decay:
             return adam

@@ -9,6 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from rich import progress as columns
+from rich.console import Console
+
 from sandbox.train.signals import say
 
 
@@ -82,25 +85,15 @@ class Bar:
 
     def __init__(self) -> None:
         """Prepares the columns."""
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("at most"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+        self._bar = columns.Progress(
+            columns.TextColumn("{task.description}"),
+            columns.BarColumn(bar_width=24),
+            columns.MofNCompleteColumn(),
+            columns.TextColumn("{task.fields[rate]}"),
+            columns.TimeElapsedColumn(),
+            columns.TextColumn("at most"),
+            columns.TimeRemainingColumn(),
+            columns.TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
         )
 

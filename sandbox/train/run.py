@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from sandbox.errors import ConfigError, DivergenceError, StoreError
@@ -34,8 +35,6 @@ BUILT_IN: tuple[type, ...] = (
 
 def identity(spec: RunSpec) -> dict[str, Any]:
     """Everything a run's hash is made of."""
-    import jax
-
     return {
         "schema": SCHEMA,
         "spec": to_json(spec),
@@ -53,8 +52,6 @@ def folder_of(spec: RunSpec, root: Path) -> RunFolder:
 
 def checkpoint_shapes(spec: RunSpec) -> Shapes:
     """Shapes `(S, L, ...)` of the parameters that a run of a record stores."""
-    import jax
-
     made = jax.eval_shape(spec.model.init, jax.random.key(0))
     flat = flatten(jax.tree.map(lambda leaf: np.asarray(leaf.shape, int), made))
     lanes = (spec.n_seeds, len(spec.strategies))

@@ -80,7 +80,7 @@ def _handled(
 
 def this_sitting() -> dict[str, str]:
     """What this process computes with, and where."""
-    import jax
+    import jax  # lazily: commands that train nothing answer at once
 
     found = versions()
     return {
