@@ -4,41 +4,28 @@
     python -m experiments.parity_curriculum cpu --tau 0
     python -m experiments.parity_curriculum --help
 
-Reproduces the "spike" figure of arXiv 2410.05464. Left: the teacher's accuracy with the
-candidate checkpoints, found by rule. Middle: mean |correlation| of its output with
-low-degree monomials in and off the support; around the transition the in-support ones
-spike. Right: students of the 2-shot strategy, one for each candidate.
+Reproduces the "spike" figure of arXiv 2410.05464: around the teacher's transition its
+output is correlated with the coordinates of the support. Candidate checkpoints are
+found by rule; each teaches the first stage of a 2-shot student.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import Annotated
 
-from experiments import parity_setting
-from experiments.parity_missing import list_missing, missing_runs
-from experiments.parity_setting import Setting
-from experiments.parity_students import Taught
-from experiments.parity_teachers import (
-    Teachers,
-    abscissa,
-    gaps,
-    scaled_rows,
-    supports,
-    train_teachers,
-)
-from sandbox.distill.sources import NShot, PerSeed
-from sandbox.distill.strategy import Strategy, Target
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments.parity_mlp import CPU, PAPER, SMOKE
+from experiments.published import SPIKE
 from sandbox.errors import require
+from sandbox.plotting.curves import band
+from sandbox.plotting.style import DEGREE_COLORS, color_of
+from sandbox.probes.fourier import FourierProbe
+from sandbox.store.bounds import AtLeast
+from sandbox.study.rules import gaps, supports
 
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from sandbox.train.progress import Progress
-
-CANDIDATES = ("before", "middle", "after", "blind")
-PAPER_CANDIDATES = ("before", "before_last", "middle", "after", "blind")
 LABELS = {
     "before": "before (half of n53)",
     "before_last": "before (last below .53)",
@@ -46,288 +33,209 @@ LABELS = {
     "after": "after (first > .999)",
     "blind": "blind (no labels)",
 }
+SHOWN = {"middle": "1.0 by 1.5M", "blind": "not in the paper"}
+"""What the paper shows of the candidates that teach; others are at .5 at 2M."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The study's knobs.
+class ParityCurriculum(st.Study):
+    """The "spike" figure of arXiv 2410.05464.
 
     Attributes:
       setting: task, teachers and students.
       tau: teacher temperature.
       candidates: which checkpoints teach the first stage.
-      student_samples: cap of the students in samples; 0 takes the setting's.
+      student_samples: cap of the students in samples; 0 takes the budget's.
     """
 
-    setting: Setting = field(default_factory=parity_setting.smoke)
+    setting: st.Setting = SMOKE
     tau: float = 1.0
-    candidates: tuple[str, ...] = CANDIDATES
-    student_samples: int = 0
+    candidates: tuple[str, ...] = ("before", "middle", "after", "blind")
+    student_samples: Annotated[int, AtLeast(0)] = 0
 
-    def __post_init__(self) -> None:
-        """Refuses unknown candidates and temperatures."""
-        Target(tau=self.tau)
-        unknown = [c for c in self.candidates if c not in LABELS]
+    presets = {
+        "smoke": st.preset("d=24, k=6, five teachers of width 500."),
+        "cpu": st.preset("d=32, k=6, twenty teachers of width 1000.", setting=CPU),
+        "paper": st.preset(
+            "d=100, k=6, one teacher of width 50,000, students for 2M samples.",
+            setting=PAPER,
+            candidates=("before", "before_last", "middle", "after", "blind"),
+            student_samples=2_000_000,
+        ),
+    }
+    since = {"smoke, cpu": "2026-11-22 f606d70", "paper": "2026-11-22 b8b91bd"}
+
+    def check(self) -> None:
+        """Refuses unknown candidates, and rules that do not name them."""
         require(
-            bool(self.candidates) and not unknown,
+            bool(self.candidates) and set(self.candidates) <= set(LABELS),
             f"candidates must be among {', '.join(LABELS)}, got {self.candidates}.",
         )
         require(
-            self.student_samples >= 0,
-            f"student_samples must be at least 0, got {self.student_samples}.",
+            isinstance(self.setting.rule, st.ByGap),
+            "setting.rule must be ByGap(), whose candidates teach here.",
         )
 
+    def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        """A 2-shot student from every candidate."""
+        taught = [st.two_shot(t[c], t.hold, self.tau, name=c) for c in self.candidates]
+        return [st.Capped(s, samples=self.student_samples) for s in taught]
 
-def smoke() -> Config:
-    """d=24, k=6, five teachers of width 500."""
-    return Config(setting=parity_setting.smoke())
+    def measure(self, r: st.Result) -> dict[str, np.ndarray]:
+        """Mean |degree-1 correlation| of every candidate, in and off the support.
 
+        On inputs that did not choose it; `(2, T)`, NaN where a seed has none.
+        """
+        out: dict[str, list[tuple[float, float]]] = {n: [] for n in (*LABELS, "final")}
+        for t in r.teachers:
+            rule = t.setting.rule
+            assert isinstance(rule, st.ByGap)
+            probe = FourierProbe(
+                t.setting.made_task,
+                t.spec.model,
+                degrees=(1,),
+                points=rule.claim_points,
+                first_row=rule.points,
+            )
+            for s in range(len(t.n90)):
+                at = {name: t.chosen.stages[name][0][s] for name in out}
+                steps = sorted({step for step in at.values() if step is not None})
+                found: dict[int | None, tuple[float, float]] = {None: (np.nan, np.nan)}
+                if steps:
+                    c = r.measure(t.run, probe, steps=steps, seeds=(s,)).values
+                    pairs = gaps(c["degree1"][0], supports(t.run, s))
+                    found.update(zip(steps, zip(*pairs, strict=True), strict=True))
+                for name, step in at.items():
+                    out[name].append(found[step])
+        return {name: np.asarray(rows, float).T for name, rows in out.items()}
 
-def cpu() -> Config:
-    """d=32, k=6, twenty teachers of width 1000."""
-    return Config(setting=parity_setting.cpu())
+    def figure(self, r: st.Result) -> Figure:
+        """The teacher's candidate checkpoints, its correlations, and their students.
 
+        Left: accuracy of the teacher with the candidates, lines at medians, ticks at
+        each seed. Middle: mean |correlation| of its output with low-degree monomials in
+        and off the support; around the transition the in-support ones spike. Right:
+        2-shot students, one for each candidate. Samples in units of the teacher's n90
+        where there are several; medians and quartiles over seeds that learned.
+        """
+        fig, axes = st.panels(1, 3, height=2.6)
+        a, b, c = axes
+        _draw_teacher(a, r, self.candidates)
+        _draw_correlations(b, r)
+        for name in self.candidates:
+            x, y = r.rows(r.curves(name))
+            band(c, x, y, label=LABELS[name], color=color_of(name))
+        inits = r.setting.inits
+        c.set_title("2-shot students" + (f", {inits} a teacher" if inits > 1 else ""))
+        c.set_ylabel("student accuracy")
+        budget = r.setting.budget
+        ends = (None, None, None)
+        if len(r.scale) > 1 and isinstance(budget, st.UntilLearned):
+            ends = (2.2, 2.2, budget.cap)
+        for ax, end in zip(axes, ends, strict=True):
+            ax.set_xlim(0, end)
+            ax.set_xlabel(r.scale_text)
+        for ax in (a, c):
+            ax.set_ylim(0.44, 1.02)
+        if r.preset == "paper":
+            for ax, names in ((a, ["teacher"]), (b, ["inside", "outside"]), (c, SHOWN)):
+                st.published(ax, SPIKE, names)
+        return fig
 
-def paper() -> Config:
-    """d=100, k=6, one teacher of width 50,000, students for 2M samples."""
-    return Config(
-        setting=parity_setting.paper(),
-        candidates=PAPER_CANDIDATES,
-        student_samples=2_000_000,
-    )
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """P5; P6 by the rules of the cpu scale."""
+        yield from self._correlations(r)
+        for name in ("middle", "before", "after", "blind"):
+            n90, shown = r.n90[name], SHOWN.get(name, ".5 at 2M")
+            if name in SHOWN:
+                words, pace = "is no slower than the teacher", n90 / r.n90.teacher
+                words = f"2-shot from the {name} checkpoint {words}"
+                yield st.at_most(f"P6.{name}", pace, 1.0, words, paper=shown)
+            else:
+                words, later = "the transition is slower", n90 / r.n90["middle"]
+                words = f"2-shot from the checkpoint {name} {words}"
+                yield st.at_least(f"P6.{name}", later, 2.0, words, paper=shown)
 
+    def paper_claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """P5; P6 by the rules of the paper scale."""
+        yield from self._correlations(r)
+        for name in ("middle", "before", "before_last", "after", "blind"):
+            shown = SHOWN.get(name, ".5 at 2M")
+            if name in SHOWN:
+                words = f"2-shot from the {name} checkpoint reaches .95 within 2M"
+                seen = r.reach(0.95)[name] / 1e6
+                yield st.at_most(f"P6.{name}", seen, 2.0, words, paper=shown)
+            else:
+                words = f"2-shot from {name} is near chance at its last sample"
+                seen = r.at(name)
+                yield st.below(f"P6.{name}", seen, 0.6, words, paper=shown, in_all=True)
 
-PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result(Taught):
-    """Teachers, their students, and fresh measurements of the candidates.
-
-    Attributes:
-      config: what was run.
-      inside: candidate name -> mean in-support |degree-1 correlation| of every seed on
-        fresh inputs, NaN where a seed has no such checkpoint.
-      outside: the same off the support.
-      probe_seconds: what the fresh measurements took.
-    """
-
-    config: Config
-    inside: "dict[str, np.ndarray]"
-    outside: "dict[str, np.ndarray]"
-    probe_seconds: float
-
-
-def student_caps(config: Config, teachers: Teachers) -> "np.ndarray":
-    """Samples a student of each seed may see."""
-    import numpy as np
-
-    caps = teachers.caps()
-    if config.student_samples:
-        return np.where(teachers.usable, config.student_samples, caps)
-    return caps
-
-
-def strategies(
-    config: Config, steps: dict[str, PerSeed], hold: int | PerSeed
-) -> tuple[Strategy, ...]:
-    """One 2-shot lane a candidate."""
-    return tuple(
-        Strategy(
-            name=c,
-            source=NShot(steps=(steps[c],), hold=hold),
-            target=Target(tau=config.tau),
-        )
-        for c in config.candidates
-    )
-
-
-def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
-    """Trains and measures what is missing and opens the rest."""
-    from sandbox.train.loop import fit
-
-    teachers = train_teachers(config.setting, root, progress)
-    students = []
-    for t in teachers:
-        steps = {c: t.per_seed(c) for c in config.candidates}
-        lanes = strategies(config, steps, t.holds())
-        spec = t.students(lanes, student_caps(config, t))
-        students.append((fit(spec, root=root, progress=progress),))
-    inside, outside, seconds = _measure_candidates(teachers, root, progress)
-    return Result(
-        config=config,
-        teachers=teachers,
-        students=students,
-        inside=inside,
-        outside=outside,
-        probe_seconds=seconds,
-    )
-
-
-def _measure_candidates(
-    teachers: list[Teachers], root: Path, progress: "Progress | None"
-) -> "tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]":
-    """Degree-1 correlations of every candidate on inputs that did not choose it."""
-    import numpy as np
-
-    from sandbox.probes.fourier import FourierProbe
-    from sandbox.probes.offline import measure_trajectory
-
-    names = (*PAPER_CANDIDATES, "final")
-    inside: dict[str, list[float]] = {n: [] for n in names}
-    outside: dict[str, list[float]] = {n: [] for n in names}
-    seconds = 0.0
-    for t in teachers:
-        probe = FourierProbe(
-            t.setting.task,
-            t.run.spec.model,
-            degrees=(1,),
-            points=t.setting.claim_points,
-            first_row=t.setting.choice_points,
-        )
-        for s, c in enumerate(t.chosen):
-            at = {n: getattr(c, n) if t.usable[s] else None for n in names}
-            steps = sorted({step for step in at.values() if step is not None})
-            found: dict[int | None, tuple[float, float]] = {None: (np.nan, np.nan)}
-            if steps:
-                out = measure_trajectory(
-                    t.run, probe, root=root, steps=steps, seeds=(s,), progress=progress
+    def _correlations(self, r: st.Result) -> Iterator[st.Claim]:
+        """P5, on fresh inputs."""
+        gap = {name: inside - off for name, (inside, off) in r.measured.items()}
+        middle, (inside, off) = gap["middle"], r.measured["middle"]
+        share = np.where(middle > 0, inside / off, 0 * middle)  # NaN stays NaN
+        text = "in/off of mean |degree-1 correlation|, 0 where in - off <= 0,"
+        words = "mid-transition, the teacher's output lies on its support's coordinates"
+        leak = st.Quantity(share[:, None], text, students=False, ratio=True)
+        yield st.at_least("P5.middle", leak, 2.0, words, paper=".09 against <= .02")
+        for name in ("final", "before", "before_last"):
+            if name in ("final", *self.candidates):
+                less = st.of_teachers(
+                    middle - 2 * gap[name], f"gap(middle) - 2 gap({name})"
                 )
-                seconds += out.wall_seconds
-                pairs = gaps(out.values["degree1"][0], supports(t.run, s))
-                found.update(zip(steps, zip(*pairs, strict=True), strict=True))
-            for n in names:
-                inside[n].append(float(found[at[n]][0]))
-                outside[n].append(float(found[at[n]][1]))
-    return (
-        {n: np.asarray(v) for n, v in inside.items()},
-        {n: np.asarray(v) for n, v in outside.items()},
-        seconds,
-    )
+                words, shown = "the final teacher", "small after 10.8M"
+                if name != "final":
+                    words, shown = "before the transition it", "small at 9.7M"
+                words += " leaks at most half as much"
+                yield st.positive(f"P5.{name}", less, words, paper=shown)
 
 
-def draw(result: Result, *, published: "dict[str, list] | None" = None) -> "Figure":
-    """Three panels: teacher and candidates, correlations, students of each candidate.
-
-    With several teachers every abscissa is divided by the teacher's n90, so that seeds
-    with early and late transitions can be compared; with one it is in million samples.
-
-    Args:
-      result: of `run`.
-      published: name -> [(million samples, value), ...] drawn as open circles.
-    """
-    from matplotlib.figure import Figure
-
-    from sandbox.plotting.style import WIDE, styled
-
-    with styled():
-        fig = Figure(figsize=(WIDE, 2.6), layout="constrained")
-        a, b, c = fig.subplots(1, 3)
-        _draw_teacher(a, result)
-        _draw_correlations(b, result)
-        _draw_students(c, result)
-        for ax, names in ((a, ("teacher",)), (b, ("inside", "outside")), (c, LABELS)):
-            for name in names:
-                for px, py in (published or {}).get(name, []):
-                    ax.plot(px, py, "o", mfc="none", mec="0.2", ms=3.5, zorder=5)
-                    ax.set_ylim(top=max(ax.get_ylim()[1], 1.02 * py))
-        if published:
-            a.plot([], [], "o", mfc="none", mec="0.2", ms=3.5, label="published")
-        fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=6)
-        list_missing(fig, missing_runs(result.teachers, result.students))
-        single = result.config.setting.n_teachers == 1
-        for ax in (a, b, c):
-            ax.set_xlabel("million samples" if single else "samples / n90 of teacher")
-    return fig
-
-
-def _draw_teacher(ax: "Axes", result: Result) -> None:
-    import numpy as np
-
-    from sandbox.plotting.curves import band
-    from sandbox.plotting.style import color_of
-
-    rows = [(t.steps, t.accuracy) for t in result.teachers]
-    x, y = scaled_rows(result.teachers, rows)
+def _draw_teacher(ax: Axes, r: st.Result, candidates: tuple[str, ...]) -> None:
+    x, y = r.rows(r.curves("teacher"))
     band(ax, x, y, label="teacher", color=color_of("teacher"))
-    scale = abscissa(result.teachers)
-    for i, name in enumerate(result.config.candidates):
-        steps = [v for t in result.teachers for v in t.per_seed(name).values]
-        at = np.asarray([np.nan if s is None else s for s in steps], float) / scale
+    for i, name in enumerate(candidates):
+        steps = [step for t in r.teachers for step in t.chosen.stages[name][0]]
+        at = np.asarray(steps, float) / r.scale
         at = at[~np.isnan(at)]
-        if not len(at):
-            continue
-        mark = float(np.median(at))
-        ax.axvline(mark, color=color_of(name), lw=1.2, label=LABELS[name])
+        if len(at):
+            ax.axvline(
+                float(np.median(at)), color=color_of(name), lw=1.2, label=LABELS[name]
+            )
         if len(at) > 1:
             ax.plot(at, np.full(len(at), 0.49 - 0.012 * i), "|", c=color_of(name), ms=3)
-    ax.set_xlim(0, None if result.config.setting.n_teachers == 1 else 2.2)
-    ax.set_ylim(0.44, 1.02)
     ax.set_ylabel("teacher accuracy")
     ax.set_title(f"teacher, {len(x)} seed{'' if len(x) == 1 else 's'}")
 
 
-def _draw_correlations(ax: "Axes", result: Result) -> None:
-    import numpy as np
+def _draw_correlations(ax: Axes, r: st.Result) -> None:
+    def rows(name: str, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        return r.along(lambda t: largest_class(t.chosen.measured[name]).mean(axes))
 
-    from sandbox.plotting.curves import band
-    from sandbox.plotting.style import DEGREE_COLORS
-
-    def rows(name: str, axes: tuple[int, ...]) -> "list[tuple[np.ndarray, np.ndarray]]":
-        return [
-            (t.steps, largest_class(t.probe[name]).mean(axes)) for t in result.teachers
-        ]
-
-    known = result.teachers[0].probe
-    for degree in result.config.setting.degrees:
+    known = {name for t in r.teachers for name in t.chosen.measured}
+    assert isinstance(r.setting.rule, st.ByGap)
+    for degree in r.setting.rule.degrees:
         color = DEGREE_COLORS[(degree - 1) % len(DEGREE_COLORS)]
         for group, style in (("in_support", "-"), ("off_support", ":")):
             if f"{group}/{degree}" in known:
-                x, y = scaled_rows(result.teachers, rows(f"{group}/{degree}", (-1, -2)))
+                x, y = rows(f"{group}/{degree}", (-1, -2))
                 label = f"degree {degree}" if style == "-" else "_"
                 band(ax, x, y, label=label, color=color, linestyle=style)
-    x, y = scaled_rows(result.teachers, rows("degree1_se", (-1,)))
+    x, y = rows("degree1_se", (-1,))
     floor = np.sqrt(2 / np.pi) * y  # mean |c| of pure sampling noise
     label = "sampling noise"
     band(ax, x, floor, label=label, color="0.6", linewidth=0.8, shade=False)
-    ax.set_xlim(0, 2.2 if result.config.setting.n_teachers > 1 else None)
     ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
     ax.set_ylabel("mean |cov(p(1|x), χ_A(x))|")
     ax.set_title("in support (—), off (···)")
-    if ax.get_lines():
-        single = result.config.setting.n_teachers == 1  # its spike comes late
-        ax.legend(loc="upper left" if single else "upper right")
+    if ax.get_lines():  # a single teacher's spike comes late
+        ax.legend(loc="upper left" if len(r.scale) == 1 else "upper right")
 
 
-def largest_class(c: "np.ndarray") -> "np.ndarray":
+def largest_class(c: np.ndarray) -> np.ndarray:
     """|c| of class 1 where C = 2, the largest over classes where C > 2."""
-    import numpy as np
-
     size = np.abs(c)
     return size[..., 1] if size.shape[-1] == 2 else size.max(-1)
 
 
-def _draw_students(ax: "Axes", result: Result) -> None:
-    from sandbox.plotting.curves import band
-    from sandbox.plotting.style import color_of
-
-    for name in result.config.candidates:
-        x, y = scaled_rows(result.teachers, result.curves(name))
-        band(ax, x, y, label=LABELS[name], color=color_of(name))
-    if result.config.setting.n_teachers > 1:
-        ax.set_xlim(0, result.config.setting.student_cap)
-    ax.set_ylim(0.44, 1.02)
-    ax.set_ylabel("student accuracy")
-    inits = result.config.setting.student_inits
-    ax.set_title("2-shot students" + (f", {inits} a teacher" if inits > 1 else ""))
-
-
-def main() -> None:
-    """Runs the study from the command line and draws its figure."""
-    from experiments.command import study_main
-
-    study_main("parity_curriculum", PRESETS, run, draw, __doc__)
-
-
 if __name__ == "__main__":
-    main()
+    ParityCurriculum.main()

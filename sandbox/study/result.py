@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy, replica_name
+from sandbox.errors import SandboxError
 from sandbox.plotting.curves import stack_ragged
 from sandbox.probes.offline import Measured, Prepared, Probe, measure_trajectory
 from sandbox.study.lanes import label_of
@@ -211,6 +212,21 @@ class Taught:
         ]
         return stack_ragged([x for x, _ in flat]), stack_ragged([y for _, y in flat])
 
+    def along(
+        self, value: Callable[[Teachers], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What was measured along the usable teachers' trajectories as (x, y) rows.
+
+        Args:
+          value: group -> `(S, R)`; not asked where none of a group is usable.
+        """
+        return self.rows(
+            [
+                (t.steps, value(t) if t.usable.any() else np.zeros_like(t.accuracy))
+                for t in self.teachers
+            ]
+        )
+
     def reach(self, level: float) -> Reach:
         """Samples to a level of accuracy."""
         return Reach(self, level)
@@ -346,6 +362,51 @@ class Result(Taught):
         self.seconds.append(found.wall_seconds)
         return found
 
+    def probe(
+        self,
+        who: str,
+        probe_of: Callable[[Run], Probe | Prepared],
+        steps: Sequence[int] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Measures all teachers, or all students of a strategy: `(T, P, ...)` by name.
+
+        Args:
+          who: a strategy (its first initialisation), or `teacher`.
+          probe_of: run -> what is measured.
+          steps: checkpoints in samples; the last one by default.
+
+        Returns:
+          NaN where a teacher did not learn or a student has no result.
+
+        Raises:
+          SandboxError: no teacher learned.
+        """
+        found: list[dict[str, np.ndarray] | None] = []
+        for t, taught in zip(self.teachers, self.runs(who), strict=True):
+            run = t.run if who == "teacher" else taught
+            if run is None or not t.usable.any():
+                found.append(None)
+                continue
+            lane = [s.name for s in run.spec.strategies].index(who)
+            at = run.trajectory.steps[-1:] if steps is None else steps
+            values = self.measure(run, probe_of(run), steps=at, lane=lane).values
+            lost = ~t.usable | _lost(run, who, "failed") | _lost(run, who, "absent")
+            found.append({k: v.copy() for k, v in values.items()})
+            for v in found[-1].values():
+                v[lost] = np.nan
+        first = next((v for v in found if v is not None), None)
+        if first is None:
+            raise SandboxError(
+                f"no teacher learned ({'; '.join(self.missing())}); try another"
+                " learning rate or more training."
+            )
+        return {
+            k: np.concatenate(
+                [np.full_like(like, np.nan) if v is None else v[k] for v in found]
+            )
+            for k, like in first.items()
+        }
+
     def every_run(self) -> list[Run]:
         """Every run that the study stands on, each once, teachers first."""
         out: dict[Path, Run] = {}
@@ -395,19 +456,19 @@ def reached(
     columns = []
     for lane in student_lanes(run, strategy):
         n = samples_to(run.metrics.steps, run.metrics.curves(lane), level, cap=caps)
-        out = {
-            kind: np.isin(
-                run.metrics.seeds,
-                [a["seed"] for a in run.outcome[kind] if a["strategy"] == lane],
-            )
-            for kind in ("absent", "failed")
-        }
+        absent = _lost(run, lane, "absent")
         if strategy == BLIND:
-            n = np.where(out["absent"], np.inf, n)
-            out["absent"] = ~teachers.usable
-        missing = out["absent"] | out["failed"] | ~teachers.usable
+            n = np.where(absent, np.inf, n)
+            absent = ~teachers.usable
+        missing = absent | _lost(run, lane, "failed") | ~teachers.usable
         columns.append(np.where(missing, np.nan, n))
     return np.stack(columns, 1)
+
+
+def _lost(run: Run, lane: str, kind: str) -> np.ndarray:
+    """Seeds of a run whose lane `failed`, or is `absent`, `(S,)` bool."""
+    seeds = [a["seed"] for a in run.outcome[kind] if a["strategy"] == lane]
+    return np.isin(run.metrics.seeds, seeds)
 
 
 def caps_of(run: Run) -> Float[np.ndarray, " S"]:
