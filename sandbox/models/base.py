@@ -1,9 +1,12 @@
 """The `Model` protocol: pure functions on parameter pytrees."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
+from sandbox.store.bounds import AtLeast, AtMost
 from sandbox.types import Outputs, Params
+
+Size = Annotated[int, AtLeast(1), AtMost(2**31 - 1)]
 
 
 @runtime_checkable

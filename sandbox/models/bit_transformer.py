@@ -23,7 +23,9 @@ from jax import lax
 from jaxtyping import Float
 
 from sandbox.errors import require
+from sandbox.models.base import Size
 from sandbox.models.transformer import Transformer
+from sandbox.store.bounds import check_fields
 from sandbox.types import Array, Outputs, Params, Tokens
 
 ROWS = 64
@@ -43,15 +45,12 @@ class BitTransformer:
       network: the transformer; tokens beyond its first two never appear.
     """
 
-    d: int = 100
+    d: Size = 100
     network: Transformer = field(default_factory=_gpt2)
 
     def __post_init__(self) -> None:
         """Refuses more bits than positions."""
-        require(
-            type(self.d) is int and 1 <= self.d < 2**31,
-            f"model.d must be a whole number of at least 1, got {self.d!r}.",
-        )
+        check_fields(self, "model")
         require(
             self.d <= self.network.positions,
             f"model.network.positions must be at least d = {self.d}, got"

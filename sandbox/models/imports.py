@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def load_transformer(
     tokens: Sequence[int] | None = None,
     n_classes: int | None = None,
     dropout: float = 0.0,
-    compute: str = "float32",
+    compute: Literal["float32", "bfloat16"] = "float32",
 ) -> Imported:
     """Reads a saved `BertForMaskedLM` or `GPT2LMHeadModel`.
 
@@ -113,7 +113,7 @@ def load_transformer(
     """
     folder = Path(folder)
     config = _config(folder / "config.json")
-    kind = str(config.get("model_type"))
+    kind: Any = str(config.get("model_type"))
     require(
         kind in _FAMILIES,
         f"model_type in {folder / 'config.json'} must be bert or gpt2, got {kind!r}.",

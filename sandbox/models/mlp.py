@@ -15,7 +15,7 @@ Example:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from jax import lax
 from jaxtyping import Float
 
 from sandbox.errors import require
+from sandbox.models.base import Size
+from sandbox.store.bounds import AtLeast, AtMost, check_fields
 from sandbox.types import Array, Outputs, Params
 
 WIDE = 4000
@@ -32,10 +34,6 @@ MANY_ROWS = 64
 """Rows from which tiling pays; below, a plain pass is as fast and cheaper to derive."""
 TILE = 500
 """Hidden units of one tile: 1024 rows of it fit in a core's second-level cache."""
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and value < 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,32 +46,16 @@ class MLP:
       n_classes: number of logits.
     """
 
-    d: int = 100
-    hidden: tuple[int, ...] = (100,)
-    n_classes: int = 2
+    d: Size = 100
+    hidden: tuple[Size, ...] = (100,)
+    n_classes: Annotated[int, AtLeast(2), AtMost(2**31 - 1)] = 2
 
     def __post_init__(self) -> None:
         """Refuses empty layers."""
-        for name in ("d", "n_classes"):
-            v = getattr(self, name)
-            require(_is_size(v), f"model.{name} must be a whole number, got {v!r}.")
-        require(self.d >= 1, f"model.d must be at least 1, got {self.d}.")
-        require(
-            isinstance(self.hidden, tuple) and all(_is_size(m) for m in self.hidden),
-            "model.hidden must be a tuple of whole numbers, e.g. (100,), got"
-            f" {self.hidden!r}.",
-        )
+        check_fields(self, "model")
         require(
             len(self.hidden) >= 1,
             "model.hidden must name at least one layer width, e.g. (100,).",
-        )
-        require(
-            all(m >= 1 for m in self.hidden),
-            f"model.hidden must hold widths of at least 1, got {self.hidden}.",
-        )
-        require(
-            self.n_classes >= 2,
-            f"model.n_classes must be at least 2, got {self.n_classes}.",
         )
 
     @property

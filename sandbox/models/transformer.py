@@ -27,7 +27,7 @@ Example:
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,11 @@ from jaxtyping import Float
 
 from sandbox.errors import require
 from sandbox.models.attention import attend, attention_weights, use_tiles
+from sandbox.models.base import Size
 from sandbox.models.dropout import Words, drop
+from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields
 from sandbox.types import Array, Outputs, Params, Tokens
 
-KINDS = ("bert", "gpt2")
-COMPUTE = ("float32", "bfloat16")
 HIGHEST = lax.Precision.HIGHEST
 INIT_SD = 0.02
 """Standard deviation of the initial weights of BERT and of GPT-2."""
@@ -66,44 +66,25 @@ class Transformer:
         parameters, sums, layer norms, softmax and logits stay in float32.
     """
 
-    kind: str = "bert"
-    vocab: int = 8
-    n_classes: int = 3
-    positions: int = 1024
-    layers: int = 4
-    heads: int = 8
-    head_dim: int = 8
-    mlp_ratio: int = 4
-    dropout: float = 0.0
+    kind: Literal["bert", "gpt2"] = "bert"
+    vocab: Annotated[int, AtLeast(2), AtMost(2**31 - 1)] = 8
+    n_classes: Annotated[int, AtLeast(2)] = 3
+    positions: Size = 1024
+    layers: Size = 4
+    heads: Size = 8
+    head_dim: Size = 8
+    mlp_ratio: Size = 4
+    dropout: Annotated[float, Within(0, 1, "[)")] = 0.0
     tied: bool = True
-    compute: str = "float32"
+    compute: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         """Refuses impossible sizes."""
-        for name, low in _LEAST.items():
-            v = getattr(self, name)
-            require(
-                type(v) is int and low <= v < 2**31,
-                f"model.{name} must be a whole number of at least {low}, got {v!r}.",
-            )
-        for name, names in (("kind", KINDS), ("compute", COMPUTE)):
-            v = getattr(self, name)
-            require(
-                v in names, f"model.{name} must be {' or '.join(names)}, got {v!r}."
-            )
+        check_fields(self, "model")
         require(
             self.n_classes <= self.vocab,
             f"model.n_classes must be at most vocab {self.vocab}, because the logits"
             f" are those of the first tokens, got {self.n_classes}.",
-        )
-        require(
-            type(self.dropout) in (int, float) and 0 <= self.dropout < 1,
-            "model.dropout must be a probability below 1, e.g. 0.1, got"
-            f" {self.dropout!r}.",
-        )
-        require(
-            isinstance(self.tied, bool),
-            f"model.tied must be true or false, got {self.tied!r}.",
         )
         require(
             self.tied or self.kind == "gpt2",
@@ -223,9 +204,8 @@ class Transformer:
             f"model.positions must be at least the {n} positions of the input, got"
             f" {self.positions}.",
         )
-        half = self.compute == "bfloat16"
-        eps = 1e-12 if self.kind == "bert" else 1e-5
-        bert = self.kind == "bert"
+        half, bert = self.compute == "bfloat16", self.kind == "bert"
+        eps = 1e-12 if bert else 1e-5
         words = None
         if key is not None and self.dropout > 0:
             words = _words(self, key, *x.ids.shape)
@@ -352,17 +332,6 @@ class Transformer:
             part: {name: roles[part][name] for name in params[part]} for part in roles
         }
         return named | {f"layer_{i}": layer(i) for i in range(self.layers)}
-
-
-_LEAST = {
-    "vocab": 2,
-    "n_classes": 2,
-    "positions": 1,
-    "layers": 1,
-    "heads": 1,
-    "head_dim": 1,
-    "mlp_ratio": 1,
-}
 
 
 def _qkv(p: Params, h: Array, read: Array, *, half: bool) -> tuple[Array, ...]:

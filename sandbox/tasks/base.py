@@ -22,19 +22,21 @@ no chunk, segment or batch size can move a sample. The streams are
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeGuard, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from sandbox.errors import ConfigError, require
-from sandbox.store.config import is_number, later
+from sandbox.errors import ConfigError
+from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields
+from sandbox.store.config import later
 from sandbox.types import Array, Batch
 
 SPLITS = ("train", "distill", "quiz", "eval", "probe")
 _SUPPORT, STREAM = 0, 1  # first fold of the task key
 MAX_ENUMERATED_BITS = 20
+Size = Annotated[int, AtLeast(1), AtMost(2**31 - 1)]
 
 
 @runtime_checkable
@@ -140,21 +142,11 @@ class VectorTask:
       d: input coordinates.
     """
 
-    d: int = 100
+    d: Size = 100
 
     def __post_init__(self) -> None:
-        """Refuses impossible sizes."""
-        self._check_whole("d")
-        require(self.d >= 1, f"task.d must be at least 1, got {self.d}.")
-
-    def _check_whole(self, *names: str) -> None:
-        """Refuses fields that are no whole numbers (`bool` is none)."""
-        for name in names:
-            v = getattr(self, name)
-            require(
-                type(v) is int and v < 2**31,
-                f"task.{name} must be a whole number below 2^31, got {v!r}.",
-            )
+        """Refuses impossible values of single fields, those of subclasses too."""
+        check_fields(self, "task")
 
     @property
     def n_classes(self) -> int:
@@ -259,15 +251,7 @@ class BooleanTask(VectorTask):
       p: P(x_i = -1) of every bit, independently.
     """
 
-    p: float = later(0.5)
-
-    def __post_init__(self) -> None:
-        """Refuses impossible sizes and constant bits."""
-        super().__post_init__()
-        require(
-            is_number(self.p) and 0 < self.p < 1,
-            f"task.p must lie in (0, 1), got {self.p!r}; 0.5 is the uniform cube.",
-        )
+    p: Annotated[float, Within(0, 1, "()")] = later(0.5)
 
     @property
     def uniform_signs(self) -> bool:

@@ -29,7 +29,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sandbox.errors import require
-from sandbox.store.config import is_number
 from sandbox.tasks.base import BooleanTask
 from sandbox.tasks.parity import FirstSupport, Support, check_support, place_support
 from sandbox.types import Array
@@ -74,12 +73,8 @@ class Expansion(BooleanTask):
         _check_used(label_table(self.sets, self.coefficients, k), "task.sets")
 
     def _check_sets(self) -> None:
-        whole = isinstance(self.sets, tuple) and all(
-            isinstance(s, tuple) and all(type(i) is int and i >= 0 for i in s)
-            for s in self.sets
-        )
         require(
-            whole and all(list(s) == sorted(set(s)) for s in self.sets),
+            all(list(s) == sorted(set(s)) and min((0, *s)) == 0 for s in self.sets),
             "task.sets must be a tuple of increasing tuples of positions, e.g."
             f" ((0,), (0, 1)), got {self.sets!r:.60}.",
         )
@@ -88,9 +83,7 @@ class Expansion(BooleanTask):
             "task.sets must differ; add the coefficients of equal ones.",
         )
         require(
-            isinstance(self.coefficients, tuple)
-            and len(self.coefficients) == len(self.sets)
-            and all(is_number(c) and c != 0 for c in self.coefficients),
+            len(self.coefficients) == len(self.sets) and 0 not in self.coefficients,
             f"task.coefficients must hold one finite number that is not 0 for each of"
             f" {len(self.sets)} sets, got {self.coefficients!r:.60}.",
         )

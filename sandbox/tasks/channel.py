@@ -10,6 +10,7 @@ Example:
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sandbox.errors import require
+from sandbox.store.bounds import Within, check_fields
 from sandbox.types import Array
 
 
@@ -34,18 +36,13 @@ class Channel:
       random: share of the selected ones that show a random terminal.
     """
 
-    rate: float = 0.3
-    mask: float = 0.8
-    random: float = 0.1
+    rate: Annotated[float, Within(0, 1)] = 0.3
+    mask: Annotated[float, Within(0, 1)] = 0.8
+    random: Annotated[float, Within(0, 1)] = 0.1
 
     def __post_init__(self) -> None:
         """Refuses what is no channel."""
-        for name in ("rate", "mask", "random"):
-            value = getattr(self, name)
-            require(
-                0 <= value <= 1,
-                f"channel.{name} must lie in [0, 1], got {value!r}.",
-            )
+        check_fields(self, "channel")
         require(
             self.mask + self.random <= 1 + 1e-12,
             "channel.mask and channel.random are shares of the selected positions and"

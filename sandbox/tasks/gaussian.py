@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sandbox.errors import require
-from sandbox.store.config import is_number
+from sandbox.store.bounds import is_number
 from sandbox.tasks.base import VectorTask
 from sandbox.tasks.parity import (
     ExplicitSupport,
@@ -102,10 +102,8 @@ class MultiIndex(GaussianTask):
         )
 
     def _check_degrees(self) -> None:
-        sound = isinstance(self.degrees, tuple) and all(
-            isinstance(a, tuple)
-            and len(a) == self.k
-            and all(type(j) is int and 0 <= j <= MAX_DEGREE for j in a)
+        sound = all(
+            len(a) == self.k and all(0 <= j <= MAX_DEGREE for j in a)
             for a in self.degrees
         )
         require(
@@ -123,9 +121,7 @@ class MultiIndex(GaussianTask):
             " out.",
         )
         require(
-            isinstance(self.coefficients, tuple)
-            and len(self.coefficients) == len(self.degrees)
-            and all(is_number(c) and c != 0 for c in self.coefficients),
+            len(self.coefficients) == len(self.degrees) and 0 not in self.coefficients,
             "task.coefficients must hold one finite number that is not 0 for each of"
             f" {len(self.degrees)} products, got {self.coefficients!r:.60}.",
         )
@@ -133,8 +129,7 @@ class MultiIndex(GaussianTask):
     @property
     def k(self) -> int:
         """Directions behind the label."""
-        first = self.degrees[:1]
-        return len(first[0]) if first and isinstance(first[0], tuple) else 0
+        return len(self.degrees[0]) if self.degrees else 0
 
     @property
     def information_exponent(self) -> int:

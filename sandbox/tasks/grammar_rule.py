@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sandbox.errors import require
-from sandbox.store.config import is_number
+from sandbox.store.bounds import is_number
 
 MAX_RIGHT = 1000
 """Longest right side of a rule."""

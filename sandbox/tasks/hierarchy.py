@@ -11,13 +11,14 @@ Source: Panigrahi et al. (arXiv 2410.05464), appendix on hierarchical data.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from sandbox.errors import require
+from sandbox.store.bounds import Within
 from sandbox.tasks.base import BooleanTask
 from sandbox.types import Array
 
@@ -35,25 +36,17 @@ class Hierarchy(BooleanTask):
         every node's k coordinates from the lane's task key, overlaps allowed.
     """
 
-    depth: int = 3
+    depth: Annotated[int, Within(1, 10)] = 3
     feature_complexity: int = 5
     layout: Literal["disjoint", "shared", "random"] = "disjoint"
 
     def __post_init__(self) -> None:
         """Refuses a tree that does not fit the cube."""
         super().__post_init__()
-        self._check_whole("depth", "feature_complexity")
         k = self.feature_complexity
-        require(
-            1 <= self.depth <= 10, f"task.depth must lie in 1..10, got {self.depth}."
-        )
         require(
             1 <= k <= self.d,
             f"task.feature_complexity must lie in 1..d = 1..{self.d}, got {k}.",
-        )
-        require(
-            self.layout in ("disjoint", "shared", "random"),
-            f"task.layout must be disjoint, shared or random, got {self.layout!r}.",
         )
         need = {
             "disjoint": self.n_nodes * k,

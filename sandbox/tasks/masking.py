@@ -14,13 +14,13 @@ Example:
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from sandbox.errors import require
-from sandbox.store.config import is_number
+from sandbox.store.bounds import Within
 from sandbox.tasks.bayes import predict_corrupted
 from sandbox.tasks.channel import Channel
 from sandbox.tasks.sequences import GrammarTask, Rows
@@ -39,32 +39,18 @@ class MaskedLM(GrammarTask):
       hidden: whether selected positions are hidden from attention.
     """
 
-    rate: float = 0.3
-    mask: float = 0.8
-    random: float = 0.1
+    rate: Annotated[float, Within(0, 1, "(]")] = 0.3
+    mask: Annotated[float, Within(0, 1)] = 0.8
+    random: Annotated[float, Within(0, 1)] = 0.1
     hidden: bool = True
 
     def __post_init__(self) -> None:
         """Refuses what is no corruption."""
         super().__post_init__()
-        for name in ("rate", "mask", "random"):
-            v = getattr(self, name)
-            require(
-                is_number(v) and 0 <= v <= 1,
-                f"task.{name} must lie in [0, 1], got {v!r}.",
-            )
-        require(
-            self.rate > 0, f"task.rate must be positive, got {self.rate}: nothing would"
-            " be selected, and so nothing learned.",
-        )  # fmt: skip
         require(
             self.mask + self.random <= 1 + 1e-9,
             f"task.mask + task.random must be at most 1, got {self.mask} +"
             f" {self.random}.",
-        )
-        require(
-            isinstance(self.hidden, bool),
-            f"task.hidden must be True or False, got {self.hidden!r}.",
         )
 
     def bayes(self, batch: Batch) -> Float[Array, "B N C"]:

@@ -33,7 +33,7 @@ class NextToken(GrammarTask):
         super().__post_init__()
         most = self.arrays.n_levels - 1
         require(
-            self.level is None or (type(self.level) is int and 0 <= self.level <= most),
+            self.level is None or 0 <= self.level <= most,
             f"task.level must be None or lie in 0..{most} for grammar"
             f" {self.grammar.name}, got {self.level!r}.",
         )

@@ -11,14 +11,14 @@ Example:
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from sandbox.errors import require
-from sandbox.store.config import is_number
+from sandbox.store.bounds import Within, check_fields
 from sandbox.tasks.base import BooleanTask, VectorTask
 from sandbox.types import Array, Batch
 
@@ -43,23 +43,18 @@ class ExplicitSupport:
 
     indices: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Refuses what are no whole numbers."""
+        check_fields(self, "task.support")
+
 
 Support = FirstSupport | RandomSupport | ExplicitSupport
 
 
-def check_support(support: object, k: int, d: int) -> None:
+def check_support(support: Any, k: int, d: int) -> None:
     """Refuses what is no support of k of d coordinates."""
-    require(
-        isinstance(support, Support),
-        "task.support must be FirstSupport(), RandomSupport() or"
-        f" ExplicitSupport(indices=...), got {support!r}.",
-    )
     if isinstance(support, ExplicitSupport):
         s = support.indices
-        require(
-            isinstance(s, tuple) and all(type(i) is int for i in s),
-            f"task.support.indices must be a tuple of whole numbers, got {s!r}.",
-        )
         require(
             len(s) == k,
             f"task.support.indices must name k = {k} coordinates, got {len(s)}.",
@@ -114,7 +109,6 @@ class Parity(BooleanTask):
     def __post_init__(self) -> None:
         """Refuses a support that does not fit the cube."""
         super().__post_init__()
-        self._check_whole("k")
         require(
             1 <= self.k <= self.d,
             f"task.k must lie in 1..d = 1..{self.d}, got {self.k}.",
@@ -143,16 +137,7 @@ class NoisyParity(Parity):
       eps: flip probability in [0, 1/2).
     """
 
-    eps: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuses a flip probability outside [0, 1/2)."""
-        super().__post_init__()
-        require(
-            is_number(self.eps) and 0 <= self.eps < 0.5,
-            f"task.eps must lie in [0, 0.5), got {self.eps!r}; at 0.5 labels carry"
-            " nothing.",
-        )
+    eps: Annotated[float, Within(0, 0.5, "[)")] = 0.1
 
     def observe(self, clean: Int[Array, " B"], row_keys: Any) -> Int[Array, " B"]:
         """Flips each label with probability eps, from its row's own key."""

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt
 
 from sandbox.errors import require
+from sandbox.store.bounds import check_fields
 from sandbox.tasks.base import STREAM, stream_key
 from sandbox.tasks.grammar import Grammar, load_grammar
 from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
@@ -85,11 +86,7 @@ class GrammarTask:
 
     def __post_init__(self) -> None:
         """Refuses recursive grammars and those with one terminal."""
-        require(
-            isinstance(self.grammar, Grammar),
-            "task.grammar must be a Grammar, e.g. load_grammar('cfg3b'), got"
-            f" {self.grammar!r:.60}.",
-        )
+        check_fields(self, "task")
         require(
             self.n_classes >= 2,
             "task.grammar must have at least two terminals, or there is nothing to"

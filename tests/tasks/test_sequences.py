@@ -309,15 +309,15 @@ ONE = Grammar("one", (Rule("S", ("'a'", "'a'"), 1.0),), ("S",))
 @pytest.mark.parametrize(
     ("make", "fields", "words"),
     [
-        (MaskedLM, dict(rate=0.0), r"task\.rate must be positive, got 0"),
-        (MaskedLM, dict(rate=1.5), r"task\.rate must lie in \[0, 1\], got 1\.5"),
+        (MaskedLM, dict(rate=0.0), r"task\.rate must lie in \(0, 1\], got 0"),
+        (MaskedLM, dict(rate=1.5), r"task\.rate must lie in \(0, 1\], got 1\.5"),
         (MaskedLM, dict(mask=-0.1), r"task\.mask must lie in"),
         (MaskedLM, dict(random=float("nan")), r"task\.random must lie in"),
         (MaskedLM, dict(mask=0.8, random=0.3), r"at most 1, got 0\.8 \+ 0\.3"),
         (MaskedLM, dict(grammar=ONE), r"at least two terminals"),
         (NextToken, dict(level=3), r"task\.level must be None or lie in 0\.\.2"),
         (NextToken, dict(level=-1), r"task\.level must be None"),
-        (NextToken, dict(level=True), r"task\.level must be None"),
+        (NextToken, dict(level=True), r"task\.level must be a whole number or None"),
     ],
 )
 def test_refused(make: Any, fields: dict[str, Any], words: str) -> None:
