@@ -5,62 +5,52 @@
     python -m paper_repro parity_mlp parity_curriculum --scale cpu
     python -m paper_repro parity_mlp --scale paper           says how long, then starts
 
-Interrupt at any time: the same command goes on where it stopped (exit code 75).
+Interrupt at any time: the same command goes on where it stopped (exit code 75). Figure,
+claims and numbers go to RUNS/studies/; --publish writes the committed ones as well.
 """
 
-import argparse
-import difflib
+import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+
+import tyro
 
 from paper_repro import SCALES, STUDIES
+from sandbox.command import guarded, parse
+from sandbox.errors import ConfigError, require
+from sandbox.store.runs import default_root
+from sandbox.text import unknown
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What is asked for.
 
-    def error(self, message: str) -> NoReturn:
-        """Prints the message alone; usage is what `--help` is for."""
-        self.exit(2, f"error: {message:.400} (see `{self.prog} --help`)\n")
+    Attributes:
+      studies: their names; none lists them.
+      scale: smoke: the pipeline; cpu: the phenomenon; paper: the published sizes.
+      root: where runs are stored ($SANDBOX_RUNS, else runs).
+      estimate: say how long it would take, and stop.
+      publish: also write figures/ and paper_repro/results/.
+    """
 
+    studies: tyro.conf.Positional[tuple[str, ...]] = ()
+    scale: str = "smoke"
+    root: Path | None = None
+    estimate: bool = False
+    publish: bool = False
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Reads the command line; answers help and mistakes without importing jax."""
-    parser = _Parser(
-        prog="python -m paper_repro",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
-    parser.add_argument(
-        "--scale",
-        metavar="{" + ",".join(SCALES) + "}",
-        default="smoke",
-        help="smoke: the pipeline; cpu: the phenomenon; paper: the published sizes",
-    )
-    parser.add_argument(
-        "--root", type=Path, help="where runs are stored ($SANDBOX_RUNS, else runs)"
-    )
-    parser.add_argument(
-        "--estimate", action="store_true", help="say how long it would take, and stop"
-    )
-    args = parser.parse_args(argv)
-    for name in args.studies:
-        if name not in STUDIES:
-            parser.error(f"unknown study {name[:60]!r}; {_nearest(name, STUDIES)}")
-    if args.scale not in SCALES:
-        hint = _nearest(args.scale, SCALES)
-        parser.error(f"--scale: there is no scale {args.scale[:60]!r}; {hint}")
-    if args.root is not None and args.root.exists() and not args.root.is_dir():
-        parser.error(f"--root: {args.root} is not a folder")
-    return args
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word[:60], list(known), n=1)
-    return f"did you mean {close[0]}?" if close else f"choose {', '.join(known)}."
+    def __post_init__(self) -> None:
+        """Refuses names that do not exist, before anything heavy is imported."""
+        for name in self.studies:
+            require(name in STUDIES, unknown("study", name, STUDIES))
+        require(
+            self.scale in SCALES, f"--scale: {unknown('scale', self.scale, SCALES)}"
+        )
+        if self.root is not None and self.root.exists() and not self.root.is_dir():
+            raise ConfigError(f"--root: {self.root} is not a folder.")
 
 
 def list_studies() -> None:
@@ -72,33 +62,34 @@ def list_studies() -> None:
         print(f"{'':20s} results: {', '.join(have) if have else 'none yet'}")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
-    args = parse(sys.argv[1:] if argv is None else argv)
-    if not args.studies:
-        list_studies()
-        return
-    from experiments.command import guarded
-
-    guarded(lambda: reproduce(args))
-
-
-def reproduce(args: argparse.Namespace) -> None:
+def reproduce(command: Command) -> None:
     """Runs the studies in turn."""
-    import importlib
+    # after the command line was read: studies import jax
+    from sandbox.study.study import Options, print_estimate, run_all, study_in
 
-    from sandbox.store.runs import default_root
-
-    root = args.root or default_root()
-    if args.scale == "paper" or args.estimate:
-        from paper_repro.estimate import print_estimate
-
-        print_estimate(args.studies, args.scale, root)
-    if args.estimate:
+    root = command.root or default_root()
+    modules = {n: importlib.import_module(f"experiments.{n}") for n in command.studies}
+    studies = {n: study_in(m).preset(command.scale) for n, m in modules.items()}
+    if command.scale == "paper" or command.estimate:
+        print_estimate(studies, root)
+    if command.estimate:
         return
-    for name in args.studies:
-        module = importlib.import_module(f"paper_repro.{name}")
-        module.reproduce(args.scale, root).publish()
+    for study in studies.values():
+        options = Options(root=root, publish=command.publish)
+        run_all(command.scale, [study], options)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    words = sys.argv[1:] if argv is None else argv
+    description = f"{__doc__}\nstudies: {', '.join(STUDIES)}"
+    command = parse(
+        Command, words, prog="python -m paper_repro", description=description
+    )
+    if command.studies:
+        guarded(lambda: reproduce(command))
+    else:
+        list_studies()
 
 
 if __name__ == "__main__":

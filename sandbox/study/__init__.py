@@ -16,6 +16,7 @@ from sandbox.study.lanes import (
     progressive,
     two_shot,
 )
+from sandbox.study.ngrams import Ngrams, Probed
 from sandbox.study.result import Quantity, Result, Taught, of_teachers
 from sandbox.study.rules import ByDrop, ByGap, ByNode
 from sandbox.study.setting import (
@@ -40,6 +41,8 @@ __all__ = [
     "Fixed",
     "Heads",
     "Lane",
+    "Ngrams",
+    "Probed",
     "Quantity",
     "Result",
     "Setting",

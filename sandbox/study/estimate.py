@@ -4,21 +4,43 @@ What is trained is asked of the study itself: its teachers' records, its lanes f
 made-up teachers, and its plain runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import jax
 
+from sandbox.study.lanes import Lane
+from sandbox.study.setting import Setting
 from sandbox.study.teachers import Teachers
 from sandbox.train.estimate import seconds_per_sample
 from sandbox.train.progress import clock
 from sandbox.train.run import folder_of
 from sandbox.train.spec import RunSpec
 
-if TYPE_CHECKING:  # a study has an estimate, and is what is estimated
-    from sandbox.study.study import Study
+
+class Trains(Protocol):
+    """What a study says of what it trains (`sandbox.study.study.Study`)."""
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """Every setting by name."""
+        ...
+
+    @property
+    def plain_runs(self) -> Mapping[Any, RunSpec]:
+        """Runs apart from teachers and students."""
+        ...
+
+    @property
+    def computed(self) -> Any:
+        """What is computed without training, or None."""
+        ...
+
+    def lanes(self, t: Teachers) -> Sequence[Lane]:
+        """The strategies of students."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +62,7 @@ class Part:
     most: float
 
 
-def parts(study: "Study", root: Path) -> Iterator[Part]:
+def parts(study: Trains, root: Path) -> Iterator[Part]:
     """Everything that a study trains."""
     for name, s in study.settings.items():
         specs = s.teacher_specs()
@@ -63,7 +85,7 @@ def parts(study: "Study", root: Path) -> Iterator[Part]:
         yield Part(f"{key}", spec, missing, most / 2, most)
 
 
-def print_estimate(studies: dict[str, "Study"], root: Path) -> None:
+def print_estimate(studies: dict[str, Trains], root: Path) -> None:
     """Times a few seconds of each kind of run and prints what all of it will take."""
     known: set[RunSpec] = set()
     total, disk = [0.0, 0.0], [0.0, 0.0]

@@ -78,15 +78,17 @@ class Report:
         png, _ = save(self.figure, stem)
         write_atomic(png.with_suffix(".md"), f"{self.caption}\n".encode())
         rows = [c.to_json() for c in self.claims]
-        write_json(results, {**self.header(), "claims": rows})
+        write_json(results, _plain({**self.header(), "claims": rows}))
 
     def header(self) -> dict[str, Any]:
         """Everything a result file says besides its claims."""
         r = self.result
         out = {"study": self.study, "scale": r.scale_name, "preset": r.preset}
         out |= describe_runs(self.config, r.every_run(), sum(r.seconds))
+        if r.teachers or r.plain:
+            out["left_out"] = left_out(r)
         if r.teachers:
-            out |= {"left_out": left_out(r), "teachers": describe_teachers(r)}
+            out["teachers"] = describe_teachers(r)
         return out | self.facts
 
     def title(self) -> str:
@@ -126,6 +128,17 @@ class Report:
         return text.getvalue()
 
 
+def _plain(value: Any) -> Any:
+    """Arrays and numbers as JSON can hold them."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return number(value) if isinstance(value, float) else value
+
+
 def summary_rows(r: Result) -> Iterator[tuple[Any, ...]]:
     """Tidy rows: samples to .90 and last recorded metrics of every run."""
     for part, taught in r.parts.items():
@@ -150,7 +163,7 @@ def summary_rows(r: Result) -> Iterator[tuple[Any, ...]]:
 
 
 def _key(key: Any) -> str:
-    return " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+    return " ".join(map(str, key)) if type(key) is tuple else str(key)
 
 
 def _numbers(taught: Taught, who: str) -> Iterator[tuple[str, np.ndarray]]:

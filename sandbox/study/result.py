@@ -389,11 +389,12 @@ class Result(Taught):
                 continue
             lane = [s.name for s in run.spec.strategies].index(who)
             at = run.trajectory.steps[-1:] if steps is None else steps
-            values = self.measure(run, probe_of(run), steps=at, lane=lane).values
+            measured = self.measure(run, probe_of(run), steps=at, lane=lane).values
+            values = {k: v.copy() for k, v in measured.items()}
             lost = ~t.usable | _lost(run, who, "failed") | _lost(run, who, "absent")
-            found.append({k: v.copy() for k, v in values.items()})
-            for v in found[-1].values():
+            for v in values.values():
                 v[lost] = np.nan
+            found.append(values)
         first = next((v for v in found if v is not None), None)
         if first is None:
             raise SandboxError(

@@ -25,7 +25,7 @@ from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
 from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
 from sandbox.study.rules import ByDrop, ByGap, ByNode
-from sandbox.tasks.base import BooleanTask, Task, VectorTask
+from sandbox.tasks.base import BooleanTask, VectorTask
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.masking import MaskedLM
 from sandbox.tasks.next_token import NextToken
@@ -338,7 +338,7 @@ class Setting:
       eval_points: rows of the fixed evaluation stream.
     """
 
-    task: Task | Strings
+    task: VectorTask | Strings
     teacher: TwoLayer | Heads = TwoLayer(500)
     student: TwoLayer | Heads = TwoLayer(20)
     teacher_optimizer: Optimizer | CosineAdam = field(default_factory=SGD)

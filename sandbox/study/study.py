@@ -30,7 +30,15 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, dataclass_transform
+from types import ModuleType
+from typing import (
+    Any,
+    ClassVar,
+    Protocol,
+    TypeVar,
+    dataclass_transform,
+    runtime_checkable,
+)
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -56,6 +64,8 @@ from sandbox.train.progress import Progress
 from sandbox.train.run import Run, folder_of
 from sandbox.train.spec import RunSpec
 
+S = TypeVar("S", bound="Study")  # the types that tests check know no Self
+
 
 class Preset:
     """Named values of a study's fields."""
@@ -70,6 +80,7 @@ def preset(text: str, **fields: Any) -> Preset:
     return Preset(text, fields)
 
 
+@runtime_checkable
 class Computed(Protocol):
     """A frozen record of what a study computes without training."""
 
@@ -193,7 +204,7 @@ class Study:
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod
-    def preset(cls, name: str) -> Self:
+    def preset(cls: type[S], name: str) -> S:
         """The study with a preset's values."""
         require(name in cls.presets, f"{cls.name()} has no preset {name!r}.")
         return cls(**cls.presets[name].fields)
@@ -289,6 +300,25 @@ class Study:
             options=Options(),
         )
         guarded(lambda: run_all(name, studies, options))
+
+
+def study_in(module: ModuleType) -> type[Study]:
+    """The study that a module defines.
+
+    Raises:
+      ConfigError: it defines none, or several.
+    """
+    found = [
+        v
+        for v in vars(module).values()
+        if isinstance(v, type)
+        and issubclass(v, Study)
+        and v.__module__ == module.__name__
+    ]
+    require(
+        len(found) == 1, f"{module.__name__} defines {len(found)} studies, not one."
+    )
+    return found[0]
 
 
 def _fit(spec: RunSpec, root: Path, progress: Progress | None) -> Run:

@@ -1,0 +1,100 @@
+"""Reliance on n-grams along the training of teachers, for studies of masked strings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from sandbox.errors import require
+from sandbox.probes.ngram import NgramProbe
+from sandbox.store.bounds import AtLeast, Within, check_fields
+from sandbox.study.result import Result
+from sandbox.study.setting import Fixed, Setting
+from sandbox.tasks.masking import MaskedLM
+from sandbox.train.run import Run
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the n-gram probe found.
+
+    Attributes:
+      steps: optimizer steps of the probed checkpoints, `(P,)`.
+      values: every array of the probe, `(T, P)`; NaN where a teacher did not learn.
+    """
+
+    steps: np.ndarray
+    values: Mapping[str, np.ndarray]
+
+    def m_robust(self, n: int) -> np.ndarray:
+        """Median reliance on n-grams, `(T, P)`."""
+        return self.values[f"m_robust/{n}/median"]
+
+    def peaks(self, n: int) -> np.ndarray:
+        """Step at which it is largest, `(T,)`."""
+        y = self.m_robust(n)
+        return np.where(np.isnan(y[:, 0]), np.nan, self.steps[y.argmax(1)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ngrams:
+    """The n-gram probe of a teacher's checkpoints, step 0 and the end included.
+
+    Attributes:
+      every: steps between probed checkpoints.
+      strings: of the probe.
+      places: positions of each string that are probed.
+      windows: sizes n of the n-grams.
+    """
+
+    every: Annotated[int, AtLeast(1)] = 50
+    strings: Annotated[int, Within(1, 2**20)] = 128
+    places: Annotated[int, Within(1, 2**20)] = 4
+    windows: tuple[Annotated[int, AtLeast(1)], ...] = (2, 3, 4, 5)
+
+    def __post_init__(self) -> None:
+        """Refuses probes of nothing."""
+        check_fields(self, "ngrams")
+        require(
+            len(self.windows) > 0 and list(self.windows) == sorted(set(self.windows)),
+            f"ngrams.windows must be increasing, e.g. (2, 3), got {self.windows}.",
+        )
+
+    def check(self, s: Setting) -> None:
+        """Refuses settings that cannot be probed."""
+        require(
+            isinstance(s.made_task, MaskedLM),
+            "setting.task must be masked: the n-gram probe masks tokens.",
+        )
+        require(
+            isinstance(s.budget, Fixed),
+            "setting.budget must be Fixed: teachers are probed at the same steps.",
+        )
+        require(
+            self.every % s.spacing == 0 and _length(s) % self.every == 0,
+            f"ngrams.every = {self.every} must be a multiple of setting.spacing ="
+            f" {s.spacing} and divide budget.teacher = {_length(s)}, so that the end"
+            " is probed.",
+        )
+
+    def measure(self, r: Result) -> Probed:
+        """Probes the teachers of a study, or opens what was measured."""
+        steps = np.arange(0, _length(r.setting) + 1, self.every)
+        at = [r.setting.samples(int(n)) for n in steps]
+        return Probed(steps, r.probe("teacher", self._of, at))
+
+    def _of(self, run: Run) -> NgramProbe:
+        return NgramProbe(
+            task=run.spec.task,  # pyright: ignore[reportArgumentType]
+            model=run.spec.model,
+            windows=self.windows,
+            strings=self.strings,
+            places=self.places,
+        )
+
+
+def _length(s: Setting) -> int:
+    """Steps of a teacher's training."""
+    assert isinstance(s.budget, Fixed)
+    return s.budget.teacher
