@@ -60,14 +60,15 @@ def parse(
         them.
       argv: the words after the program's name.
       prog: the program's name.
-      description: shown by `--help` as it is written.
+      description: shown by `--help` as it is written; the docstring of `f` if empty.
 
     Raises:
       SystemExit: after `--help`, and with code 2 after a mistake was told.
     """
     parameters = inspect.signature(f).parameters.values()
     names = [_option(p.name) for p in parameters]
-    return _parse(f, argv, prog, description, names, *_PLAIN)
+    about = description or inspect.getdoc(f) or ""
+    return _parse(f, argv, prog, about, names, *_PLAIN)
 
 
 def parse_config(
@@ -248,8 +249,8 @@ def _told() -> Iterator[None]:
         raise SystemExit(e.exit_code) from e
 
 
-def guarded(action: Callable[[], object]) -> None:
-    """Runs an action; every error meant for the user becomes one line and a code.
+def guarded(action: Callable[[], T]) -> T | None:
+    """What an action returns; every error meant for the user becomes one line, a code.
 
     SIGTERM and SIGUSR1 end it as Ctrl-C does, with code 75. A character that the
     terminal's encoding lacks is printed as its escape. A reader that has had enough,
@@ -260,8 +261,9 @@ def guarded(action: Callable[[], object]) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with stopped_by_signals(), _told():
-            action()
+            result = action()
             sys.stdout.flush()
+            return result
     except KeyboardInterrupt as e:
         print(
             "interrupted; the same command goes on from what is stored", file=sys.stderr

@@ -34,19 +34,19 @@ def printable(text: str, most: int = 1000) -> str:
     return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
-def number(value: float) -> float | str | None:
+def number(value: int | float) -> float | str | None:
     """A number as JSON can hold it: NaN as null, infinities as text."""
     if math.isnan(value):
         return None
     return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
-def digits(value: float) -> str:
+def digits(value: int | float) -> str:
     """Three significant digits, or an infinity sign."""
     return "∞" if math.isinf(value) else f"{value:.3g}"
 
 
-def size(n_bytes: float) -> str:
+def size(n_bytes: int | float) -> str:
     """Bytes as `812 B`, `3.4 MB`."""
     if n_bytes < 1000:
         return f"{n_bytes} B"

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -99,23 +97,6 @@ def test_probes_that_do_not_fit_are_refused(
     out, err = capsys.readouterr()
     assert code == 2 and not out
     assert err.startswith("error: --probes: ") and err.count("\n") == 1 and words in err
-
-
-def test_they_are_refused_before_jax_starts(root: Path, tmp_path: Path) -> None:
-    runs = {name: str(stored_as(s, root, tmp_path / name)) for name, s in PAIRS.items()}
-    code = (
-        "import sys\nfrom sandbox.cli import main\n"
-        f"codes = [main(['probe', r, '--probes', n]) for n, r in {runs!r}.items()]\n"
-        "assert codes == [2] * 3, codes\n"
-        "heavy = {'jax', 'flax', 'optax', 'nltk'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("error: --probes") == 3
-
-
-PAIRS = {"fourier": SPEC, "ngram": NEXT, "nonterminals": CUBE}
 
 
 @pytest.mark.slow

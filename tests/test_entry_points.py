@@ -86,7 +86,7 @@ def test_a_new_target_from_the_template(tmp_path):
     assert len(list((runs / "figures").glob("my_idea.smoke.*.png"))) == 1
     (teacher,) = (runs / "teacher").iterdir()
     probe = run(
-        "-m", "sandbox.cli", "probe", str(teacher), "--probes", "fourier",
+        "-m", "sandbox", "probe", str(teacher), "--probes", "fourier",
         "--study", "my_idea", "--points", "2000", "--steps", "0",
         PYTHONPATH=f"{ROOT}{os.pathsep}{folder}", SANDBOX_RUNS=str(runs), cwd=tmp_path,
     )  # fmt: skip

@@ -1,29 +1,42 @@
 """The `sandbox` command: list runs, check them, probe them, look at the machine.
 
-One module a subcommand, each with `add(subparsers)` and `run(args) -> exit code`.
-`--help`, listings and errors answer without importing jax. Exit codes: 0 all is well,
-1 something checked was not, 2 the command cannot be carried out (one `error:` line
-says why), 75 training was interrupted and can be resumed.
+One module a subcommand, each with a record of its arguments whose `run()` returns the
+exit code. `--help`, listings and errors answer without importing jax. Exit codes: 0 all
+is well, 1 something checked was not, 2 the command cannot be carried out (one `error:`
+line says why), 75 it was interrupted and can be given again.
 
 Example:
     >>> main(["verify", "--root", "runs"])
     0
 """
 
-import argparse
-import os
+import importlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from sandbox import __version__
-from sandbox.cli import doctor, probe, runs, verify
-from sandbox.cli.listing import printable
-from sandbox.errors import SandboxError
+from sandbox.command import choose, guarded, parse
+from sandbox.errors import StoreError
+from sandbox.text import table
 
 __all__ = ["main"]
 
-_EXAMPLES = """\
+_COMMANDS = {
+    "runs": ("list_runs.Runs", "list every stored run"),
+    "verify": ("verify.Verify", "compare every stored file with its checksum"),
+    "probe": ("probe.Probe", "probe the checkpoints of a stored trajectory"),
+    "grammar": ("grammar.Describe", "what is in a grammar, and strings of it"),
+    "new": ("new.New", "begin a study of your own from the template"),
+    "doctor": ("doctor.Doctor", "devices, drivers, and which extra to install"),
+}
+_HELP = """\
+usage: sandbox COMMAND [-h] [OPTIONS]
+
+Looks at stored runs, checks them, probes them, checks the machine.
+
+commands:
+{commands}
+
 examples:
   sandbox doctor                          what this machine has, what to install
   sandbox runs                            every run under $SANDBOX_RUNS, else ./runs
@@ -31,59 +44,36 @@ examples:
   sandbox probe 3f9a --probes fourier     the curriculum hidden in a trajectory
 
 `sandbox COMMAND --help` says more. Studies are run by `python -m paper_repro` and
-`python -m experiments.NAME`.
-"""
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the message alone; usage is what `--help` is for."""
-        self.exit(2, f"error: {message:.400} (see `{self.prog} --help`)\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="sandbox",
-        description="Look at stored runs, check them, probe them, check the machine.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"sandbox {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (runs, verify, probe, doctor):
-        module.add(commands)
-    return parser
+`python -m experiments.NAME`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    parser = _parser()
+    words = sys.argv[1:] if argv is None else argv
     try:
-        args = parser.parse_args(argv)
-    except SystemExit as e:  # --help, --version and errors of usage
+        return guarded(lambda: _run(words)) or 0
+    except SystemExit as e:  # --help and everything that was refused
         return int(e.code or 0)
-    if not hasattr(args, "run"):
-        parser.print_help()
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        rows = [(f"  {name}", what) for name, (_, what) in _COMMANDS.items()]
+        print(_HELP.format(commands=table(rows[0], rows[1:])))
         return 0
+    if words[0] == "--version":
+        print(f"sandbox {__version__}")
+        return 0
+    name = choose(words, _COMMANDS, what="command", prog="sandbox")
+    module, _, record = _COMMANDS[name][0].partition(".")
+    # lazily: what one command needs must not slow another down.
+    command = getattr(importlib.import_module(f"sandbox.cli.{module}"), record)
     try:
-        code = args.run(args)
-        sys.stdout.flush()
-        return code
-    except SandboxError as e:
-        print(f"error: {printable(str(e))}", file=sys.stderr)
-        return e.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `sandbox runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except RecursionError:
-        print("error: a stored file is nested too deeply to be read.", file=sys.stderr)
-        return SandboxError.exit_code
+        return parse(command, words[1:], prog=f"sandbox {name}").run()
+    except BrokenPipeError:
+        raise
+    except RecursionError as e:
+        raise StoreError("a stored file is nested too deeply to be read.") from e
     except OSError as e:  # a name too long for a file, a disk that cannot be read
         where = f"{e.filename}: " if e.filename else ""
-        print(f"error: {printable(f'{where}{e.strerror or e}')}.", file=sys.stderr)
-        return SandboxError.exit_code
+        raise StoreError(f"{where}{e.strerror or e}.") from e

@@ -1,6 +1,5 @@
 """`sandbox doctor`: what this machine has, and which extra makes jax use it."""
 
-import argparse
 import importlib.metadata
 import os
 import platform
@@ -9,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sandbox.cli.listing import add_root, size_text
+from sandbox.cli.folders import Root
 from sandbox.store.runs import default_root
+from sandbox.text import size
 
 _DRIVERS = (("cuda13", 580), ("cuda12", 525))
 """Extras and the oldest NVIDIA driver each of them runs on, newest first."""
@@ -21,32 +21,28 @@ _PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "libtpu")
 _SETTINGS = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "SANDBOX_RUNS")
 
 
-def add(commands: Any) -> None:
-    """Adds the subcommand."""
-    parser = commands.add_parser(
-        "doctor",
-        help="devices, drivers, and which extra to install",
-        description=(
-            "Says what this machine offers and whether jax sees it: versions, cores,"
-            " memory, GPU driver, TPU, and whether runs can be stored. It imports jax,"
-            " so it takes a few seconds."
-        ),
-        epilog=(
-            "examples:\n  sandbox doctor\n  sandbox doctor --root /scratch/runs\n\n"
-            "exit code: 0 ready to train, 1 something must be fixed first"
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_root(parser)
-    parser.set_defaults(run=run)
+@dataclass(frozen=True)
+class Doctor:
+    """Says what this machine offers and whether jax sees it.
 
+    Versions, cores, memory, GPU driver, TPU, and whether runs can be stored. It imports
+    jax, so it takes a few seconds.
 
-def run(args: argparse.Namespace) -> int:
-    """Prints the report."""
-    lines, ready = report(default_root() if args.root is None else args.root)
-    for name, text in lines:
-        print(f"{name:<10}{text}")
-    return 0 if ready else 1
+    Examples:
+      sandbox doctor
+      sandbox doctor --root /scratch/runs
+
+    Exit code: 0 ready to train, 1 something must be fixed first.
+    """
+
+    root: Root = None
+
+    def run(self) -> int:
+        """Prints the report."""
+        lines, ready = report(self.root or default_root())
+        for name, text in lines:
+            print(f"{name:<10}{text}")
+        return 0 if ready else 1
 
 
 def report(root: Path) -> tuple[list[tuple[str, str]], bool]:
@@ -77,9 +73,9 @@ def _cores() -> str:
 
 def _memory() -> str:
     page = os.sysconf("SC_PAGE_SIZE")
-    total = size_text(page * os.sysconf("SC_PHYS_PAGES"))
+    total = size(page * os.sysconf("SC_PHYS_PAGES"))
     try:
-        free = size_text(page * os.sysconf("SC_AVPHYS_PAGES"))
+        free = size(page * os.sysconf("SC_AVPHYS_PAGES"))
     except (ValueError, OSError):  # macOS does not say
         return total
     return f"{total}, {free} free"
@@ -181,7 +177,7 @@ def _runs(root: Path) -> tuple[str, bool]:
     note = "" if there == root.absolute() else " (made by the first run)"
     try:
         with tempfile.TemporaryFile(dir=there):
-            free = size_text(shutil.disk_usage(there).free)
+            free = size(shutil.disk_usage(there).free)
     except OSError as e:
         return f"{root} cannot be written ({e.strerror}); set $SANDBOX_RUNS", False
     return f"{root}{note} is writable, {free} free", True

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from sandbox.cli.listing import table
 from sandbox.cli.probe import Request
 from sandbox.errors import StoreError
 from sandbox.probes.alignment import AlignmentProbe
@@ -21,6 +20,7 @@ from sandbox.probes.spectrum import SpectrumProbe
 from sandbox.store.config import to_json
 from sandbox.store.files import write_atomic
 from sandbox.store.provenance import versions
+from sandbox.text import table
 
 _MAX_DEGREE = 5
 

@@ -4,56 +4,26 @@ The measuring itself is in `sandbox.cli.measure`. A measurement is kept beside t
 addressed by its content, so asking again prints at once; `--out` exports it.
 """
 
-import argparse
-import difflib
 import importlib
 import os
 import sys
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from sandbox.cli.listing import add_root, resolve, root_of
+import tyro
+
+from sandbox.cli.folders import Root, resolve, root_of
 from sandbox.errors import ConfigError, SandboxError, StoreError, require
 from sandbox.store.config import foreign_sources
 from sandbox.store.files import read_json
 from sandbox.store.runs import RunFolder
 from sandbox.store.trajectories import Trajectory
+from sandbox.text import unknown
 
 CUBE = ("fourier", "alignment", "spectrum")
 STRINGS = ("nonterminals", "ngram")
 PROBES = CUBE + STRINGS
-
-_EPILOG = """\
-examples:
-  sandbox probe 3f9a --probes fourier
-      correlations of every checkpoint of every seed, in and off the support
-  sandbox probe 3f9a --probes fourier alignment --seed 2 --steps every 50000
-  sandbox probe 3f9a --probes fourier --steps 0,20000,40000 --points 20000
-  sandbox probe 5c21 --probes nonterminals ngram --steps every 6400
-      what a masked model of a grammar knows of its trees, and of its n-grams
-  sandbox probe 77b0 --probes fourier --study experiments.staircase
-      a run whose task or model is defined in experiments/staircase.py
-
-fourier prints mean |c_A| over all monomials of each degree, in the support and off it,
-averaged over seeds, +- its Monte-Carlo standard error. Where there is nothing to find,
-mean |c_A| is about 0.8 standard errors of one coefficient, not 0.
-alignment prints the share of a neuron's squared weights on the support: chance is k/d.
-spectrum prints the exact Fourier weight of p(1|x) by degree (d <= 20), and in brackets
-how much of it lies inside the support.
-nonterminals prints, level by level, how well the nonterminal over a token, and whether
-it ends there, is read off the frozen hidden states: by attention over positions, by a
-linear map, with labels of other strings (control), and from an untrained network.
-ngram prints how far a masked prediction moves (median total variation) when the n-gram
-around it is masked as well (robust) or everything else is (close), and its distance in
-nats from the exact prediction that sees the n-gram alone.
-
-A measurement is made once and kept under the root. --out exports it as an .npz with
-steps (R,), seeds (S,) and every array of the probe as (R, S, ...):
-in_support/{degree}, off_support/{degree}, degree1 (fourier), attention/nonterminal,
-linear/boundary, ... (nonterminals), each with its _se; and about, a JSON text with the
-run, strategy and probe.
-"""
 
 
 @dataclass(frozen=True)
@@ -83,61 +53,79 @@ class Request:
     out: Path | None
 
 
-def add(commands: Any) -> None:
-    """Adds the subcommand."""
-    parser = commands.add_parser(
-        "probe",
-        help="probe the checkpoints of a stored trajectory",
-        description=(
-            "Measures probes on the checkpoints of a finished run, prints a table and"
-            " stores the arrays."
+@dataclass(frozen=True)
+class Probe:
+    """Measures probes on the checkpoints of a finished run, prints a table, stores all.
+
+    Examples:
+      sandbox probe 3f9a --probes fourier
+          correlations of every checkpoint of every seed, in and off the support
+      sandbox probe 3f9a --probes fourier alignment --seed 2 --steps every 50000
+      sandbox probe 3f9a --probes fourier --steps 0,20000,40000 --points 20000
+      sandbox probe 5c21 --probes nonterminals ngram --steps every 6400
+          what a masked model of a grammar knows of its trees, and of its n-grams
+      sandbox probe 77b0 --probes fourier --study experiments.staircase
+          a run whose task or model is defined in experiments/staircase.py
+
+    fourier prints mean |c_A| over all monomials of each degree, in the support and off
+    it, averaged over seeds, +- its Monte-Carlo standard error. Where there is nothing
+    to find, mean |c_A| is about 0.8 standard errors of one coefficient, not 0.
+    alignment prints the share of a neuron's squared weights on the support: chance is
+    k/d.
+    spectrum prints the exact Fourier weight of p(1|x) by degree (d <= 20), and in
+    brackets how much of it lies inside the support.
+    nonterminals prints, level by level, how well the nonterminal over a token, and
+    whether it ends there, is read off the frozen hidden states: by attention over
+    positions, by a linear map, with labels of other strings (control), and from an
+    untrained network.
+    ngram prints how far a masked prediction moves (median total variation) when the
+    n-gram around it is masked as well (robust) or everything else is (close), and its
+    distance in nats from the exact prediction that sees the n-gram alone.
+
+    A measurement is made once and kept under the root. --out exports it as an .npz with
+    steps (R,), seeds (S,) and every array of the probe as (R, S, ...):
+    in_support/{degree}, off_support/{degree}, degree1 (fourier), attention/nonterminal,
+    linear/boundary, ... (nonterminals), each with its _se; and about, a JSON text with
+    the run, strategy and probe.
+    """
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """a run folder, or the beginning of its hash"""
+    probes: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            aliases=["-p"],
+            metavar="PROBE [PROBE ...]",
+            help=f"one or more of: {', '.join(PROBES)}",
         ),
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ]
+    steps: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STEPS ...")] = ("all",)
+    """all, a list such as 0,20000,40000, or every N (samples)"""
+    seed: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: all)")] = (
+        None
     )
-    arg = parser.add_argument
-    arg("name", metavar="RUN", help="a run folder, or the beginning of its hash")
-    arg(
-        *("--probes", "-p"),
-        nargs="+",
-        required=True,
-        metavar="PROBE",
-        help=f"one or more of: {', '.join(PROBES)}",
-    )
-    arg(
-        "--steps",
-        nargs="+",
-        default=["all"],
-        metavar="STEPS",
-        help="all (default), a list such as 0,20000,40000, or every N (samples)",
-    )
-    arg("--seed", type=int, metavar="N", help="one seed of the run (default: all)")
-    arg("--strategy", metavar="NAME", help="which strategy, where a run trains several")
-    arg(
-        "--points",
-        type=int,
-        default=100_000,
-        metavar="N",
-        help="Monte-Carlo inputs of fourier (default 100000)",
-    )
-    arg("--study", metavar="MODULE", help="module that defines the run's own classes")
-    arg(
-        "--out", type=Path, metavar="FILE", help="export the arrays as .npz (one probe)"
-    )
-    add_root(parser)
-    parser.set_defaults(run=run)
+    """one seed of the run"""
+    strategy: str | None = None
+    """which strategy, where a run trains several"""
+    points: int = 100_000
+    """Monte-Carlo inputs of fourier"""
+    study: Annotated[str | None, tyro.conf.arg(metavar="MODULE")] = None
+    """module that defines the run's own classes"""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """export the arrays as .npz (one probe)"""
+    root: Root = None
+
+    def run(self) -> int:
+        """Checks the request, measures, prints and stores."""
+        request = check(self)
+        # lazily: it imports jax, which no mistake should wait for.
+        from sandbox.cli.measure import measure
+
+        measure(request)
+        return 0
 
 
-def run(args: argparse.Namespace) -> int:
-    """Checks the request, measures, prints and stores."""
-    request = check(args)
-    from sandbox.cli.measure import measure  # imports jax
-
-    measure(request)
-    return 0
-
-
-def check(args: argparse.Namespace) -> Request:
+def check(args: Probe) -> Request:
     """Turns arguments into a request, or says in one sentence what is wrong."""
     probes = _probes(args.probes)
     require(args.points >= 2, f"--points must be at least 2, got {args.points}.")
@@ -146,9 +134,10 @@ def check(args: argparse.Namespace) -> Request:
         args.out is None or len(probes) == 1,
         "--out names one file; give one probe with it.",
     )
-    folder = resolve(args.name, root_of(args))
+    folder = resolve(args.name, root_of(args.root))
     steps = _steps(args.steps, folder)
     classes = study_classes(args.study) if args.study else ()
+    # lazily: a run that is not there is told before the train package is imported.
     from sandbox.train.run import open_run
 
     opened = open_run(folder.path, extra=classes)
@@ -168,19 +157,16 @@ def check(args: argparse.Namespace) -> Request:
     )
 
 
-def _probes(names: list[str]) -> tuple[str, ...]:
+def _probes(names: tuple[str, ...]) -> tuple[str, ...]:
+    require(bool(names), f"--probes: name one or more of {', '.join(PROBES)}.")
     for name in names:
-        if name not in PROBES:
-            close = difflib.get_close_matches(name, PROBES, n=1)
-            hint = (
-                f"did you mean {close[0]}?" if close else f"one of {', '.join(PROBES)}."
-            )
-            raise ConfigError(f"--probes: there is no probe {name!r}; {hint}")
+        require(name in PROBES, f"--probes: {unknown('probe', name, PROBES)}")
     return tuple(dict.fromkeys(names))
 
 
 def _check_task(probes: tuple[str, ...], task: Any) -> None:
     """Refuses probes that measure another kind of task than the run's."""
+    # lazily: these take as long as the rest of the command together.
     from sandbox.tasks.base import BooleanTask, VectorTask
     from sandbox.tasks.masking import MaskedLM
     from sandbox.tasks.sequences import GrammarTask
@@ -202,15 +188,15 @@ def _check_task(probes: tuple[str, ...], task: Any) -> None:
         )
 
 
-def _steps(words: list[str], folder: RunFolder) -> tuple[int, ...]:
+def _steps(words: tuple[str, ...], folder: RunFolder) -> tuple[int, ...]:
     """The checkpoints that `--steps` asks for, all of them stored."""
     every = 0
     wanted: list[int] = []
     try:
-        if words[0] == "every":
+        if words[:1] == ("every",):
             (every,) = (int(w) for w in words[1:])
             require(every >= 1, f"--steps every N needs N >= 1, got {every}.")
-        elif words != ["all"]:
+        elif words != ("all",):
             wanted = [int(p) for w in words for p in w.replace("_", "").split(",") if p]
             require(bool(wanted), "--steps must name at least one checkpoint.")
     except ConfigError:
@@ -284,12 +270,8 @@ def _strategy(name: str | None, names: list[str]) -> tuple[int, str]:
             f"--strategy: the run trains {', '.join(names)}; choose one of them.",
         )
         return 0, names[0]
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = (
-            f"did you mean {close[0]}?" if close else f"it trains {', '.join(names)}."
-        )
-        raise ConfigError(f"--strategy: the run has no strategy {name!r}; {hint}")
+    hint = unknown("strategy", name, names)
+    require(name in names, f"--strategy: {hint}")
     return names.index(name), name
 
 

@@ -1,64 +1,62 @@
 """`sandbox verify`: compares every stored file with the checksum recorded for it."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from sandbox.cli.listing import add_root, folders, held, resolve, root_of
+import tyro
+
+from sandbox.cli.folders import Root, folders, held, resolve, root_of
 from sandbox.errors import StoreError
 from sandbox.store.runs import RunFolder
 
 
-def add(commands: Any) -> None:
-    """Adds the subcommand."""
-    parser = commands.add_parser(
-        "verify",
-        help="compare every stored file with its checksum",
-        description=(
-            "Compares size and sha256 of every file of finished runs with their"
-            " manifests and names each one that is missing, cut or altered, and of"
-            " unfinished runs their saved state and the checkpoints it lists. A run"
-            " that is being written now is only listed."
-        ),
-        epilog=(
-            "examples:\n  sandbox verify\n  sandbox verify 3f9a\n"
-            "  sandbox verify runs/teacher/3f9a6c2e11d04b77\n\n"
-            "exit code: 0 all sound, 1 problems found, 2 no such run"
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "name",
-        nargs="?",
-        metavar="RUN",
-        help="a run folder or the beginning of its hash (default: every run)",
-    )
-    add_root(parser)
-    parser.set_defaults(run=run)
+@dataclass(frozen=True)
+class Verify:
+    """Compares size and sha256 of every file of finished runs with their manifests.
 
+    Names each file that is missing, cut or altered, and checks of unfinished runs their
+    saved state and the checkpoints it lists. A run that is being written now is only
+    listed.
 
-def run(args: argparse.Namespace) -> int:
-    """Prints what is wrong and returns 1 if anything is."""
-    root = root_of(args)
-    found = [resolve(args.name, root)] if args.name else _folders(root)
-    sound = bad = unfinished = 0
-    for folder in found:
-        writing = not folder.complete and held(folder)
-        problems = [] if writing else _problems(folder)
-        if not folder.complete and not problems:
-            unfinished += 1
-            state = "being written now" if writing else "unfinished"
-            print(f"{folder.path} is {state}")
-            continue
-        bad += bool(problems)
-        sound += not problems
-        for line in problems:
-            print(line)
-    where = "" if args.name else f" under {root}"
-    print(f"{sound} sound, {bad} with problems, {unfinished} unfinished{where}.")
-    if bad:
-        print("A run that lost a file is trained again once its folder is deleted.")
-    return 1 if bad else 0
+    Examples:
+      sandbox verify
+      sandbox verify 3f9a
+      sandbox verify runs/teacher/3f9a6c2e11d04b77
+
+    Exit code: 0 all sound, 1 problems found, 2 no such run.
+    """
+
+    name: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: every run)"),
+    ] = ""
+    """a run folder or the beginning of its hash"""
+    root: Root = None
+
+    def run(self) -> int:
+        """Prints what is wrong and returns 1 if anything is."""
+        root = root_of(self.root)
+        found = [resolve(self.name, root)] if self.name else _folders(root)
+        sound = bad = unfinished = 0
+        for folder in found:
+            writing = not folder.complete and held(folder)
+            problems = [] if writing else _problems(folder)
+            if not folder.complete and not problems:
+                unfinished += 1
+                state = "being written now" if writing else "unfinished"
+                print(f"{folder.path} is {state}")
+                continue
+            bad += bool(problems)
+            sound += not problems
+            for line in problems:
+                print(line)
+        where = "" if self.name else f" under {root}"
+        print(f"{sound} sound, {bad} with problems, {unfinished} unfinished{where}.")
+        if bad:
+            print("A run that lost a file is trained again once its folder is deleted.")
+        return 1 if bad else 0
 
 
 def _folders(root: Path) -> list[RunFolder]:

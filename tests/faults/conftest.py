@@ -85,7 +85,7 @@ def watch(event, args):
 sys.addaudithook(watch)
 reach("begin", what)
 
-from experiments.command import guarded
+from sandbox.command import guarded
 
 
 def study():
@@ -94,14 +94,13 @@ def study():
 
     from experiments import parity_mlp
     from experiments.parity_setting import Setting
-    from sandbox.probes import offline
     from sandbox.tasks.parity import Parity, RandomSupport
-    from sandbox.train import loop
+    from sandbox.train import loop, resumable
     from sandbox.train.optim import SGD, LearningRate
 
     seconds = os.environ.get("STUDY_SAVE_SECONDS")
     if seconds:
-        loop.SAVE_SECONDS = offline.SAVE_SECONDS = float(seconds)
+        resumable.SAVE_SECONDS = float(seconds)
     long = os.environ.get("STUDY_SIZE") == "long"
     setting = Setting(
         task=Parity(d=10, k=3, support=RandomSupport()),
@@ -230,7 +229,7 @@ class Study:
     def verify(self) -> subprocess.CompletedProcess[str]:
         """What `sandbox verify` says of the store."""
         return subprocess.run(
-            [sys.executable, "-m", "sandbox.cli", "verify", "--root", str(self.root)],
+            [sys.executable, "-m", "sandbox", "verify", "--root", str(self.root)],
             env=self.env,
             capture_output=True,
             text=True,

@@ -93,7 +93,7 @@ def copy_project(target: Path) -> None:
 
 _IMPORTED = """
 import pathlib, sys
-import experiments.command, paper_repro, sandbox.errors
+import experiments, paper_repro, sandbox.command
 for module in (experiments, paper_repro, sandbox):
     path = pathlib.Path(list(module.__path__)[0]).resolve()
     if path.parent != pathlib.Path.cwd().resolve():

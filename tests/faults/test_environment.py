@@ -77,7 +77,7 @@ def test_a_jumping_clock_and_a_long_path(study: Study, reference: Study) -> None
 
 def test_what_an_encoding_lacks_is_escaped() -> None:
     program = (
-        "from experiments.command import guarded\n"
+        "from sandbox.command import guarded\n"
         "guarded(lambda: print('cap \\u221e at \\udce9'))\n"
     )
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

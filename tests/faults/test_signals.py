@@ -55,7 +55,7 @@ def test_a_command_ends_with_75_wherever_it_is() -> None:
     for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
         program = (
             "import signal\n"
-            "from experiments.command import guarded\n"
+            "from sandbox.command import guarded\n"
             "def action():\n"
             "    try:\n"
             f"        signal.raise_signal(signal.{name})\n"

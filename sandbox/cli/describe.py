@@ -1,29 +1,30 @@
-"""What is in a grammar: sizes, exact lengths, entropy, ambiguity, and sample strings.
-
-    python -m experiments.grammar cfg3b
-    python -m experiments.grammar cfg3b --start 13 14 15 --samples 5
-    python -m experiments.grammar my.pcfg --figure lengths.png
+"""What `sandbox grammar` prints: the part that needs jax.
 
 All numbers are exact unless they are said to be estimates. Levels are depths in the
 derivation tree (`sandbox.tasks.grammar_arrays`). A grammar that recurses has neither
 levels nor samples; its expected length and entropy are printed.
 """
 
-import argparse
-import os
-import sys
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
-from experiments.command import guarded
-from sandbox.errors import ConfigError, require
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from sandbox.tasks.grammar import Grammar
-    from sandbox.tasks.grammar_arrays import GrammarArrays
+from sandbox.plotting.style import WIDE, color_of, save, styled
+from sandbox.tasks import grammar_graph as graph
+from sandbox.tasks.grammar import Grammar
+from sandbox.tasks.grammar_ambiguity import ambiguity, count_parses
+from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
+from sandbox.tasks.grammar_rule import is_terminal, listed
+from sandbox.tasks.grammar_sampler import sample_strings, to_tree
+from sandbox.text import table
 
 BINS, BAR = 12, 40
 """Most rows of a histogram, and characters of its longest bar."""
@@ -33,33 +34,20 @@ PARSED = 20
 """Strings whose trees are counted where ambiguity is estimated."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as for every other mistake."""
-        raise ConfigError(f"{message} (see `{self.prog} --help`)")
-
-
-def sizes(grammar: "Grammar") -> str:
+def sizes(grammar: Grammar) -> str:
     """Name, start, and how many of everything."""
-    from sandbox.tasks.grammar_graph import nonterminals
-    from sandbox.tasks.grammar_rule import is_terminal, listed
-
     words = sorted({s for r in grammar.rules for s in r.right if is_terminal(s)})
     longest = max(len(r.right) for r in grammar.rules)
+    n = len(graph.nonterminals(grammar.rules))
     return (
         f"{grammar.name} from {listed(grammar.start)}: {len(grammar.rules)} rules of"
-        f" {len(nonterminals(grammar.rules))} nonterminals, at most {longest} symbols"
+        f" {n} nonterminals, at most {longest} symbols"
         f" on a right side; {len(words)} terminals ({listed(words)})"
     )
 
 
-def recursion(grammar: "Grammar") -> str:
+def recursion(grammar: Grammar) -> str:
     """What is known of a grammar that recurses."""
-    import math
-
-    from sandbox.tasks import grammar_graph as graph
-    from sandbox.tasks.grammar_rule import listed
-
     rate, where = graph.growth_rate(grammar.rules)
     lengths = graph.expected_lengths(grammar.rules)
     entropies = graph.derivation_entropies(grammar.rules)
@@ -80,12 +68,8 @@ def _entropy(nats: float, length: float) -> str:
     )
 
 
-def levels(arrays: "GrammarArrays") -> str:
+def levels(arrays: GrammarArrays) -> str:
     """One row a level: its symbols, nodes, and the tokens under a node."""
-    import numpy as np
-
-    from sandbox.cli.listing import table
-
     n = np.arange(arrays.longest + 1)
     rows = []
     for level in range(arrays.n_levels):
@@ -108,7 +92,7 @@ def levels(arrays: "GrammarArrays") -> str:
     return table(header, rows, right="rlrrrrrr")
 
 
-def histogram(arrays: "GrammarArrays", level: int) -> Iterator[str]:
+def histogram(arrays: GrammarArrays, level: int) -> Iterator[str]:
     """The distribution of the tokens under a node of a level, as lines of text."""
     p = arrays.level_length_distribution[level]
     low = int(arrays.level_min_length[level])
@@ -124,10 +108,8 @@ def histogram(arrays: "GrammarArrays", level: int) -> Iterator[str]:
         yield f"  {span}  {share:7.4f} {bar}".rstrip()
 
 
-def about_ambiguity(grammar: "Grammar", arrays: "GrammarArrays | None") -> str:
+def about_ambiguity(grammar: Grammar, arrays: GrammarArrays | None) -> str:
     """The verdict, and how it was reached."""
-    from sandbox.tasks.grammar_ambiguity import ambiguity
-
     found = ambiguity(grammar)
     if found.verdict == "unambiguous":
         return "unambiguous (exact): the entropy of the strings is that of derivations"
@@ -141,19 +123,13 @@ def about_ambiguity(grammar: "Grammar", arrays: "GrammarArrays | None") -> str:
     return f"{text}; estimate: {many} of {PARSED} sampled strings have several trees"
 
 
-def _draw(arrays: "GrammarArrays", n: int, seed: int) -> Any:
-    from functools import partial
-
-    import jax
-
-    from sandbox.tasks.grammar_sampler import sample_strings
+def _draw(arrays: GrammarArrays, n: int, seed: int) -> Any:
 
     draw = jax.jit(partial(sample_strings, arrays), static_argnums=2)
     return jax.device_get(draw(jax.random.key(seed), 0, n))
 
 
-def _tree_counts(arrays: "GrammarArrays") -> Iterator[int]:
-    from sandbox.tasks.grammar_ambiguity import count_parses
+def _tree_counts(arrays: GrammarArrays) -> Iterator[int]:
 
     strings = _draw(arrays, PARSED, 1)
     for tokens, n in zip(strings.tokens, strings.length, strict=True):
@@ -171,10 +147,8 @@ def tree_lines(tree: Any, depth: int = 0) -> Iterator[str]:
         yield from tree_lines(child, depth + 1)
 
 
-def samples(arrays: "GrammarArrays", n: int, seed: int) -> Iterator[str]:
+def samples(arrays: GrammarArrays, n: int, seed: int) -> Iterator[str]:
     """Strings and their trees."""
-    from sandbox.tasks.grammar_sampler import to_tree
-
     strings = _draw(arrays, n, seed)
     for row in range(n):
         tokens = strings.tokens[row, : strings.length[row]]
@@ -186,14 +160,8 @@ def samples(arrays: "GrammarArrays", n: int, seed: int) -> Iterator[str]:
             yield f"... {len(lines) - TREE_LINES} more lines"
 
 
-def draw_lengths(arrays: "GrammarArrays") -> "Figure":
+def draw_lengths(arrays: GrammarArrays) -> Figure:
     """The exact distribution of the tokens under a node, one panel a level."""
-    import matplotlib.pyplot as plt
-    import numpy as np
-    from matplotlib.ticker import MaxNLocator
-
-    from sandbox.plotting.style import WIDE, color_of, styled
-
     columns = min(3, arrays.n_levels)
     n_rows = -(-arrays.n_levels // columns)
     with styled():
@@ -217,26 +185,14 @@ def draw_lengths(arrays: "GrammarArrays") -> "Figure":
     return figure
 
 
-def report(args: argparse.Namespace) -> None:
+def describe(
+    grammar: Grammar, *, n_samples: int, seed: int, figure: Path | None
+) -> None:
     """Prints everything that was asked for."""
-    require(args.samples >= 0, f"--samples must be at least 0, got {args.samples}.")
-    require(
-        args.seed in range(2**31), f"--seed must lie in 0..2^31-1, got {args.seed}."
-    )
-    require(
-        args.figure is None or args.figure.suffix == ".png",
-        f"--figure must end in .png, got {args.figure}.",
-    )
-    from sandbox.tasks.grammar import load_grammar
-
-    grammar = load_grammar(args.grammar, tuple(args.start) if args.start else None)
     if grammar.recursive:
-        require(args.figure is None, "--figure needs a grammar without recursion.")
         print(sizes(grammar), recursion(grammar), sep="\n")
         print(about_ambiguity(grammar, None))
         return
-    from sandbox.tasks.grammar_arrays import compile_grammar
-
     arrays = compile_grammar(grammar)
     low, high = arrays.level_min_length[0], arrays.level_max_length[0]
     length = float(arrays.expected_nodes[-1])
@@ -249,38 +205,8 @@ def report(args: argparse.Namespace) -> None:
     for level in range(arrays.n_levels):
         print(f"\ntokens under a node of level {level} ({arrays.level_name(level)}):")
         print("\n".join(histogram(arrays, level)))
-    if args.figure is not None:
-        from sandbox.plotting.style import save
-
-        png, _ = save(draw_lengths(arrays), args.figure.with_suffix(""))
+    if figure is not None:
+        png, _ = save(draw_lengths(arrays), figure.with_suffix(""))
         print(f"\nfigure: {png}")
-    if args.samples:
-        print("\n".join(samples(arrays, args.samples, args.seed)))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the command line and prints."""
-    parser = _Parser(
-        prog="python -m experiments.grammar",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    arg = parser.add_argument
-    arg(
-        "grammar", metavar="FILE_OR_NAME", help="a file in nltk's PCFG syntax, or cfg3b"
-    )
-    arg("--start", nargs="+", metavar="SYMBOL", help="start from these symbols instead")
-    arg("--samples", type=int, default=3, help="strings to print (default 3)")
-    arg("--seed", type=int, default=0, help="of the strings (default 0)")
-    arg("--figure", type=Path, metavar="PATH", help="draw the lengths: .png, and .svg")
-    try:
-        guarded(lambda: report(parser.parse_args(argv)))
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if n_samples:
+        print("\n".join(samples(arrays, n_samples, seed)))

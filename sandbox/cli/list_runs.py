@@ -1,25 +1,15 @@
 """`sandbox runs`: one line a run folder, from JSON alone."""
 
-import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox.cli.listing import (
-    add_root,
-    folders,
-    held,
-    is_plain,
-    printable,
-    record_text,
-    root_of,
-    size_text,
-    table,
-    word_of,
-)
+from sandbox.cli.folders import Root, folders, held, root_of
 from sandbox.errors import SandboxError
 from sandbox.store.files import read_json
 from sandbox.store.runs import RunFolder
+from sandbox.text import printable, size, table
 
 _HEADER = (
     *("kind", "hash", "task", "model", "strategies"),
@@ -30,59 +20,79 @@ _MOST_JSON = 10**7
 """Bytes of a stored JSON text that are read at most; a real one is far smaller."""
 
 
-def add(commands: Any) -> None:
-    """Adds the subcommand."""
-    parser = commands.add_parser(
-        "runs",
-        help="list every stored run",
-        description=(
-            "Lists every run folder: what it trains, how far it is and what it takes on"
-            " disk. `held` means that a process is writing it now; `unfinished` that"
-            " the command which started it would resume it; `damaged` that its files"
-            " cannot be read as a run."
-        ),
-        epilog=(
-            "examples:\n  sandbox runs\n  sandbox runs --root /scratch/runs\n\n"
-            "exit code: 0 all could be read, 1 some are damaged, 2 no such folder"
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_root(parser)
-    parser.set_defaults(run=run)
+@dataclass(frozen=True)
+class Runs:
+    """Lists every run folder: what it trains, how far it is and what it takes on disk.
 
+    `held` means that a process is writing it now; `unfinished` that the command which
+    started it would resume it; `damaged` that its files cannot be read as a run.
 
-def run(args: argparse.Namespace) -> int:
-    """Prints the table; returns 1 if a run in it is damaged."""
-    root = root_of(args)
-    found = folders(root)
-    if not found:
-        print(f"no runs under {root} yet.")
-        return 0
-    rows = [_row(r) for r in found]
-    print(table(_HEADER, rows, right="llllllrlrr"))
-    damaged = sum(row[_HEADER.index("state")] == "damaged" for row in rows)
-    if damaged:
-        print(f"{damaged} damaged; `sandbox verify` says what is wrong.")
-    return 1 if damaged else 0
+    Examples:
+      sandbox runs
+      sandbox runs --root /scratch/runs
+
+    Exit code: 0 all could be read, 1 some are damaged, 2 no such folder.
+    """
+
+    root: Root = None
+
+    def run(self) -> int:
+        """Prints the table; returns 1 if a run in it is damaged."""
+        root = root_of(self.root)
+        found = folders(root)
+        if not found:
+            print(f"no runs under {root} yet.")
+            return 0
+        rows = [_row(r) for r in found]
+        print(table(_HEADER, rows, right="llllllrlrr"))
+        damaged = sum(row[_HEADER.index("state")] == "damaged" for row in rows)
+        if damaged:
+            print(f"{damaged} damaged; `sandbox verify` says what is wrong.")
+        return 1 if damaged else 0
 
 
 def _row(run: RunFolder) -> list[str]:
     config, outcome = _read(run.path / "config.json"), _read(run.path / "outcome.json")
-    spec = config.get("spec") or _as_spec(config)
+    spec = config.get("spec") or _as_spec(config, run.path.parent.name)
     state, samples, seconds = _progress(run, outcome)
     if not isinstance(spec, dict) or not spec:
         spec, state = {}, "damaged"
     cells = [
         *(run.path.parent.name, run.path.name),
-        *(record_text(spec.get("task")), record_text(spec.get("model"))),
+        *(_record_text(spec.get("task")), _record_text(spec.get("model"))),
         _names(spec.get("strategies")),
         _seeds(spec),
         f"{samples:,}" if _is_count(samples) else "?",
         state,
-        size_text(_size(run.path)),
+        size(_size(run.path)),
         f"{seconds:,.0f}" if _is_count(seconds) else "?",
     ]
     return [printable(c, _WIDE) for c in cells]
+
+
+def _record_text(record: Any) -> str:
+    """One line of a saved record, e.g. `Parity d=32 k=6 RandomSupport`."""
+    if not isinstance(record, dict):
+        return "?"
+    words = [_word_of(record.get("type", "?"))]
+    for name, value in list(record.items())[:20]:
+        if isinstance(value, dict):
+            words.append(_word_of(value.get("type", "?")))
+        elif isinstance(value, list):
+            words.append(f"{name}={'x'.join(_word_of(v) for v in value[:20])}")
+        elif name != "type":
+            words.append(f"{name}={_word_of(value)}")
+    return " ".join(words)
+
+
+def _word_of(value: Any) -> str:
+    """A value of a record where a number or a name is expected."""
+    return str(value) if isinstance(value, str | int | float | None) else "?"
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether there is a file proper: no link, pipe or folder, which are not read."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _is_count(value: Any) -> bool:
@@ -94,16 +104,24 @@ def _names(strategies: Any) -> str:
     if not isinstance(strategies, list) or not strategies:
         return "?"
     named = (s if isinstance(s, dict) else {} for s in strategies[:20])
-    return ",".join(word_of(s.get("name", "?"))[:_WIDE] for s in named)
+    return ",".join(_word_of(s.get("name", "?"))[:_WIDE] for s in named)
 
 
-def _as_spec(config: dict[str, Any]) -> dict[str, Any]:
-    """What a measurement's config says, in the fields of a run's."""
+def _as_spec(config: dict[str, Any], kind: str) -> dict[str, Any]:
+    """What the config of a measurement or computation says, in the fields of a run's.
+
+    Args:
+      config: as it was stored.
+      kind: of the folder.
+    """
+    if kind == "computed":
+        said = {k: v for k, v in config.items() if k not in ("schema", "foreign")}
+        return {"task": said} if said else {}
     probe = config.get("probe")
     if not isinstance(probe, dict):
         return {}
-    kind, run_of = word_of(probe.get("type", "?")), word_of(config.get("run", "?"))
-    of = {"name": f"{kind} of {run_of}"}
+    what, run_of = _word_of(probe.get("type", "?")), _word_of(config.get("run", "?"))
+    of = {"name": f"{what} of {run_of}"}
     return {"task": probe.get("task"), "model": probe.get("model"), "strategies": [of]}
 
 
@@ -124,7 +142,7 @@ def _resume_meta(path: Path) -> dict[str, Any]:
     """The JSON beside the newest saved state (a safetensors header), if any."""
     for file in sorted(path.glob("resume-*.safetensors"), reverse=True):
         try:
-            if not is_plain(file):
+            if not _is_plain(file):
                 continue
             with open(file, "rb") as f:
                 length = int.from_bytes(f.read(8), "little")
@@ -140,7 +158,7 @@ def _resume_meta(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """A stored JSON object; empty where there is none that can be read."""
     try:
-        if not is_plain(path) or path.stat().st_size > _MOST_JSON:
+        if not _is_plain(path) or path.stat().st_size > _MOST_JSON:
             return {}
         data = read_json(path)
     except (SandboxError, OSError, RecursionError):
@@ -159,7 +177,7 @@ def _size(path: Path) -> int:
     total = 0
     for p in path.rglob("*"):
         try:
-            total += p.lstat().st_size if is_plain(p) else 0
+            total += p.lstat().st_size if _is_plain(p) else 0
         except OSError:
             continue  # a temporary file that was just renamed
     return total

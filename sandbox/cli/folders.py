@@ -1,0 +1,88 @@
+"""What the subcommands share: finding runs, and whether one is being written."""
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, Optional
+
+import tyro
+
+from sandbox.errors import StoreError
+from sandbox.store.runs import MANIFEST, RunFolder, default_root
+
+Root = Annotated[
+    Optional[Path],  # noqa: UP045 - of `Path | None` tyro asks a slow library
+    tyro.conf.arg(
+        help="where the runs are",
+        help_behavior_hint="(default: $SANDBOX_RUNS, else ./runs)",
+        metavar="DIR",
+    ),
+]
+
+
+def root_of(root: Path | None) -> Path:
+    """The folder of runs that was asked for.
+
+    Raises:
+      StoreError: it was named and is not a folder.
+    """
+    if root is not None and not root.is_dir():
+        raise StoreError(f"--root: {root} is not a folder.")
+    return default_root() if root is None else root
+
+
+def folders(root: Path) -> list[RunFolder]:
+    """Every run under `root`, also one that has lost its config."""
+    found = {
+        p.parent for name in ("config.json", MANIFEST) for p in root.glob(f"*/*/{name}")
+    }
+    return [RunFolder(p) for p in sorted(found)]
+
+
+def resolve(name: str, root: Path) -> RunFolder:
+    """The run that `name` means: a folder, or the beginning of one run's hash.
+
+    Raises:
+      StoreError: no run, or more than one, is meant.
+    """
+    path = Path(name)
+    try:
+        if any((path / f).is_file() for f in ("config.json", MANIFEST)):
+            return RunFolder(path)
+    except (OSError, ValueError) as e:  # no file can have such a name
+        raise StoreError(f"{name[:60]!r} cannot be the name of a run ({e}).") from e
+    kind, _, start = name.rpartition("/")
+    match = [
+        r
+        for r in folders(root)
+        if start and r.path.name.startswith(start) and kind in ("", r.path.parent.name)
+    ]
+    if not match:
+        raise StoreError(
+            f"no run folder and no run under {root} is called {name[:60]!r};"
+            " `sandbox runs` lists what there is."
+        )
+    if len(match) > 1:
+        names = ", ".join(f"{r.path.parent.name}/{r.path.name}" for r in match[:4])
+        more = f" and {len(match) - 4} more" if len(match) > 4 else ""
+        raise StoreError(f"{name!r} begins {names}{more}; give more of it.")
+    return match[0]
+
+
+def held(run: RunFolder) -> bool:
+    """Whether some process is writing this run now; frees the lock at once."""
+    try:
+        handle = os.open(run.path / ".lock", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
