@@ -1,7 +1,7 @@
 """The curriculum in a PCFG teacher's checkpoints: phases, n-grams, and what they teach.
 
     python -m experiments.pcfg_curriculum smoke
-    python -m experiments.pcfg_curriculum cpu --setting.n-seeds 5
+    python -m experiments.pcfg_curriculum cpu --setting.n-teachers 5
     python -m experiments.pcfg_curriculum --help
 
 Reproduces the figure on curricula in PCFGs of arXiv 2410.05464. A teacher's loss goes
@@ -10,310 +10,285 @@ measured beside the exact n-gram predictors; and 2-shot students are trained fro
 of checkpoints, to see which one teaches best.
 """
 
-from dataclasses import dataclass, field
-from itertools import cycle
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from itertools import chain, cycle
+from typing import Any
 
-from experiments import pcfg_setting
-from experiments.pcfg_setting import Setting, task_text
-from experiments.pcfg_teachers import Probed, Teacher, probe_teacher, train_teachers
-from sandbox.distill.sources import Final, NShot
-from sandbox.distill.strategy import Strategy, Target
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments.pcfg_accuracy import CPU, PAPER, SMOKE, about, strings
 from sandbox.errors import require
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import numpy as np
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from sandbox.train.progress import Progress
-    from sandbox.train.run import Run
+from sandbox.plotting.curves import band, log_levels, log_steps
+from sandbox.plotting.style import DEGREE_COLORS, color_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The study's knobs.
+class PcfgCurriculum(st.Study):
+    """Phases, n-grams and checkpoints of PCFG teachers, after arXiv 2410.05464.
 
     Attributes:
       setting: strings, teachers and students.
+      ngrams: what is probed along the teachers' training.
       candidates: teacher steps whose checkpoints teach the first stage of a 2-shot
         student each; the one chosen by rule comes on top.
       tau: teacher temperature; 0 is the argmax.
     """
 
-    setting: Setting = field(default_factory=pcfg_setting.smoke)
+    setting: st.Setting = SMOKE
+    ngrams: st.Ngrams = st.Ngrams(strings=64, places=3)
     candidates: tuple[int, ...] = (25, 50, 100, 200, 400)
     tau: float = 1.0
 
-    def __post_init__(self) -> None:
-        """Builds the strategies once, so that a bad value is refused at once."""
+    presets = {
+        "smoke": st.preset("Level 10, one layer, two seeds."),
+        "cpu": st.preset(
+            "cfg3b from level 13, two layers, 8 heads to 2, five seeds.",
+            setting=CPU,
+            ngrams=st.Ngrams(),
+            candidates=(50, 100, 150, 200, 300, 450, 700, 1200, 2000),
+        ),
+        "paper": st.preset(
+            "Whole cfg3b strings, four layers, 32 heads to 8, argmax of the teacher.",
+            setting=PAPER,
+            ngrams=st.Ngrams(every=100, places=14),
+            candidates=(100, 200, 400, 600, 800, 1000, 1400),
+            tau=0.0,
+        ),
+    }
+    since = {"smoke, cpu": "2026-11-22 9bce772"}
+
+    def check(self) -> None:
+        """Refuses candidates out of order, and probes without the claimed 3-grams."""
         c = self.candidates
         require(
             len(c) >= 2 and list(c) == sorted(set(c)),
             f"candidates must be two or more increasing teacher steps, got {c}.",
         )
-        require(
-            self.setting.task == "masked",
-            "setting.task must be masked: the n-gram probe masks tokens.",
-        )
-        self.setting.student_spec(strategies(self, middle=min(c)), 0)
+        self.ngrams.check(self.setting)
+        require(3 in self.ngrams.windows, "ngrams.windows must hold 3, for claim G3.")
 
+    def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        """CE, one-shot, and 2-shot from every candidate and from the middle."""
+        middle = t["middle"]
+        assert isinstance(middle, int), "groups are of one seed"
+        steps = {*map(t.setting.samples, self.candidates), middle}
+        taught = [
+            st.two_shot(n, t.hold, self.tau, name=f"from_{n // t.setting.one}")
+            for n in sorted(steps)
+        ]
+        return [st.ce(), st.one_shot(self.tau), *taught]
 
-def smoke() -> Config:
-    """Level 10, one layer, two seeds."""
-    return Config(setting=pcfg_setting.smoke())
+    def measure(self, r: st.Result) -> st.Probed:
+        """The n-gram probe along every teacher's training."""
+        return self.ngrams.measure(r)
 
+    def share(self, r: st.Result) -> float:
+        """Of all steps, after which students are compared."""
+        return 1.0 if r.preset == "paper" else 0.5
 
-def cpu() -> Config:
-    """cfg3b from level 13, two layers, 8 heads to 2, five seeds."""
-    return Config(
-        setting=pcfg_setting.cpu(),
-        candidates=(50, 100, 150, 200, 300, 450, 700, 1200, 2000),
-    )
+    def by_candidate(self, r: st.Result, share: float) -> np.ndarray:
+        """2-shot accuracy at a share of all steps, `(T, candidates)`."""
+        lanes = [f"from_{step}" for step in self.candidates]
+        return np.stack([accuracy(r, lane, share) for lane in lanes], 1)
 
+    def figure(self, r: st.Result) -> Figure:
+        """Loss with its drop, reliance on n-grams, nearest predictor, and students.
 
-def paper() -> Config:
-    """Whole cfg3b strings, four layers, 32 heads to 8, argmax of the teacher."""
-    return Config(
-        setting=pcfg_setting.paper(),
-        candidates=(100, 200, 400, 600, 800, 1000, 1400),
-        tau=0.0,
-    )
-
-
-PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
-
-
-def lane_name(step: int) -> str:
-    """How the 2-shot lane of a teacher step is called."""
-    return f"from_{step}"
-
-
-def strategies(config: Config, *, middle: int) -> tuple[Strategy, ...]:
-    """CE, one-shot, and a 2-shot lane for every candidate and for the middle."""
-    s, target = config.setting, Target(tau=config.tau)
-    steps = sorted({*config.candidates, middle})
-    return (
-        Strategy(name="ce"),
-        Strategy(name="one_shot", source=Final(), target=target),
-        *(
-            Strategy(
-                name=lane_name(step),
-                source=NShot(steps=(s.samples(step),), hold=s.samples(s.hold)),
-                target=target,
+        Grey: the median drop of the teachers' loss; dotted vertical line: the
+        checkpoint that the rule chooses. Medians and quartiles over seeds. A 2-shot
+        student is drawn at the step of the checkpoint that it starts from; thin lines
+        are its seeds.
+        """
+        fig, axes = st.panels(2, 2, height=5.0)
+        draw = (self._loss, self._windows, self._distances, self._students)
+        for ax, panel in zip(axes.flat, draw, strict=True):
+            panel(ax, r)
+            start, end, middle = (
+                float(np.nanmedian(drop(r, at))) for at in ("start", "end", "steepest")
             )
-            for step in steps
-        ),
+            ax.axvspan(start, end, color="0.93", lw=0, zorder=0)
+            ax.axvline(middle, color=color_of("two_shot"), lw=0.9, ls=":")
+            log_steps(ax)
+            ax.set_xlim(r.setting.spacing, r.measured.steps[-1])
+            ax.set_xlabel("teacher steps")
+        fig.suptitle(f"{about(r.setting)}; {st.counts_text(r)}", fontsize=8)
+        return fig
+
+    def _loss(self, ax: Axes, r: st.Result) -> None:
+        x, y = r.rows(r.curves("teacher", "loss"))
+        band(ax, x, y, label="loss", color=color_of("teacher"), points=2000)
+        x, y = r.rows(r.curves("teacher"))
+        band(ax, x, y, label="accuracy", color="0.55", points=2000, linestyle="--")
+        ax.set_ylim(0, None)
+        ax.set_ylabel("teacher: loss (nats), accuracy")
+        ax.set_title("three phases (drop shaded)")
+        ax.legend(loc="upper right")
+
+    def _windows(self, ax: Axes, r: st.Result) -> None:
+        for n, color in self._colors():
+            _probed(ax, r, f"m_robust/{n}/median", f"{n}-gram", color)
+            exact = np.nanmedian(r.measured.values[f"exact/m_robust/{n}/median"])
+            ax.axhline(float(exact), color=color, lw=0.8, ls=":")
+        ax.set_ylim(-0.01, None)
+        ax.set_ylabel("median M_robust (total variation)")
+        ax.set_title("reliance on the n-gram (··· exact predictor)")
+        ax.legend(loc="upper left")
+
+    def _distances(self, ax: Axes, r: st.Result) -> None:
+        for n, color in self._colors():
+            _probed(ax, r, f"kl/{n}", f"{n}-gram", color)
+        _probed(ax, r, "kl/all", "all tokens", color_of("teacher"))
+        log_levels(ax)
+        ax.set_ylabel("KL(exact, restricted || teacher), nats")
+        ax.set_title("which exact predictor it resembles")
+        ax.legend(loc="best")
+
+    def _colors(self) -> Iterator[tuple[int, str]]:
+        return zip(self.ngrams.windows, cycle(DEGREE_COLORS), strict=False)
+
+    def _students(self, ax: Axes, r: st.Result) -> None:
+        steps, share, color = self.candidates, self.share(r), color_of("two_shot")
+        rows = self.by_candidate(r, share)
+        low, mid, high = np.nanquantile(rows, [0.25, 0.5, 0.75], axis=0)
+        ax.plot(steps, mid, "o-", color=color, ms=3, label="2-shot from this step")
+        ax.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
+        ax.plot(steps, rows.T, color=color, lw=0.4, alpha=0.5)
+        for name in ("one_shot", "ce"):
+            value = float(np.nanmedian(accuracy(r, name, share)))
+            ax.axhline(value, color=color_of(name), lw=1.1, label=r.label(name))
+        ax.set_ylabel("student top-1 accuracy")
+        ax.set_title(f"students at {share:.0%} of their steps")
+        ax.legend(loc="best")
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """G2, G3 and G4 by the rules of the cpu scale."""
+        return chain(phases(r), reliance(r, fall=0.5), self._best(r))
+
+    def paper_claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """G2, G3 and G4 by the rules of the paper scale."""
+        return chain(phases(r), reliance(r, fall=0.1), self._best(r))
+
+    def _best(self, r: st.Result) -> Iterator[st.Claim]:
+        """G4: which checkpoint teaches best.
+
+        The best one is chosen on the mean over the seeds that also judge it, which
+        favours it; `G4.others` and `G4.rule` choose without looking.
+        """
+        share, middle = self.share(r), drop(r, "steepest")
+        y, where = self.by_candidate(r, share), f"at {share:.0%} of the steps"
+        at = int(mean(y).argmax())
+        step = self.candidates[at]
+        early, late = drop(r, "start") - step, step - drop(r, "end")
+        outside = np.maximum(np.maximum(early, late), 0)
+        text = f"steps from the drop to the best candidate {where}"
+        words = f"the best checkpoint ({step}) lies in the drop phase"
+        paper = "C1 ~ 1k of 8k steps"
+        yield st.at_most("G4.place", _each(outside, text), 0.0, words, paper=paper)
+        rows = [accuracy(r, f"from_{n:.0f}", share) for n in middle]
+        best = _each(y[:, at], "accuracy(best)")
+        earliest = _each(y[:, 0], f"accuracy(earliest) {where}")
+        others = _each(best_for_others(y), "accuracy(best of the others)")
+        own = _each(np.diagonal(rows), "accuracy(middle)")
+        one = _each(accuracy(r, "one_shot", share), f"accuracy(one-shot) {where}")
+        paper = {"one_shot": ".925 / .888", "earliest": ".925 / .85"}
+        for name, gap, words in (
+            ("one_shot", best - one, "the best checkpoint beats one-shot"),
+            ("earliest", best - earliest, "the best checkpoint beats the earliest"),
+            ("others", others - one, "the one best for the other seeds beats one-shot"),
+            ("rule", own - one, "the checkpoint chosen by rule beats one-shot"),
+        ):
+            shown = paper.get(name, "not in the paper")
+            yield st.positive(f"G4.{name}", gap, f"2-shot from {words}", paper=shown)
+
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        """Every candidate's accuracy, and the n-gram curves at their peak and end."""
+        shares, probed = {"0.5": 0.5, "1": 1.0}, r.measured
+        plain = {
+            name: {k: accuracy(r, name, q).round(4) for k, q in shares.items()}
+            for name in ("one_shot", "ce")
+        }
+        two_shot = {k: self.by_candidate(r, q).round(4) for k, q in shares.items()}
+        windows = {
+            str(n): {
+                "peak_step": probed.peaks(n),
+                "peak": probed.m_robust(n).max(1).round(4),
+                "end": probed.m_robust(n)[:, -1].round(4),
+                "exact": probed.values[f"exact/m_robust/{n}/median"][:, -1].round(4),
+            }
+            for n in self.ngrams.windows
+        }
+        measured = {"candidates": self.candidates, "two_shot": two_shot, **plain}
+        measured["m_robust_median"] = windows
+        return {"measured": measured, "strings": strings(r)}
+
+
+def drop(r: st.Result, at: str) -> np.ndarray:
+    """A field of every teacher's `Drop` in its steps, NaN where it has none, `(T,)`."""
+    each = r.of_seeds(lambda t, s: getattr(t.chosen.each[s], at) / t.setting.one, at)
+    return each.values[:, 0]
+
+
+def accuracy(r: st.Result, lane: str, share: float) -> np.ndarray:
+    """Accuracy at a share of all steps, the mean over initialisations, `(T,)`."""
+    return r.at(lane, share).values.mean(1)
+
+
+def _each(values: np.ndarray, text: str) -> st.Quantity:
+    """One number of every teacher's students."""
+    return st.Quantity(values[:, None], text)
+
+
+def _probed(ax: Axes, r: st.Result, name: str, label: str, color: str) -> None:
+    """An array of the n-gram probe over training."""
+    y = r.measured.values[name]
+    x = np.broadcast_to(r.measured.steps, y.shape)
+    band(ax, x, y, label=label, color=color, points=2000)
+
+
+def phases(r: st.Result) -> Iterator[st.Claim]:
+    """G2: half of the decrease of the loss in little time."""
+    share = r.of_seeds(
+        lambda t, s: t.chosen.each[s].duration,
+        "share of the steps of the shortest phase with half of the loss's decrease",
     )
+    words, paper = "the loss drops in a short phase", "0.6k to 2k of 8k"
+    yield st.at_most("G2", share, 0.3, words, paper=paper)
+    before = drop(r, "start") / r.measured.steps[-1]
+    plateau = st.of_teachers(before, "share of the steps before that phase")
+    words, paper = "a plateau comes before it", "to 0.6k of 8k"
+    yield st.positive("G2.plateau", plateau, words, paper=paper)
 
 
-@dataclass(frozen=True)
-class Result:
-    """Teachers, what was measured on them, and their students, seed by seed.
-
-    Attributes:
-      config: what was run.
-      teachers: one entry a seed.
-      probed: the n-gram probe along each teacher's training.
-      students: the run of each seed's students.
-      lost: a phrase for every teacher that did not learn.
-    """
-
-    config: Config
-    teachers: list[Teacher]
-    probed: list[Probed]
-    students: "list[Run]"
-    lost: list[str]
-
-    def at(self, share: float) -> int:
-        """The student record at a share of all its steps."""
-        return round(share * (len(self.students[0].metrics.steps) - 1))
-
-    def accuracy(self, lane: str, share: float) -> "np.ndarray":
-        """Accuracy of a lane at a share of all steps, `(S,)`."""
-        import numpy as np
-
-        r = self.at(share)
-        return np.asarray([s.metrics.curves(lane)[0, r] for s in self.students])
-
-    def by_candidate(self, share: float) -> "np.ndarray":
-        """2-shot accuracy at a share of all steps, `(S, candidates)`."""
-        import numpy as np
-
-        lanes = [lane_name(step) for step in self.config.candidates]
-        return np.stack([self.accuracy(lane, share) for lane in lanes], 1)
-
-    def curve(self, name: str) -> "np.ndarray":
-        """An array of the probe over training, `(S, P)`."""
-        import numpy as np
-
-        return np.stack([p.values[name] for p in self.probed])
+def reliance(r: st.Result, *, fall: float) -> Iterator[st.Claim]:
+    """G3: reliance on the 3-gram peaks in the drop and falls afterwards."""
+    y, at = r.measured.m_robust(3), r.measured.peaks(3)
+    late = np.where(at < drop(r, "start"), np.inf, at / drop(r, "end"))
+    text = "step of M_robust(3)'s peak / end of the drop (∞ before its start)"
+    words, paper = "reliance on 3-grams peaks in the drop phase", "C1 ~ 1k of 8k, ~.6"
+    yield st.at_most("G3.peak", st.of_teachers(late, text), 1.2, words, paper=paper)
+    text, paper = "M_robust(3) at the end / at its peak", "~1e-3 at 8k"
+    kept = st.of_teachers(y[:, -1] / y.max(1), text)
+    yield st.at_most("G3.fall", kept, fall, "and falls afterwards", paper=paper)
 
 
-def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
-    """Trains and measures what is missing and opens the rest."""
-    from sandbox.train.loop import fit
-
-    teachers, lost = train_teachers(config.setting, root, progress)
-    probed = [probe_teacher(t, root, progress) for t in teachers]
-    students = [
-        fit(
-            t.students(strategies(config, middle=t.middle)),
-            root=root,
-            progress=progress,
-        )
-        for t in teachers
-    ]
-    return Result(config, teachers, probed, students, lost)
+def mean(y: np.ndarray) -> np.ndarray:
+    """Mean of the rows that are there, `(C,)`; -inf for none."""
+    there = (~np.isnan(y)).sum(0)
+    return np.where(there, np.nansum(y, 0) / np.maximum(there, 1), -np.inf)
 
 
-def draw(result: Result, *, share: float = 0.5) -> "Figure":
-    """Four panels: loss with its drop, M_robust, KL to n-gram predictors, students.
-
-    Args:
-      result: of `run`.
-      share: of all student steps at which the students are compared.
-    """
-    from matplotlib.figure import Figure
-
-    from sandbox.plotting.style import WIDE, styled
-
-    with styled():
-        fig = Figure(figsize=(WIDE, 5.0), layout="constrained")
-        (a, b), (c, d) = fig.subplots(2, 2)
-        _draw_loss(a, result)
-        _draw_windows(b, result)
-        _draw_distances(c, result)
-        _draw_students(d, result, share)
-        s = result.config.setting
-        fig.suptitle(
-            f"{task_text(s)}: {s.teacher_heads} heads teach {s.student_heads},"
-            f" {len(result.teachers)} seeds (median, quartiles)",
-            fontsize=8,
-        )
-    return fig
-
-
-def _span(ax: "Axes", result: Result) -> None:
-    """Shades the median drop, and marks the checkpoint chosen by rule."""
-    import numpy as np
-
-    from sandbox.plotting.curves import log_steps
-    from sandbox.plotting.style import color_of
-
-    drops = [t.drop for t in result.teachers]
-    ends = [np.median([getattr(d, e) for d in drops]) for e in ("start", "end")]
-    ax.axvspan(*ends, color="0.93", lw=0, zorder=0)
-    ax.axvline(
-        float(np.median([d.steepest for d in drops])),
-        color=color_of("two_shot"),
-        lw=0.9,
-        ls=":",
+def best_for_others(y: np.ndarray) -> np.ndarray:
+    """Each row's value in the column with the best mean over the other rows, `(T,)`."""
+    others = [mean(np.delete(y, i, 0)) for i in range(len(y))]
+    return np.asarray(
+        [
+            row[m.argmax()] if np.isfinite(m).any() else np.nan
+            for row, m in zip(y, others, strict=True)
+        ]
     )
-    log_steps(ax)
-    ax.set_xlim(result.config.setting.spacing, result.config.setting.teacher_steps)
-    ax.set_xlabel("teacher steps")
-
-
-def _draw_loss(ax: "Axes", result: Result) -> None:
-    import numpy as np
-
-    from sandbox.plotting.curves import band
-    from sandbox.plotting.style import color_of
-
-    x = np.stack([t.steps for t in result.teachers])
-    y = np.stack([t.loss for t in result.teachers])
-    band(ax, x, y, label="loss", color=color_of("teacher"), points=2000)
-    acc = np.stack([t.accuracy for t in result.teachers])
-    band(ax, x, acc, label="accuracy", color="0.55", points=2000, linestyle="--")
-    _span(ax, result)
-    ax.set_ylim(0, None)
-    ax.set_ylabel("teacher: loss (nats), accuracy")
-    ax.set_title("three phases (drop shaded)")
-    ax.legend(loc="upper right")
-
-
-def _draw_each_window(ax: "Axes", result: Result, name: str) -> None:
-    """An array of the probe over training, a line for every n."""
-    import numpy as np
-
-    from sandbox.plotting.curves import band
-
-    x = np.stack([p.steps for p in result.probed])
-    for n, color in _windows(result):
-        y = result.curve(name.format(n))
-        band(ax, x, y, label=f"{n}-gram", color=color, points=2000)
-
-
-def _windows(result: Result) -> "Iterable[tuple[int, str]]":
-    """Every n with its colour."""
-    from sandbox.plotting.style import DEGREE_COLORS
-
-    return zip(result.config.setting.windows, cycle(DEGREE_COLORS), strict=False)
-
-
-def _draw_windows(ax: "Axes", result: Result) -> None:
-    import numpy as np
-
-    _draw_each_window(ax, result, "m_robust/{}/median")
-    for n, color in _windows(result):
-        exact = float(np.median(result.curve(f"exact/m_robust/{n}/median")))
-        ax.axhline(exact, color=color, lw=0.8, ls=":")
-    _span(ax, result)
-    ax.set_ylim(-0.01, None)
-    ax.set_ylabel("median M_robust (total variation)")
-    ax.set_title("reliance on the n-gram (··· exact predictor)")
-    ax.legend(loc="upper left")
-
-
-def _draw_distances(ax: "Axes", result: Result) -> None:
-    import numpy as np
-
-    from sandbox.plotting.curves import band, log_levels
-    from sandbox.plotting.style import color_of
-
-    _draw_each_window(ax, result, "kl/{}")
-    x = np.stack([p.steps for p in result.probed])
-    y = result.curve("kl/all")
-    band(ax, x, y, label="all tokens", color=color_of("teacher"), points=2000)
-    _span(ax, result)
-    log_levels(ax)
-    ax.set_ylabel("KL(exact, restricted || teacher), nats")
-    ax.set_title("which exact predictor it resembles")
-    ax.legend(loc="lower left")
-
-
-def _draw_students(ax: "Axes", result: Result, share: float) -> None:
-    import numpy as np
-
-    from sandbox.plotting.style import color_of
-
-    y = result.by_candidate(share)
-    steps = result.config.candidates
-    low, mid, high = np.nanquantile(y, [0.25, 0.5, 0.75], axis=0)
-    color = color_of("two_shot")
-    ax.plot(steps, mid, "o-", color=color, ms=3, label="2-shot from this step")
-    ax.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
-    for row in y:
-        ax.plot(steps, row, color=color, lw=0.4, alpha=0.5)
-    for name, label in (("one_shot", "one-shot"), ("ce", "CE")):
-        value = np.nanmedian(result.accuracy(name, share))
-        ax.axhline(value, color=color_of(name), lw=1.1, label=label)
-    _span(ax, result)
-    ax.set_ylabel("student top-1 accuracy")
-    ax.set_title(f"students at {share:.0%} of their steps")
-    ax.legend(loc="lower left")
-
-
-def main() -> None:
-    """Runs the study from the command line and draws its figure."""
-    from experiments.command import study_main
-
-    study_main("pcfg_curriculum", PRESETS, run, draw, __doc__)
 
 
 if __name__ == "__main__":
-    main()
+    PcfgCurriculum.main()
