@@ -11,12 +11,14 @@ checkpoints (progressive), or from one intermediate checkpoint and then the fina
 (2-shot). All students of a seed see the same samples and start from the same weights.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 from matplotlib.figure import Figure
 
 import sandbox.study as st
 from experiments.published import ACCURACY
+from sandbox.study.figures import Points
 from sandbox.tasks.parity import FirstSupport, Parity, RandomSupport
 from sandbox.train.optim import SGD, LearningRate
 
@@ -83,6 +85,7 @@ class ParityMLP(st.Study):
         ),
     }
     since = {"smoke, cpu": "2026-11-22 f606d70", "paper": "2026-11-22 d60bb50"}
+    published: ClassVar[Points] = ACCURACY
 
     def lanes(self, t: st.Teachers) -> tuple[st.Lane, ...]:
         """Labels, and the teacher's checkpoints by every schedule."""
@@ -103,7 +106,7 @@ class ParityMLP(st.Study):
         st.accuracy(a, r)
         a.set_title(f"{r.setting}: {st.counts_text(r)}")
         if r.preset == "paper":
-            st.published(a, ACCURACY, ("teacher", *r.strategies))
+            st.published(a, self.published, ("teacher", *r.strategies))
         st.strips(b, r)
         return fig
 
@@ -117,7 +120,7 @@ class ParityMLP(st.Study):
             words = f"{r.label(name)} learns later than progressive"
             yield st.at_least(f"P3.{name}", later, 2.0, words, paper=paper)
 
-    def paper_claims(self, r: st.Result) -> Iterator[st.Claim]:
+    def paper_claims(self, r: st.Result) -> Iterable[st.Claim]:
         """P1, P2, P3 by the rules of the paper scale."""
         n55, n95 = (r.reach(v).teacher.values[:, 0] for v in (0.55, 0.95))
         sharp = st.of_teachers((n95 - n55) / n55, "(n95 - n55) / n55 of the teacher")
