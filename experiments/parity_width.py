@@ -11,37 +11,49 @@ buys: where it is flat, twice the width halves the samples (compare Edelman et a
 2023, arXiv 2309.03800).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Any, NamedTuple
 
-from experiments.parity_setting import task_text
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+import sandbox.study as st
 from sandbox.distill.strategy import Strategy
-from sandbox.errors import DivergenceError, require
+from sandbox.errors import require
 from sandbox.models.mlp import MLP
-from sandbox.store.config import is_number
+from sandbox.plotting.curves import estimates, log_samples
+from sandbox.store.bounds import AtLeast, MoreThan
 from sandbox.tasks.parity import Parity, RandomSupport
+from sandbox.text import number
+from sandbox.theory.exponents import fit_exponent
+from sandbox.theory.ranks import order_of_medians
+from sandbox.theory.sample_complexity import Estimate, median_estimate, samples_to
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.spec import RunSpec, Stop
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from sandbox.train.progress import Progress
-    from sandbox.train.run import Run
 
 LEVEL = 0.9
 """Accuracy that ends a run."""
 RATE_COLORS = ("#5790fc", "#000000", "#e42536", "#964a8b", "#f89c20")
-"""Colours of the learning rates, in the order of the config."""
+"""Colours of the learning rates, in the order of the study's."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The study's knobs.
+class Key(NamedTuple):
+    """What a run is found by."""
+
+    width: int
+    rate: float
+
+    def __str__(self) -> str:
+        """As reports name it."""
+        return f"width {self.width}, rate {self.rate:g}"
+
+
+class ParityWidth(st.Study):
+    """Claim P7 of arXiv 2410.05464.
 
     Attributes:
       task: the parity.
@@ -53,279 +65,217 @@ class Config:
       eval_every: samples between evaluations.
     """
 
-    task: Parity = field(
-        default_factory=lambda: Parity(d=20, k=4, support=RandomSupport())
-    )
-    widths: tuple[int, ...] = (10, 20, 50, 100, 200)
-    rates: tuple[float, ...] = (0.01,)
+    task: Parity = Parity(d=20, k=4, support=RandomSupport())
+    widths: tuple[Annotated[int, AtLeast(1)], ...] = (10, 20, 50, 100, 200)
+    rates: tuple[Annotated[float, MoreThan(0)], ...] = (0.01,)
     claim_rate: float = 0.01
     n_seeds: int = 10
     cap: int = 102_400
     eval_every: int = 640
 
-    def __post_init__(self) -> None:
-        """Refuses axes that cannot be drawn, and whatever the records refuse."""
-        w, r = self.widths, self.rates
+    presets = {
+        "smoke": st.preset("d=20, k=4, five widths at one rate, ten seeds."),
+        "cpu": st.preset(
+            "d=32, k=6, widths 20 to 1000 at rates .003, .01 and .03, twenty seeds.",
+            task=Parity(d=32, k=6, support=RandomSupport()),
+            widths=(20, 50, 100, 200, 500, 1000),
+            rates=(0.003, 0.01, 0.03),
+            n_seeds=20,
+            cap=1_024_000,
+            eval_every=5120,
+        ),
+        # Published are the widths 100, 1,000 (students) and 50,000 (teacher), the rates
+        # .005 and .01 and runs of up to 20M samples; the widths between are ours.
+        "paper": st.preset(
+            "The published d=100, k=6, widths 100 to 50,000, one seed.",
+            task=Parity(d=100, k=6),
+            widths=(100, 1000, 5000, 20_000, 50_000),
+            rates=(0.005, 0.01),
+            n_seeds=1,
+            cap=20_000_000,
+            eval_every=100_000,
+        ),
+    }
+    since = {"smoke, cpu": "2026-11-22 e4ffa22"}
+
+    def check(self) -> None:
+        """Refuses axes that cannot be drawn."""
+        w, r, most = self.widths, self.rates, len(RATE_COLORS)
         require(
             len(w) >= 2 and all(a < b for a, b in pairwise(w)),
             f"widths must be two or more, increasing, got {w}.",
         )
         require(
-            1 <= len(r) <= len(RATE_COLORS)
-            and all(is_number(v) and v > 0 for v in r)
-            and all(a < b for a, b in pairwise(r)),
-            f"rates must be one to {len(RATE_COLORS)} positive numbers, increasing, got"
-            f" {r}.",
+            1 <= len(r) <= most and all(a < b for a, b in pairwise(r)),
+            f"rates must be one to {most} numbers, increasing, got {r}.",
         )
         require(
             self.claim_rate in r,
             f"claim_rate = {self.claim_rate} must be one of rates = {r}.",
         )
-        self.specs()
 
-    def spec(self, width: int, rate: float) -> RunSpec:
-        """The record of one width and rate, all seeds."""
-        task = self.task
-        return RunSpec(
-            kind="teacher",
-            task=task,
-            model=MLP(d=task.d, hidden=(width,), n_classes=task.n_classes),
-            strategies=(Strategy(name="ce"),),
-            optimizer=SGD(lr=LearningRate(peak=rate)),
-            stop=Stop(max_samples=self.cap, accuracy=LEVEL),
-            eval_every=self.eval_every,
-            n_seeds=self.n_seeds,
+    @property
+    def plain_runs(self) -> dict[Key, RunSpec]:
+        """All seeds of every width and rate, those of the claim first."""
+        task, claimed = self.task, self.claim_rate
+        return {
+            Key(width, rate): RunSpec(
+                kind="teacher",
+                task=task,
+                model=MLP(d=task.d, hidden=(width,), n_classes=task.n_classes),
+                strategies=(Strategy(name="ce"),),
+                optimizer=SGD(lr=LearningRate(peak=rate)),
+                stop=Stop(max_samples=self.cap, accuracy=LEVEL),
+                eval_every=self.eval_every,
+                n_seeds=self.n_seeds,
+            )
+            for rate in sorted(self.rates, key=lambda r: r != claimed)
+            for width in self.widths
+        }
+
+    def n90(self, r: st.Result, rate: float) -> Float[np.ndarray, "W S"]:
+        """Samples to .90; infinite if not by the cap, or if non-finite."""
+        found = [r.plain[m, rate].metrics for m in self.widths]
+        return np.stack([samples_to(m.steps, m.curves("ce"), LEVEL) for m in found])
+
+    def figure(self, r: st.Result) -> Figure:
+        """Samples to .90, and width times samples, over width.
+
+        Left: samples until a network of the width has accuracy .90 on sparse parity,
+        trained on labels at batch 1; dots are seeds, lines medians with 95% bootstrap
+        intervals over seeds; numbers count the seeds that did not arrive by the cap
+        (dotted), which enter the median as later than all others; a triangle at the cap
+        is a lower bound. Right: the same times the width, with what it would be if
+        twice the width halved the samples, or saved none.
+        """
+        fig, (left, right) = st.panels(1, 2, height=3.0)
+        self._draw_samples(left, r)
+        self._draw_product(right, r)
+        fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5)
+        lost = sum(len(run.outcome["failed"]) for run in r.plain.values())
+        if lost:
+            text = f"non-finite, counted as > cap: {lost} runs (see the report)"
+            fig.supxlabel(text, fontsize=6.5, color="0.35")
+        return fig
+
+    def _draw_samples(self, ax: Axes, r: st.Result) -> None:
+        self._width_axis(ax)
+        for j, rate in enumerate(self.rates):
+            n90, x, color = self.n90(r, rate), self._beside(j), RATE_COLORS[j]
+            arrived, never = np.where(np.isinf(n90), np.nan, n90), np.isinf(n90).sum(1)
+            ax.plot(x, arrived, "o", color=color, ms=2.5, alpha=0.3, mew=0)
+            label = f"learning rate {rate:g}"
+            found = [median_estimate(row) for row in n90]
+            estimates(ax, x, found, color=color, cap=self.cap, label=label)
+            for m, n in zip(self.widths, never, strict=True):
+                if n:
+                    at = (m, self.cap * 1.15 * 1.25**j)
+                    ax.text(*at, f"{n}", color=color, fontsize=6.5, ha="center")
+        ax.axhline(self.cap, color="0.6", lw=0.8, ls=":")
+        if any(np.isinf(self.n90(r, rate)).any() for rate in self.rates):
+            text = f"numbers: of {self.n_seeds}, not by the cap; △ median beyond it"
+            style = {"fontsize": 6.5, "color": "0.35", "va": "top"}
+            ax.text(0.02, 0.99, text, transform=ax.transAxes, **style)
+        ax.set_ylim(top=self.cap * 2 * 1.25 ** len(self.rates))
+        ax.set_ylabel("samples to accuracy .90")
+        seeds = f"{self.n_seeds} seeds" if self.n_seeds > 1 else "one seed"
+        ax.set_title(f"Parity, d={self.task.d}, k={self.task.k}: medians of {seeds}")
+
+    def _draw_product(self, ax: Axes, r: st.Result) -> None:
+        widths = np.asarray(self.widths, float)
+        self._width_axis(ax)
+        for j, rate in enumerate(self.rates):
+            product = self.n90(r, rate) * widths[:, None]
+            found = [median_estimate(row) for row in product]
+            at, cap = self._beside(j), self.cap * widths
+            estimates(ax, at, found, color=RATE_COLORS[j], cap=cap)
+        known = np.median(self.n90(r, self.claim_rate), 1) * widths
+        if np.isfinite(known).any():
+            last = int(np.flatnonzero(np.isfinite(known))[-1])
+            ends = widths[[0, -1]]
+            for power, style, word in ((0, ":", "half the"), (1, "--", "as many")):
+                y = known[last] * (ends / widths[last]) ** power
+                label = f"{word} samples at twice the width"
+                ax.plot(ends, y, color="0.6", lw=0.9, ls=style, zorder=0, label=label)
+            ax.legend(loc="upper left")
+            ax.set_ylim(top=ax.get_ylim()[1] * 2)
+        ax.set_ylabel("width x samples to .90")
+        ax.set_title("what a hidden unit buys")
+
+    def _width_axis(self, ax: Axes) -> None:
+        log_samples(ax)
+        ax.set_xscale("log")
+        ax.set_xticks(self.widths, [f"{m:g}" for m in self.widths])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel("hidden units")
+
+    def _beside(self, j: int) -> np.ndarray:
+        """Widths, the marks of one learning rate beside those of the others."""
+        return np.asarray(self.widths) * 1.06 ** (j - (len(self.rates) - 1) / 2)
+
+    def order(self, r: st.Result, rate: float) -> Estimate:
+        """Spearman's correlation of width and median n90."""
+        return order_of_medians(np.asarray(self.widths), self.n90(r, rate))
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """P7 at the claim's rate."""
+        found = self.order(r, self.claim_rate)
+        what = f"Spearman of width and median n90 over {len(self.widths)} widths"
+        yield st.at_most(
+            "P7",
+            st.Statistic(found, what, found.n),
+            -0.8,
+            "wider networks learn sooner",
+            paper="wider MLPs learn sooner (text)",
         )
 
-    def specs(self) -> dict[tuple[int, float], RunSpec]:
-        """Every record by width and rate, those of the claim first."""
-        rates = sorted(self.rates, key=lambda r: r != self.claim_rate)
-        return {(m, r): self.spec(m, r) for r in rates for m in self.widths}
+    def paper_claims(self, r: st.Result) -> tuple[st.Claim, ...]:
+        """None: one seed has no interval."""
+        del r
+        return ()
 
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        """Every rate's numbers."""
+        return {"rates": {f"{rate:g}": self.numbers(r, rate) for rate in self.rates}}
 
-def smoke() -> Config:
-    """d=20, k=4, five widths at one rate, ten seeds."""
-    return Config()
+    def numbers(self, r: st.Result, rate: float) -> dict[str, Any]:
+        """One rate: every width's median n90 and product, the order and the slope.
 
+        The slope is the exponent p of n90 ~ width^p, censored runs included.
+        """
+        n90, rows = self.n90(r, rate), []
+        for m, each in zip(self.widths, n90, strict=True):
+            e = median_estimate(each)
+            rows.append(
+                {
+                    "width": m,
+                    **e.to_json("median_n90"),
+                    "width_x_median_n90": number(m * e.value),
+                    "not_by_the_cap": int(np.isinf(each).sum()),
+                    "n90": [number(float(v)) for v in each],
+                }
+            )
+        x = np.repeat(np.asarray(self.widths, float), n90.shape[1])
+        slope = fit_exponent(x, n90.ravel(), float(self.cap))
+        return {
+            "spearman": [number(v) for v in self.order(r, rate)[:3]],
+            "exponent_in_width": [number(v) for v in slope.estimate[:3]],
+            "cap": self.cap,
+            "widths": rows,
+        }
 
-def cpu() -> Config:
-    """d=32, k=6, widths 20 to 1000 at rates .003, .01 and .03, twenty seeds."""
-    return Config(
-        task=Parity(d=32, k=6, support=RandomSupport()),
-        widths=(20, 50, 100, 200, 500, 1000),
-        rates=(0.003, 0.01, 0.03),
-        n_seeds=20,
-        cap=1_024_000,
-        eval_every=5120,
-    )
-
-
-def paper() -> Config:
-    """The published (100, 6), from the students' widths to the teacher's, one seed.
-
-    Published are the widths 100, 1,000 (students) and 50,000 (teacher), the rates .005
-    and .01 and runs of up to 20M samples; the widths between are ours.
-    """
-    return Config(
-        task=Parity(d=100, k=6),
-        widths=(100, 1000, 5000, 20_000, 50_000),
-        rates=(0.005, 0.01),
-        n_seeds=1,
-        cap=20_000_000,
-        eval_every=100_000,
-    )
-
-
-PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
-
-
-@dataclass(frozen=True)
-class Result:
-    """The finished runs.
-
-    Attributes:
-      config: what was run.
-      runs: every run by width and rate.
-    """
-
-    config: Config
-    runs: "dict[tuple[int, float], Run]"
-
-    def n90(self, rate: float) -> "np.ndarray":
-        """Samples to .90, `(W, S)`; infinite if not by the cap, or if non-finite."""
-        import numpy as np
-
-        from sandbox.theory.sample_complexity import samples_to
-
-        rows = []
-        for m in self.config.widths:
-            found = self.runs[m, rate].metrics
-            rows.append(samples_to(found.steps, found.curves("ce"), LEVEL))
-        return np.stack(rows)
-
-    def diverged(self) -> list[str]:
-        """One phrase for every run that became non-finite (it counts as > cap)."""
-        return [
-            f"width {m}, rate {r:g}, seed {lane['seed']}: non-finite at"
-            f" {lane['sample']:,}, counted as > cap"
-            for (m, r), run in self.runs.items()
-            for lane in run.outcome["failed"]
-        ]
-
-
-def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
-    """Trains what is missing and opens the rest."""
-    from sandbox.train.loop import fit
-    from sandbox.train.run import Run, folder_of
-
-    runs = {}
-    for where, spec in config.specs().items():
-        try:
-            runs[where] = fit(spec, root=root, progress=progress)
-        except DivergenceError:  # of every seed: a finding about this rate
-            runs[where] = Run(folder_of(spec, root), spec)
-    return Result(config, runs)
-
-
-CAPTION = """\
-Left: samples until a network of the width has accuracy .90 on sparse parity, trained on
-labels at batch 1; dots are seeds, lines medians with 95% bootstrap intervals over
-seeds; numbers count the seeds that did not arrive by the cap (dotted), which enter the
-median as later than all others. Right: the same times the width, with what it would be
-if twice the width halved the samples, or saved none.
-"""
-
-
-def draw(result: Result) -> "Figure":
-    """Two panels over width: samples to .90, and width times samples.
-
-    Medians over seeds with 95% bootstrap intervals; a median beyond the cap is an open
-    triangle at the cap, which is then a lower bound.
-    """
-    from matplotlib.figure import Figure
-
-    from sandbox.plotting.style import WIDE, styled
-
-    with styled():
-        fig = Figure(figsize=(WIDE, 3.0), layout="constrained")
-        left, right = fig.subplots(1, 2)
-        _draw_samples(left, result)
-        _draw_product(right, result)
-        fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5)
-        lost = result.diverged()
-        if lost:
-            text = f"non-finite, counted as > cap: {len(lost)} runs (see the report)"
-            fig.supxlabel(text, fontsize=6.5, color="0.35")
-    return fig
-
-
-def _draw_samples(ax: "Axes", result: Result) -> None:
-    import numpy as np
-
-    c = result.config
-    widths = np.asarray(c.widths, float)
-    _width_axis(ax, c)
-    for j, rate in enumerate(c.rates):
-        n90, color, x = result.n90(rate), RATE_COLORS[j], widths * _beside(j, c)
-        arrived = np.where(np.isinf(n90), np.nan, n90)
-        ax.plot(x, arrived, "o", color=color, ms=2.5, alpha=0.3, mew=0)
-        _medians(ax, x, n90, np.full(len(x), c.cap), color, f"learning rate {rate:g}")
-        for m, never in zip(widths, np.isinf(n90).sum(1), strict=True):
-            if never:
-                at = (m, c.cap * 1.15 * 1.25**j)
-                ax.text(*at, f"{never}", color=color, fontsize=6.5, ha="center")
-    ax.axhline(c.cap, color="0.6", lw=0.8, ls=":")
-    if any(np.isinf(result.n90(r)).any() for r in c.rates):
-        text = f"numbers: of {c.n_seeds}, not by the cap; △ median beyond it"
-        style = {"fontsize": 6.5, "color": "0.35", "va": "top"}
-        ax.text(0.02, 0.99, text, transform=ax.transAxes, **style)
-    ax.set_ylim(top=c.cap * 2 * 1.25 ** len(c.rates))
-    ax.set_ylabel("samples to accuracy .90")
-    seeds = f"{c.n_seeds} seeds" if c.n_seeds > 1 else "one seed"
-    ax.set_title(f"{task_text(c.task)}: medians of {seeds}")
-
-
-def _draw_product(ax: "Axes", result: Result) -> None:
-    import numpy as np
-
-    c = result.config
-    widths = np.asarray(c.widths, float)
-    _width_axis(ax, c)
-    for j, rate in enumerate(c.rates):
-        product = result.n90(rate) * widths[:, None]
-        _medians(ax, widths * _beside(j, c), product, c.cap * widths, RATE_COLORS[j])
-    known = np.median(result.n90(c.claim_rate), 1) * widths
-    known = np.where(np.isinf(known), np.nan, known)
-    if np.isfinite(known).any():
-        last = int(np.flatnonzero(np.isfinite(known))[-1])
-        ends = widths[[0, -1]]
-        for power, style in ((0, ":"), (1, "--")):  # half the samples, the same ones
-            y = known[last] * (ends / widths[last]) ** power
-            word = "half the" if power == 0 else "as many"
-            label = f"{word} samples at twice the width"
-            ax.plot(ends, y, color="0.6", lw=0.9, ls=style, zorder=0, label=label)
-        ax.legend(loc="upper left")
-        ax.set_ylim(top=ax.get_ylim()[1] * 2)
-    ax.set_ylabel("width x samples to .90")
-    ax.set_title("what a hidden unit buys")
-
-
-def _beside(j: int, config: Config) -> float:
-    """Factor that sets the marks of one learning rate beside those of the others."""
-    return 1.06 ** (j - (len(config.rates) - 1) / 2)
-
-
-def _medians(
-    ax: "Axes",
-    x: "np.ndarray",
-    values: "np.ndarray",
-    caps: "np.ndarray",
-    color: str,
-    label: str = "_",
-) -> None:
-    """Medians over the rows of `values` with intervals; at the cap where beyond it."""
-    import numpy as np
-
-    from sandbox.theory.sample_complexity import median_estimate
-
-    found = [median_estimate(row) for row in values]
-    y = np.asarray([min(e.value, cap) for e, cap in zip(found, caps, strict=True)])
-    beyond = np.isinf([e.value for e in found])
-    ax.plot(x, y, color=color, lw=1.0, label=label)
-    ax.plot(x[~beyond], y[~beyond], "o", color=color, ms=4, mew=0)
-    ax.plot(x[beyond], y[beyond], "^", mfc="white", mec=color, ms=5)
-    for at, e, cap in zip(x, found, caps, strict=True):
-        ends = [min(e.lower, cap), min(e.upper, cap)]
-        ax.plot([at, at], ends, color=color, lw=1.6, alpha=0.6, solid_capstyle="butt")
-
-
-def _width_axis(ax: "Axes", config: Config) -> None:
-    from matplotlib.ticker import NullLocator
-
-    from sandbox.plotting.curves import log_levels
-
-    log_levels(ax)
-    ax.yaxis.set_major_formatter(_plain)
-    ax.set_xscale("log")
-    ax.set_xticks(config.widths, [f"{m:g}" for m in config.widths])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("hidden units")
-
-
-def _plain(value: float, _: float) -> str:
-    """Thousands as k, millions as M."""
-    for unit, word in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{word}"
-    return f"{value:g}"
-
-
-def main() -> None:
-    """Runs the study from the command line and draws its figure."""
-    from experiments.command import study_main
-
-    study_main("parity_width", PRESETS, run, draw, __doc__)
+    def summary(self, r: st.Result) -> list[str]:
+        """Medians by width, a line a rate."""
+        lines = []
+        for rate in self.rates:
+            medians = [median_estimate(row).value for row in self.n90(r, rate)]
+            text = ", ".join(
+                f"{m}: > cap" if np.isinf(v) else f"{m}: {v / 1000:,.0f}k"
+                for m, v in zip(self.widths, medians, strict=True)
+            )
+            lines.append(f"  rate {rate:g}, median n90 by width: {text}")
+        return lines
 
 
 if __name__ == "__main__":
-    main()
+    ParityWidth.main()

@@ -1,11 +1,14 @@
 """Curves over training with bands over seeds."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from sandbox.theory.sample_complexity import Estimate
 
 
 def band(
@@ -95,6 +98,40 @@ def strips(
     ax.grid(axis="y", visible=False)
 
 
+def estimates(
+    ax: Axes,
+    x: Sequence[float] | Real[np.ndarray, " E"],
+    found: Sequence[Estimate],
+    *,
+    color: str,
+    cap: float | Real[np.ndarray, " E"] = np.inf,
+    fmt: str = "o-",
+    label: str = "_",
+    **line: object,
+) -> None:
+    """Draws numbers with their intervals; a hollow triangle at the cap if beyond it.
+
+    Args:
+      ax: where.
+      x: abscissae.
+      found: the numbers; one that does not exist is left out.
+      color: of all marks.
+      cap: ordinates beyond which nothing is known; intervals end there.
+      fmt: of the marks within the cap, as in `Axes.plot`.
+      label: legend entry.
+      **line: passed to `Axes.plot`.
+    """
+    x, ends = np.asarray(x, float), np.asarray([e[:3] for e in found]).reshape(-1, 3)
+    beyond = np.isposinf(ends[:, 0]) & np.isfinite(cap)
+    y, low, high = np.minimum(ends, np.reshape(cap, (-1, 1))).T
+    there = np.isfinite(y)
+    style: dict[str, Any] = {"ms": 3.5, "lw": 1.0, "color": color} | line
+    ax.plot(x[there & ~beyond], y[there & ~beyond], fmt, label=label, **style)
+    ax.plot(x[beyond], y[beyond], "^", ms=5, color=color, mfc="white")
+    seen = there & np.isfinite(low) & np.isfinite(high)
+    ax.vlines(x[seen], low[seen], high[seen], color=color, lw=1.0, alpha=0.7)
+
+
 def log_steps(ax: Axes) -> None:
     """A logarithmic x axis with few plain labels: 50, 100, 200, 500, 1k, ..."""
     ax.set_xscale("log")
@@ -117,7 +154,7 @@ def log_samples(ax: Axes) -> None:
     """A logarithmic y axis of sample counts: 500, 2k, 5M."""
 
     def text(v: float, _: object) -> str:
-        for unit, letter in ((1e6, "M"), (1e3, "k")):
+        for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
             if v >= unit:
                 return f"{v / unit:g}{letter}"
         return f"{v:g}"

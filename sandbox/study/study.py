@@ -400,9 +400,9 @@ def write_grid(reports: Sequence[Report], root: Path) -> None:
     write_atomic(folder / "summary.csv", f"{text}\n".encode())
     with styled():
         fig, ax = figures.panels(1, 1, height=3.0)
-        for what, values in shown.items():
+        for what, each in shown.items():
             color = color_of(what.removesuffix(" n90"))
-            ax.plot(range(len(names)), values, "o-", ms=3.5, color=color, label=what)
+            ax.plot(range(len(names)), each, "o-", ms=3.5, color=color, label=what)
         ax.set_yscale("log" if next(iter(shown), "").endswith("n90") else "linear")
         ax.set_xticks(range(len(names)), names, rotation=20, ha="right")
         ax.set_ylabel("median over runs")

@@ -24,13 +24,14 @@ Sources: Kaplan and Meier (1958); Tobin (1958) for the censored regression; Efro
 for resampling censored data as pairs of time and status.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 from scipy.special import log_ndtr
 
 from sandbox.errors import require
+from sandbox.text import number
 from sandbox.theory.sample_complexity import Estimate, percentiles
 
 DRAWS = 2000
@@ -65,6 +66,11 @@ class Exponent(NamedTuple):
     def estimate(self) -> Estimate:
         """Value and interval."""
         return Estimate(self.value, self.lower, self.upper, self.runs)
+
+    def to_json(self) -> dict[str, Any]:
+        """The exponent as JSON data."""
+        counts = {"runs": self.runs, "censored": self.censored}
+        return {**self.estimate.to_json(), "sigma": number(self.sigma), **counts}
 
     def at(self, x: Real[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """The fitted median of n at x."""

@@ -91,16 +91,6 @@ def coefficient_pair(d: int, k: int, bias: float = 0.0) -> tuple[float, float]:
     return inside, threshold_coefficient(d, k + 1, bias) if k < d else 0.0
 
 
-def fourier_gap(d: int, k: int, bias: float = 0.0) -> float:
-    """|t_{k-1}| - |t_{k+1}|: how far the support stands out of the population gradient.
-
-    The Fourier gap of Barak et al. (section 4.1), for the step function instead of the
-    sign, hence half of theirs.
-    """
-    inside, outside = coefficient_pair(d, k, bias)
-    return abs(inside) - abs(outside)
-
-
 def label_gradient(
     w: Float[np.ndarray, "m d"],
     support: Sequence[int],

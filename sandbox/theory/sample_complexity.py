@@ -6,10 +6,12 @@ an infinite numerator is a lower bound and not a missing value. The interval is 
 percentile bootstrap over teachers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Real
+
+from sandbox.text import number
 
 DRAWS = 10_000
 
@@ -28,6 +30,11 @@ class Estimate(NamedTuple):
     lower: float
     upper: float
     n: int
+
+    def to_json(self, name: str = "value") -> dict[str, Any]:
+        """The statistic, by name, and its interval as JSON data."""
+        ends = [number(self.lower), number(self.upper)]
+        return {name: number(self.value), "interval": ends}
 
 
 def samples_to(

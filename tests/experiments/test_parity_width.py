@@ -1,25 +1,19 @@
-"""The study of widths: its statistic against other code, and a tiny run end to end."""
+"""The study of widths: its rule, its numbers, and a tiny run end to end."""
 
 import json
-import subprocess
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from experiments import parity_width
-from experiments.parity_width import Config, cpu, paper, smoke
-from paper_repro.parity_width import WidthReport, numbers, spearman, width_claim
+from experiments.parity_width import ParityWidth
 from sandbox.errors import ConfigError
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.train.progress import Silent
 
 WILD = 1e30
 """A rate at which nothing stays finite."""
-
-TINY = Config(
+TINY = ParityWidth(
     task=Parity(d=8, k=2, support=RandomSupport()),
     widths=(2, 32),
     rates=(0.05, WILD),
@@ -31,23 +25,16 @@ TINY = Config(
 WIDTHS = (10, 20, 50, 100, 200)
 
 
-@dataclass(frozen=True)
-class Made:
-    """A result with made-up numbers."""
+@pytest.fixture
+def made(monkeypatch):
+    """A study whose n90 are made up."""
 
-    config: Config
-    values: np.ndarray
+    def make(values, cap=1_280_000):
+        values = np.asarray(values, float)
+        monkeypatch.setattr(ParityWidth, "n90", lambda self, r, rate: values)
+        return replace(TINY, widths=WIDTHS, n_seeds=values.shape[1], cap=cap)
 
-    def n90(self, rate):
-        del rate
-        return self.values
-
-
-def made(values, cap=1_280_000):
-    values = np.asarray(values, float)
-    widths = WIDTHS[: len(values)]
-    config = replace(TINY, widths=widths, n_seeds=values.shape[1], cap=cap)
-    return Made(config, values)
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -57,38 +44,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(root):
-    return parity_width.run(TINY, root=root, progress=Silent())
-
-
-def test_spearman_is_scipys_on_the_medians():
-    rng = np.random.default_rng(0)
-    for _ in range(8):
-        n90 = rng.integers(1, 9, (5, 7)).astype(float)  # with ties
-        want = stats.spearmanr(WIDTHS, np.median(n90, 1)).statistic
-        assert spearman(WIDTHS, n90).value == pytest.approx(want, abs=1e-12)
-
-
-def test_spearman_of_one_swap_and_of_censored_medians():
-    falls = np.asarray([50, 40, 30, 20, 10.0])
-    one = np.tile(falls[:, None], (1, 4))
-    assert spearman(WIDTHS, one)[:3] == (-1, -1, -1)
-    swapped = one[[0, 1, 2, 4, 3]]  # 1 - 6 * 2 / (5 * 24)
-    assert spearman(WIDTHS, swapped).value == pytest.approx(-0.9)
-    most = one.copy()
-    most[0, :3] = np.inf  # beyond the cap: still the slowest
-    assert spearman(WIDTHS, most).value == -1
-    most[1, :2] = np.inf  # the mean of a finite and an infinite one: ties with it
-    want = stats.spearmanr(WIDTHS, [5, 5, 3, 2, 1]).statistic
-    assert spearman(WIDTHS, most).value == pytest.approx(want)
-    assert spearman(WIDTHS, np.full((5, 3), np.inf)).value == 0
-
-
-def test_a_resample_takes_the_same_seeds_at_every_width():
-    own = 10.0 ** np.arange(8)  # seeds differ far more than widths do
-    n90 = own[None, :] * np.linspace(5, 4, 5)[:, None]
-    assert spearman(WIDTHS, n90)[:3] == (-1, -1, -1)
-    shuffled = np.stack([np.roll(row, i) for i, row in enumerate(n90)])
-    assert spearman(WIDTHS, shuffled).upper > -1
+    return TINY.run(root=root, progress=Silent())
 
 
 @pytest.mark.parametrize(
@@ -104,18 +60,18 @@ def test_a_resample_takes_the_same_seeds_at_every_width():
         ([[5] * 10, [4] * 10, [3] * 10, [2] * 10, [1] * 6 + [9] * 4], False),
     ],
 )
-def test_the_rule(rows, holds):
-    c = width_claim(made(rows))
+def test_the_rule(made, rows, holds):
+    (c,) = made(rows).claims(None)
     assert (c.id, c.holds) == ("P7", holds)
     assert c.seeds == {"teachers": len(rows[0]), "students": 0}
 
 
-def test_numbers_recover_a_power_law_through_censoring():
+def test_numbers_recover_a_power_law_through_censoring(made):
     rng = np.random.default_rng(1)
     widths = np.asarray(WIDTHS, float)[:, None]
     n90 = 1e6 * widths**-1.0 * np.exp(0.2 * rng.standard_normal((5, 40)))
     cap = 89_984  # of 1e5 at width 10; a multiple of the evaluations'
-    found = numbers(made(np.where(n90 > cap, np.inf, n90), cap=cap), 0.05)
+    found = made(np.where(n90 > cap, np.inf, n90), cap).numbers(None, 0.05)
     p, low, high = found["exponent_in_width"]
     assert low < -1 < high and high - low < 0.2 and p == pytest.approx(-1, abs=0.05)
     first = found["widths"][0]
@@ -127,79 +83,72 @@ def test_numbers_recover_a_power_law_through_censoring():
 
 @pytest.mark.slow
 def test_n90_is_the_first_evaluation_at_the_level(result):
-    for rate in (0.05,):
-        for row, m in zip(result.n90(rate), TINY.widths, strict=True):
-            metrics = result.runs[m, rate].metrics
-            for n, curve in zip(
-                row, metrics.columns["accuracy"][:, :, 0].T, strict=True
-            ):
-                reached = [
-                    t for t, a in zip(metrics.steps, curve, strict=True) if a >= 0.9
-                ]
-                assert n == (reached[0] if reached else np.inf)
-    assert np.isfinite(result.n90(0.05)[1]).all()
+    for row, m in zip(TINY.n90(result, 0.05), TINY.widths, strict=True):
+        metrics = result.plain[m, 0.05].metrics
+        for n, curve in zip(row, metrics.columns["accuracy"][:, :, 0].T, strict=True):
+            reached = metrics.steps[curve >= 0.9]
+            assert n == (reached[0] if len(reached) else np.inf)
+    assert np.isfinite(TINY.n90(result, 0.05)[1]).all()
 
 
 @pytest.mark.slow
 def test_seeds_share_support_and_samples_at_every_width_and_rate(result):
-    specs = [run.spec for run in result.runs.values()]
+    specs = [run.spec for run in result.plain.values()]
     assert len(specs) == 4
     assert len({(s.task, s.seeds, s.kind, s.split, s.segment) for s in specs}) == 1
-    assert next(iter(result.runs))[1] == TINY.claim_rate  # the claim's runs come first
+    assert next(iter(result.plain)) == (2, TINY.claim_rate)  # the claim's come first
     assert {s.engine_used for s in specs} == {"online_sgd"}
 
 
 @pytest.mark.slow
-def test_report_figure_and_a_second_run(root, result, tmp_path, capsys):
+def test_report_figure_and_a_second_run(root, result, capsys):
     before = {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")}
-    again = parity_width.run(TINY, root=root, progress=Silent())
+    again = TINY.run(root=root, progress=Silent())
     assert {p: p.stat().st_mtime_ns for p in root.rglob("manifest.json")} == before
-    figure = parity_width.draw(again)
-    report = WidthReport(
-        study="x", scale="tiny", config=TINY, figure=figure,
-        claims=[width_claim(result)], probe_seconds=0.0, result=again,
-    )  # fmt: skip
-    report.publish(figures=tmp_path, results=tmp_path)
-    data = json.loads((tmp_path / "x.tiny.json").read_text())
+    report = TINY.report(again)
+    report.write()
+    data = json.loads((report.folder / "claims.json").read_text())
     assert set(data["rates"]) == {"0.05", "1e+30"}
-    assert data["left_out"] == result.diverged()
-    rows = data["rates"]["0.05"]["widths"]
-    want = [[float(v) if np.isfinite(v) else "inf" for v in r] for r in again.n90(0.05)]
+    rows, n90 = data["rates"]["0.05"]["widths"], TINY.n90(again, 0.05)
+    want = [[float(v) if np.isfinite(v) else "inf" for v in r] for r in n90]
     assert [r["n90"] for r in rows] == want
     assert len(data["runs"]) == 4 and data["wall_seconds"] > 0
     assert "median n90 by width" in capsys.readouterr().out
-    left, right = figure.axes
-    labels = [line.get_label() for line in left.get_lines()]
-    assert {"learning rate 0.05", "learning rate 1e+30"} <= set(labels)
-    drawn = left.get_lines()[labels.index("learning rate 0.05")].get_ydata()
-    want = np.minimum(np.median(again.n90(0.05), 1), TINY.cap)
-    np.testing.assert_allclose(drawn, want)
+    left, right = report.figure.axes
+    lines = {line.get_label(): line for line in left.get_lines()}
+    assert {"learning rate 0.05", "learning rate 1e+30"} <= set(lines)
+    drawn, medians = lines["learning rate 0.05"].get_ydata(), np.median(n90, 1)
+    np.testing.assert_allclose(drawn, medians[np.isfinite(medians)])
+    (never,) = [
+        line.get_ydata()
+        for line in left.get_lines()
+        if line.get_marker() == "^" and len(line.get_ydata()) == 2
+    ]
+    assert list(never) == [TINY.cap] * 2
     assert right.get_xscale() == right.get_yscale() == "log"
 
 
 @pytest.mark.slow
 def test_diverged_runs_count_as_beyond_the_cap_and_are_named(result):
-    assert np.isinf(result.n90(WILD)).all()
-    lost = result.diverged()
+    assert np.isinf(TINY.n90(result, WILD)).all()
+    report = TINY.report(result)
+    lost = report.header()["left_out"]
     assert len(lost) == 6 and lost[0].startswith("width 2, rate 1e+30, seed 0: non-fin")
-    assert "6 runs" in parity_width.draw(result).get_supxlabel()
+    assert "6 runs" in report.figure.get_supxlabel()
 
 
-@pytest.mark.parametrize("preset", [smoke, cpu, paper])
-def test_presets(preset):
-    config = preset()
-    assert config.claim_rate == 0.01 and len(config.widths) >= 5
-    assert all(s.engine_used == "online_sgd" for s in config.specs().values())
-    if preset is not paper:
-        assert config.n_seeds >= 10
-        assert isinstance(config.task.support, RandomSupport)
-
-
-def test_paper_preset_has_the_published_numbers():
-    c = paper()
-    assert (c.task.d, c.task.k) == (100, 6)
-    assert {100, 1000, 50_000} <= set(c.widths) and c.cap == 20_000_000
-    assert c.rates == (0.005, 0.01)
+@pytest.mark.parametrize("name", ParityWidth.presets)
+def test_presets(name):
+    study = ParityWidth.preset(name)
+    assert study.claim_rate == 0.01 and len(study.widths) >= 5
+    assert all(s.engine_used == "online_sgd" for s in study.plain_runs.values())
+    if name != "paper":
+        assert study.n_seeds >= 10
+        assert isinstance(study.task.support, RandomSupport)
+        return
+    assert (study.task.d, study.task.k) == (100, 6)
+    assert {100, 1000, 50_000} <= set(study.widths) and study.cap == 20_000_000
+    assert study.rates == (0.005, 0.01) and not study.paper_claims(None)
 
 
 @pytest.mark.parametrize(
@@ -219,15 +168,3 @@ def test_paper_preset_has_the_published_numbers():
 def test_bad_configs_are_refused_by_field(change, field):
     with pytest.raises(ConfigError, match=field):
         replace(TINY, **change)
-
-
-def test_presets_do_not_import_jax():
-    code = (
-        "import sys\n"
-        "from experiments import parity_hierarchy, parity_width\n"
-        "for m in (parity_width, parity_hierarchy):\n"
-        "    [make() for make in m.PRESETS.values()]\n"
-        "sys.exit([m for m in ('jax', 'flax') if m in sys.modules] or 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
