@@ -85,7 +85,7 @@ def parts(study: Trains, root: Path) -> Iterator[Part]:
         yield Part(f"{key}", spec, missing, most / 2, most)
 
 
-def print_estimate(studies: dict[str, Trains], root: Path) -> None:
+def print_estimate(studies: Mapping[str, Trains], root: Path) -> None:
     """Times a few seconds of each kind of run and prints what all of it will take."""
     known: set[RunSpec] = set()
     total, disk = [0.0, 0.0], [0.0, 0.0]

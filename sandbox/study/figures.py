@@ -103,7 +103,7 @@ def accuracy(
         x, y = r.rows(r.curves(name), **held)
         control = name == "one_shot_hard" and "one_shot" in chosen
         shade = not control if shaded is None else name in shaded
-        style = {"linestyle": "--"} if control else {}
+        style: dict[str, Any] = {"linestyle": "--"} if control else {}
         if fixed and name == "teacher":
             style = {"linewidth": 0.9}
         color = color_of(name if control else base_name(name))
