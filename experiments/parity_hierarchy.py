@@ -13,44 +13,61 @@ Every seed has the same supports here: coordinates are exchangeable, in the inpu
 the initialisations, so drawing them would change nothing.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
 
-from experiments import parity_setting
-from experiments.parity_missing import counts_text, list_missing, missing_runs
-from experiments.parity_mlp import draw_strips
-from experiments.parity_nodes import Nodes, groups_of, levels, measure_nodes, stages
-from experiments.parity_setting import Setting
-from experiments.parity_students import Taught
-from experiments.parity_teachers import (
-    Teachers,
-    abscissa,
-    scaled_rows,
-    train_teachers,
-)
-from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
-from sandbox.distill.strategy import Strategy, Target
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments import parity_mlp
 from sandbox.errors import require
+from sandbox.plotting.curves import band
+from sandbox.probes.nodes import Nodes, groups_of, levels
 from sandbox.tasks.hierarchy import Hierarchy
+from sandbox.text import number
+from sandbox.theory.ranks import rank_correlation
+from sandbox.theory.sample_complexity import Estimate, median_estimate, ratio
 
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from sandbox.train.progress import Progress
-    from sandbox.train.spec import RunSpec
-
-COLORS = {"by_level": "#1b7f79", "by_node": "#8c510a"}
-"""Colours of the strategies that only this study has."""
 LEVEL_COLORS = ("#0b6e69", "#c17c00", "#7a21dd", "#a0522d")
 """Colours of the levels of the tree, the root's first."""
 
+SMOKE = st.Setting(
+    task=Hierarchy(d=18, depth=2, feature_complexity=4),
+    teacher=st.TwoLayer(300),
+    student=st.TwoLayer(30),
+    budget=st.UntilLearned(limit=64_000),
+    rule=st.ByNode(points=4096),
+    n_teachers=3,
+    spacing=640,
+    student_every=640,
+)
+CPU = st.Setting(
+    task=Hierarchy(d=32, depth=2, feature_complexity=5),
+    teacher=st.TwoLayer(1000),
+    student=st.TwoLayer(50),
+    budget=st.UntilLearned(limit=409_600),
+    rule=st.ByNode(),
+    n_teachers=10,
+    spacing=2560,
+    student_every=2560,
+)
+PAPER = replace(
+    parity_mlp.PAPER,
+    task=Hierarchy(d=100, depth=3, feature_complexity=5),
+    student=st.TwoLayer(1000),
+    inits=3,
+    budget=st.UntilLearned(limit=20_000_000, factor=1.4, cap=3.0, expected=10_500_000),
+    rule=st.ByNode(scale="paper"),
+)
+"""The released eight labels of parities of k=5 on 100 bits."""
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The study's knobs.
+
+class ParityHierarchy(st.Study):
+    """Students of tree labels under every strategy, and the nodes of their teachers.
 
     Attributes:
       setting: a `Hierarchy` task, teachers and students.
@@ -59,272 +76,227 @@ class Config:
         argmax one is trained too, as a control.
     """
 
-    setting: Setting
+    setting: st.Setting = SMOKE
     tau: float = 0.0
     one_shot_tau: float = 1.0
 
-    def __post_init__(self) -> None:
-        """Builds the strategies once, so that a bad value is refused at once."""
-        task = self.setting.task
-        require(
-            isinstance(task, Hierarchy),
-            f"setting.task must be a Hierarchy (tree labels), got {task!r}.",
-        )
-        require(
-            self.setting.progressive_cap == 0,
-            "setting.progressive_cap must be 0: all students train together here.",
-        )
-        strategies(self, {}, hold=self.setting.student_eval_every)
-
-    @property
-    def task(self) -> Hierarchy:
-        """The tree."""
-        assert isinstance(self.setting.task, Hierarchy)
-        return self.setting.task
-
-
-def smoke() -> Config:
-    """d=18, four labels of parities of k=4, three teachers of width 300."""
-    return Config(
-        setting=Setting(
-            task=Hierarchy(d=18, depth=2, feature_complexity=4),
-            teacher_width=300,
-            student_width=30,
-            n_teachers=3,
-            spacing=640,
-            student_eval_every=640,
-            teacher_limit=64_000,
-            choice_points=4096,
-            degrees=(1,),
-        )
-    )
-
-
-def cpu() -> Config:
-    """d=32, four labels of parities of k=5, ten teachers of width 1000."""
-    return Config(
-        setting=Setting(
-            task=Hierarchy(d=32, depth=2, feature_complexity=5),
-            teacher_width=1000,
-            student_width=50,
-            n_teachers=10,
-            spacing=2560,
-            student_eval_every=2560,
-            teacher_limit=409_600,
-            degrees=(1,),
-        )
-    )
-
-
-def paper() -> Config:
-    """The released eight labels of parities of k=5 on 100 bits, one teacher."""
-    base = parity_setting.paper()
-    task = Hierarchy(d=100, depth=3, feature_complexity=5)
-    return Config(
-        setting=replace(
-            base,
-            task=task,
-            student_width=1000,
-            student_inits=3,
-            student_cap=3.0,
-            progressive_cap=0.0,
-            degrees=(1,),
-        )
-    )
-
-
-PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result(Taught):
-    """Teachers, their students, and their nodes, group by group.
-
-    Attributes:
-      config: what was run.
-      nodes: measurements of each group's teachers.
-    """
-
-    config: Config
-    nodes: list[Nodes]
-
-
-def strategies(
-    config: Config, steps: dict[str, list[PerSeed]], *, hold: int | PerSeed
-) -> tuple[Strategy, ...]:
-    """The lanes of the study.
-
-    Args:
-      config: its knobs.
-      steps: chosen checkpoints of every N-shot schedule; made-up ones where absent.
-      hold: samples that each of them teaches.
-    """
-    target = Target(tau=config.tau)
-    spacing = config.setting.spacing
-    made_up = {"two_shot": [0]}
-    made_up |= {name: [0] * len(g) for name, g in groups_of(config.task.depth).items()}
-    out = [
-        Strategy(name="ce"),
-        Strategy(
-            name="one_shot", source=Final(), target=Target(tau=config.one_shot_tau)
+    presets = {
+        "smoke": st.preset("d=18, four labels, k=4, three teachers of width 300."),
+        "cpu": st.preset(
+            "d=32, four labels, k=5, ten teachers of width 1000.", setting=CPU
         ),
-        Strategy(name="progressive", source=Progressive(every=spacing), target=target),
-        *[
-            Strategy(
-                name=name,
-                source=NShot(steps=tuple(steps.get(name, default)), hold=hold),
-                target=target,
-            )
-            for name, default in made_up.items()
-        ],
-    ]
-    if config.one_shot_tau > 0:
-        out.append(
-            Strategy(name="one_shot_hard", source=Final(), target=Target(tau=0.0))
-        )
-    return tuple(out)
-
-
-def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
-    """Trains and measures what is missing and opens the rest."""
-    from sandbox.train.loop import fit
-
-    teachers = train_teachers(config.setting, root, progress)
-    nodes = [measure_nodes(t, root, progress) for t in teachers]
-    specs = [student_spec(config, t, n) for t, n in zip(teachers, nodes, strict=True)]
-    students = [(fit(s, root=root, progress=progress),) for s in specs]
-    return Result(config=config, teachers=teachers, students=students, nodes=nodes)
-
-
-def student_spec(config: Config, teachers: Teachers, nodes: Nodes) -> "RunSpec":
-    """The record of one group's students."""
-    steps = stages(teachers, nodes)
-    return teachers.students(strategies(config, steps, hold=teachers.holds()))
-
-
-CAPTION = """\
-Tree labels: every inner node of a binary tree has a parity of its own, the class is the
-leaf that all of them lead to. Top left: accuracy against samples in units of the
-teacher's n90, medians and quartiles of seeds; it climbs node by node. Top right:
-samples to .90 of every run. Bottom left: accuracy of the teachers at each node, ticks
-where each seed's transition lies by the rule of `locate`. Bottom right: mean
-|correlation| of the node's output with the coordinates of its support minus that with
-the others, vertical lines where the nodes are learned (medians).
-"""
-
-
-def draw(result: Result) -> "Figure":
-    """Four panels: students, samples to .90, and the nodes' accuracy and leaks.
-
-    Nodes of a level are told apart by the order in which a teacher learns them. Every
-    abscissa but that of the strips is divided by the teacher's n90, unless there is one
-    teacher only.
-    """
-    from matplotlib.figure import Figure
-
-    from sandbox.plotting.style import WIDE, styled
-
-    with styled():
-        fig = Figure(figsize=(WIDE, 5.2), layout="constrained")
-        (a, b), (c, d) = fig.subplots(2, 2)
-        _draw_students(a, result)
-        names = ["teacher", *result.names]
-        draw_strips(
-            b,
-            result,
-            labels=[label_of(n, result.config).partition(" (")[0] for n in names],
-            colors=[_color(n) for n in names],
-        )
-        _draw_nodes(c, d, result)
-        list_missing(fig, missing_runs(result.teachers, result.students))
-        fig.legend(*a.get_legend_handles_labels(), loc="outside upper left", ncols=4)
-        single = result.config.setting.n_teachers == 1
-        for ax in (a, c, d):
-            ax.set_xlabel("million samples" if single else "samples / n90 of teacher")
-    return fig
-
-
-def _color(name: str) -> str:
-    from sandbox.plotting.style import color_of
-
-    return COLORS.get(name) or color_of(name)
-
-
-def label_of(name: str, config: Config) -> str:
-    """Legend entry of a strategy; the temperature is part of it."""
-
-    def tau(value: float) -> str:
-        return f"τ = {value:g}" if value else "argmax"
-
-    several = {k: len(g) + 1 for k, g in groups_of(config.task.depth).items()}
-    labels = {
-        "ce": "CE (labels)",
-        "one_shot": f"one-shot, {tau(config.one_shot_tau)}",
-        "one_shot_hard": "one-shot, argmax",
-        "progressive": f"progressive, {tau(config.tau)}",
-        "two_shot": "2-shot (middle)",
-        "by_level": f"{several['by_level']}-shot (middle of each level)",
-        "by_node": f"{several['by_node']}-shot (middle of each node)",
+        "paper": st.preset("d=100, eight labels, k=5, one teacher.", setting=PAPER),
     }
-    return labels.get(name, name)
+    since = {"smoke, cpu": "2026-11-22 e4ffa22"}
+
+    def check(self) -> None:
+        """Refuses rules that do not measure the nodes."""
+        rule = self.setting.rule
+        require(
+            isinstance(rule, st.ByNode), f"setting.rule must be ByNode(), got {rule!r}."
+        )
+
+    def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        """Labels, and the teacher's checkpoints by every schedule."""
+        shots = {"two_shot": "middle", "by_level": "by_level", "by_node": "by_node"}
+        return [
+            st.ce(),
+            st.one_shot(self.one_shot_tau),
+            st.progressive(t.spacing, self.tau),
+            *[
+                st.n_shot(t.stages(chosen), t.hold, self.tau, name=name)
+                for name, chosen in shots.items()
+            ],
+            *[st.one_shot(0.0, "one_shot_hard")] * (self.one_shot_tau > 0),
+        ]
+
+    def figure(self, r: st.Result) -> Figure:
+        """Tree labels: every inner node of a binary tree has a parity of its own.
+
+        The class is the leaf that all of them lead to. Top left: accuracy against
+        samples in units of the teacher's n90, medians and quartiles of seeds; it climbs
+        node by node. Top right: samples to .90 of every run. Bottom left: accuracy of
+        the teachers at each node, those of a level in the order in which a teacher
+        learns them, ticks where each seed's transition lies by the rule of `locate`.
+        Bottom right: mean |correlation| of the node's output with the coordinates of
+        its support minus that with the others, vertical lines where the nodes are
+        learned (medians).
+        """
+        fig, ((a, b), (c, d)) = st.panels(2, 2, height=5.2)
+        st.accuracy(a, r, shaded=("teacher", "ce", "progressive"))
+        n_classes = r.setting.made_task.n_classes
+        a.set_yticks([share / n_classes for share in range(1, n_classes + 1)])
+        task = _tree(r)
+        sizes = f"d={task.d}, k={task.feature_complexity}, C={n_classes}"
+        a.set_title(f"{sizes}: {st.counts_text(r)}")
+        st.strips(b, r)
+        _draw_nodes(c, d, r)
+        return fig
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """P8 by the rules of the cpu scale."""
+        pace, shown = r.n90["progressive"], "progressive > one-shot, CE (appendix)"
+        words = "on tree labels, the progressive student keeps the teacher's pace"
+        yield st.at_most(
+            "P8.progressive", pace / r.n90.teacher, 2.0, words, paper=shown
+        )
+        for name in ("ce", "one_shot"):
+            words = f"on tree labels, {r.label(name)} learns later than progressive"
+            later = r.n90[name] / pace
+            yield st.at_least(f"P8.{name}", later, 2.0, words, paper=shown)
+
+    def paper_claims(self, r: st.Result) -> tuple[st.Claim, ...]:
+        """There is no rule at this scale."""
+        del r
+        return ()
+
+    def summary(self, r: st.Result) -> list[str]:
+        """What no rule of the paper asks."""
+        lines = ["exploratory, not in the paper's rules:"]
+        for name, e in ratios(r).items():
+            lines.append(f"  median n90({name}) / n90(teacher): {_show(e)}")
+        for what, times in orders(r).items():
+            lines.append(
+                f"  nodes in the order in which each {what}: Spearman of level and time"
+                f" {_show(root_down(times))}, root first in {root_first(times)} of"
+                f" {len(times)} teachers"
+            )
+        return lines
+
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        """What was measured besides the claims."""
+        order = {
+            what: {
+                "spearman_of_level_and_time": _json(root_down(times)),
+                "root_first": root_first(times),
+                "teachers": len(times),
+            }
+            for what, times in orders(r).items()
+        }
+        return {
+            "exploratory": {
+                "note": "not in the paper's rules; medians and 95% intervals",
+                "n90_over_teacher": {k: _json(e) for k, e in ratios(r).items()},
+                "order_of_nodes": order,
+                "nodes": describe_nodes(r),
+            }
+        }
 
 
-def _draw_students(ax: "Axes", result: Result) -> None:
-    from sandbox.plotting.curves import band
-
-    s, n_classes = result.config.setting, result.config.task.n_classes
-    curves = {"teacher": [(t.steps, t.accuracy) for t in result.teachers]}
-    for name in result.names:
-        curves[name] = result.curves(name)
-    for name, rows in curves.items():
-        x, y = scaled_rows(result.teachers, rows)
-        control = name == "one_shot_hard"
-        line = "--" if control else "-"
-        shade = name in ("teacher", "ce", "progressive")
-        label = label_of(name, result.config)
-        band(ax, x, y, label=label, color=_color(name), shade=shade, linestyle=line)
-    if s.n_teachers > 1:
-        ax.set_xlim(0, s.student_cap)
-    ax.set_ylim(1 / n_classes - 0.05, 1.02)
-    ax.set_yticks([share / n_classes for share in range(1, n_classes + 1)])
-    ax.set_ylabel("accuracy on fresh inputs")
-    task, counts = result.config.task, counts_text(result.teachers, s)
-    sizes = f"d={task.d}, k={task.feature_complexity}, C={n_classes}"
-    ax.set_title(f"{sizes}: {counts}")
+def _tree(r: st.Taught) -> Hierarchy:
+    task = r.setting.task
+    assert isinstance(task, Hierarchy)
+    return task
 
 
-def _draw_nodes(top: "Axes", bottom: "Axes", result: Result) -> None:
-    import numpy as np
+def _usable(r: st.Taught) -> Iterator[tuple[st.Teachers, Nodes, int]]:
+    """Group, nodes and position of every teacher that learned."""
+    for t in r.teachers:
+        for s in np.flatnonzero(t.usable):
+            yield t, t.chosen.each[0], int(s)
 
-    from sandbox.plotting.curves import band
 
-    scale, order = abscissa(result.teachers), [n.in_order for n in result.nodes]
-    groups = list(zip(result.nodes, order, strict=True))
+def _chosen(t: st.Teachers, nodes: Nodes, s: int) -> list[int | None]:
+    """The checkpoint at which each node leaks most, of the seed at a position."""
+    alone = groups_of(nodes.depth)["by_node"]
+    return nodes.middles(s, alone, t.chosen.stages["final"][0][s])
 
-    def rows(values: str, role: int) -> "list[tuple[np.ndarray, np.ndarray]]":
-        """A field of the nodes in one role, one curve a seed."""
-        found = []
-        for n, o in groups:
-            each = zip(getattr(n, values), o[:, role], strict=True)
-            found.append((n.steps, np.stack([y[:, v] for y, v in each])))
-        return found
 
-    for role, level in enumerate(levels(result.config.task.depth)):
+def ratios(r: st.Taught) -> dict[str, Estimate]:
+    """n90 of every strategy over its teacher's; a teacher counts by its median."""
+    teacher = r.n90.teacher.values[:, 0]
+    return {
+        name: median_estimate(ratio(np.median(r.n90[name].values, 1), teacher))
+        for name in r.strategies
+    }
+
+
+def orders(r: st.Taught) -> dict[str, np.ndarray]:
+    """Time of every node of every teacher that learned, `(T, n)`, by two readings.
+
+    `learned` is the middle of the located transition of the node's accuracy, `leaks`
+    the checkpoint at which its support leaks most while it is being learned (the one
+    chosen for the node). Infinite where there is none.
+    """
+    rows: dict[str, list[Any]] = {"learned": [], "leaks": []}
+    for t, n, s in _usable(r):
+        rows["learned"].append(n.times[s])
+        rows["leaks"].append([np.inf if c is None else c for c in _chosen(t, n, s)])
+    n_nodes = len(levels(_tree(r).depth))
+    return {k: np.asarray(v, float).reshape(-1, n_nodes) for k, v in rows.items()}
+
+
+def root_down(times: np.ndarray) -> Estimate:
+    """Median over teachers of Spearman's correlation of level and time.
+
+    Nodes of a level tie, so the largest value of three nodes is .87.
+    """
+    level = np.asarray(levels((times.shape[1] + 1).bit_length() - 1))
+    each = [rank_correlation(level, row) for row in times]
+    return median_estimate(np.nan_to_num(each))  # no order where all tie
+
+
+def root_first(times: np.ndarray) -> int:
+    """Teachers whose root comes strictly before every other node."""
+    return int((times[:, :1] < times[:, 1:]).all(1).sum())
+
+
+def describe_nodes(r: st.Taught) -> list[dict[str, Any]]:
+    """Located transition and chosen checkpoint of every node of every teacher."""
+    out = []
+    for t in r.teachers:
+        nodes = t.chosen.each[0]
+        for s, seed in enumerate(t.spec.seeds if nodes else ()):
+            found = zip(nodes.phases(s), _chosen(t, nodes, s), strict=True)
+            for v, (phase, step) in enumerate(found):
+                at = nodes.steps == step
+                row = {
+                    "seed": seed,
+                    "node": v,
+                    "transition": asdict(phase) if phase else None,
+                    "leaks_most_at": step,
+                }
+                for side in ("inside", "outside"):
+                    value = getattr(nodes, side)[s][at, v]
+                    row[f"{side}_there"] = float(value[0]) if step else None
+                out.append(row)
+    return out
+
+
+def _json(e: Estimate) -> list[float | str | None]:
+    return [number(v) for v in e[:3]]
+
+
+def _show(e: Estimate) -> str:
+    return f"{e.value:.3g} [{e.lower:.3g}, {e.upper:.3g}]"
+
+
+def _in_role(values: str, role: int, t: st.Teachers) -> np.ndarray:
+    """A field of the nodes in one role, one curve a seed."""
+    nodes = t.chosen.each[0]
+    each = zip(getattr(nodes, values), nodes.in_order[:, role], strict=True)
+    return np.stack([y[:, v] for y, v in each])
+
+
+def _draw_nodes(top: Axes, bottom: Axes, r: st.Result) -> None:
+    scale = r.scale[~np.isnan(r.scale)]
+    for role, level in enumerate(levels(_tree(r).depth)):
         rank = role + 1 - 2**level
         color = LEVEL_COLORS[level % len(LEVEL_COLORS)]
         line = ("-", "--", "-.", ":")[rank % 4]
         label = f"level {level}, {_ordinal(rank)}" if level else "root"
         for ax, values in ((top, "accuracy"), (bottom, "gap")):
-            x, y = scaled_rows(result.teachers, rows(values, role))
+            x, y = r.along(partial(_in_role, values, role))
             band(ax, x, y, label=label, color=color, linestyle=line)
-        each = [n.times[np.arange(len(o)), o[:, role]] for n, o in groups]
-        at = np.concatenate(each) / scale
+        each = [n.times[s, n.in_order[s, role]] for _, n, s in _usable(r)]
+        at = np.asarray(each) / scale
         at = at[np.isfinite(at)]
         top.plot(at, np.full(len(at), 0.48 - 0.02 * role), "|", c=color, ms=4)
         if len(at):
             bottom.axvline(float(np.median(at)), color=color, lw=0.7, ls=line, zorder=0)
     for ax in (top, bottom):
-        if len(scale) > 1:
+        ax.set_xlabel(r.scale_text)
+        if len(r.scale) > 1:
             ax.set_xlim(0, 2)
     top.set_ylabel("accuracy at the node")
     top.set_title("teachers' nodes in the order learned (ticks)")
@@ -339,12 +311,5 @@ def _ordinal(rank: int) -> str:
     return ("first", "second", "third", "fourth")[rank] if rank < 4 else f"{rank + 1}th"
 
 
-def main() -> None:
-    """Runs the study from the command line and draws its figure."""
-    from experiments.command import study_main
-
-    study_main("parity_hierarchy", PRESETS, run, draw, __doc__)
-
-
 if __name__ == "__main__":
-    main()
+    ParityHierarchy.main()

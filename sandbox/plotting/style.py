@@ -27,6 +27,8 @@ COLORS = {
     "before_last": "#b9730a",
     "after": "#2a9d4e",
     "blind": "#d6409f",
+    "by_level": "#1b7f79",
+    "by_node": "#8c510a",
 }
 """One colour a strategy or candidate checkpoint, the same in every figure."""
 

@@ -103,6 +103,8 @@ def label_of(strategy: Strategy | str) -> str:
     words = _WORDS.get(base, base.replace("_", " "))
     if isinstance(strategy, str) or not strategy.source.needs_teacher:
         return words
+    if isinstance(strategy.source, NShot) and base not in _WORDS:
+        words = f"{len(strategy.source.steps) + 1}-shot ({words})"
     tau = strategy.target.tau
     if isinstance(tau, Anneal):
         return f"{words}, τ {tau.start:g} to {tau.end:g}"

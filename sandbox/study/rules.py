@@ -30,6 +30,7 @@ from sandbox.probes.transitions import (
 )
 from sandbox.store.bounds import AtLeast, check_fields
 from sandbox.tasks.base import VectorTask
+from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.text import number
 from sandbox.train.progress import Progress
 from sandbox.train.run import Run
@@ -217,6 +218,14 @@ class ByNode(ByGap):
     """
 
     degrees: tuple[int, ...] = (1,)
+
+    def check(self, task: Any) -> None:
+        """Refuses tasks without a tree."""
+        require(
+            isinstance(task, Hierarchy),
+            f"setting.task must be a Hierarchy (tree labels), got {task!r:.60}.",
+        )
+        super().check(task)
 
     def names(self, task: Any) -> dict[str, int]:
         """Every candidate with its number of stages."""
