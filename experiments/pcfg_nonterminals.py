@@ -10,31 +10,44 @@ section 4 of arXiv 2410.05464: the multi-head probe whose attention looks at pos
 only, a linear probe, and the controls of both.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-from experiments import pcfg_accuracy
-from experiments.pcfg_setting import task_text
-from experiments.pcfg_teachers import Probed, Teacher, probe_teacher
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments.pcfg_accuracy import TAUGHT, PcfgAccuracy, lane_name, strings
 from sandbox.errors import require
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from sandbox.probes.nonterminals import NonterminalProbe
-    from sandbox.train.progress import Progress
-    from sandbox.train.run import Run
+from sandbox.plotting.curves import log_steps
+from sandbox.plotting.style import DEGREE_COLORS, color_of
+from sandbox.probes.nonterminals import NonterminalProbe
+from sandbox.theory.ranks import rank_correlation
+from sandbox.train.run import Run
+from sandbox.train.spec import RunSpec
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The study's knobs.
+class Measured(NamedTuple):
+    """What the probes found.
+
+    Attributes:
+      ngrams: the n-gram probe along each teacher's training.
+      along: arrays of the probe along it, `(T, P, levels)` by name.
+      students: lane -> arrays of the probe on its finished student, `(T, levels)`.
+    """
+
+    ngrams: st.Probed
+    along: dict[str, np.ndarray]
+    students: dict[str, dict[str, np.ndarray]]
+
+
+class PcfgNonterminals(st.Study):
+    """Nonterminals in PCFG teachers and students, after arXiv 2410.05464.
 
     Attributes:
       accuracy: the study whose teachers and students are probed.
+      ngrams: what else is probed along the teachers' training.
       probed: teacher steps that are probed, the last one its end.
       train: strings a probe is trained on.
       test: further strings it is scored on.
@@ -42,239 +55,208 @@ class Config:
       heads: heads of the attention probe.
     """
 
-    accuracy: pcfg_accuracy.Config = field(default_factory=pcfg_accuracy.smoke)
+    accuracy: PcfgAccuracy = PcfgAccuracy.preset("smoke")
+    ngrams: st.Ngrams = st.Ngrams(strings=64, places=3)
     probed: tuple[int, ...] = (25, 100, 300, 600)
-    train: int = 1024
-    test: int = 512
+    train: int = 256
+    test: int = 128
     epochs: int = 8
     heads: int = 8
 
-    def __post_init__(self) -> None:
-        """Refuses steps without a checkpoint."""
-        s, p = self.accuracy.setting, self.probed
-        require(
-            len(p) >= 2 and list(p) == sorted(set(p)) and p[-1] == s.teacher_steps,
-            f"probed must be increasing teacher steps up to {s.teacher_steps}, got"
-            f" {p}.",
-        )
-        require(
-            s.task == "masked",
-            f"accuracy.setting.task must be masked, got {s.task}: the n-gram probe"
-            " masks tokens.",
-        )
-        require(
-            self.train % 64 == 0 and self.train > 0 and self.heads >= 1,
-            "train must be a multiple of 64 and heads at least 1, got"
-            f" {self.train} and {self.heads}.",
-        )
-        for step in p:
-            require(
-                step > 0 and step % s.spacing == 0,
-                f"probed must hold multiples of {s.spacing}, got {step}.",
-            )
-
-
-def smoke() -> Config:
-    """Level 10, one layer, two seeds."""
-    return Config(accuracy=pcfg_accuracy.smoke(), train=256, test=128)
-
-
-def cpu() -> Config:
-    """cfg3b from level 13, two layers, 8 heads to 2, five seeds."""
-    return Config(
-        accuracy=pcfg_accuracy.cpu(),
-        probed=(50, 100, 150, 200, 300, 450, 700, 1200, 2000, 4000),
-    )
-
-
-def paper() -> Config:
-    """Whole cfg3b strings, four layers, 32 heads to 8; 16 heads in the probe."""
-    return Config(
-        accuracy=pcfg_accuracy.paper(),
-        probed=(100, 300, 500, 700, 900, 1200, 1600, 2000),
-        train=4096,
-        epochs=4,
-        heads=16,
-    )
-
-
-PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the probes found, seed by seed.
-
-    Attributes:
-      config: what was run.
-      teachers: one entry a seed.
-      ngrams: the n-gram probe along each teacher's training.
-      steps: probed teacher steps, `(P,)`.
-      along: arrays of the probe along training, `(S, P, levels)` by name.
-      students: lane -> arrays of the probe on its finished student, `(S, levels)`.
-      runs: the students' runs.
-      seconds: what measuring took.
-      lost: a phrase for every teacher that did not learn.
-    """
-
-    config: Config
-    teachers: list[Teacher]
-    ngrams: list[Probed]
-    steps: "np.ndarray"
-    along: "dict[str, np.ndarray]"
-    students: "dict[str, dict[str, np.ndarray]]"
-    runs: "list[Run]"
-    seconds: float
-    lost: list[str]
+    presets = {
+        "smoke": st.preset("Level 10, one layer, two seeds."),
+        "cpu": st.preset(
+            "cfg3b from level 13, two layers, 8 heads to 2, five seeds.",
+            accuracy=PcfgAccuracy.preset("cpu"),
+            ngrams=st.Ngrams(),
+            probed=(50, 100, 150, 200, 300, 450, 700, 1200, 2000, 4000),
+            train=1024,
+            test=512,
+        ),
+        "paper": st.preset(
+            "Whole cfg3b strings, four layers, 32 heads to 8; 16 heads in the probe.",
+            accuracy=PcfgAccuracy.preset("paper"),
+            ngrams=st.Ngrams(every=100, places=14),
+            probed=(100, 300, 500, 700, 900, 1200, 1600, 2000),
+            train=4096,
+            test=512,
+            epochs=4,
+            heads=16,
+        ),
+    }
+    since = {"any": "2026-11-22 9bce772"}
 
     @property
-    def levels(self) -> "np.ndarray":
-        """Levels with more than one symbol, about which there is something to know."""
-        import numpy as np
+    def settings(self) -> Mapping[str, st.Setting]:
+        """That of the accuracies."""
+        return self.accuracy.settings
 
-        task = self.config.accuracy.setting.made_task
+    def check(self) -> None:
+        """Refuses steps without a checkpoint, and probes that cannot be trained."""
+        s, p = self.accuracy.setting, self.probed
+        self.ngrams.check(s)
+        spec = s.teacher_specs()[0]
+        end = spec.stop.largest // s.one
+        require(
+            len(p) >= 2
+            and list(p) == sorted(set(p))
+            and p[-1] == end
+            and all(n > 0 and n % s.spacing == 0 for n in p),
+            f"probed must be increasing multiples of setting.spacing = {s.spacing} up"
+            f" to the teacher's {end} steps, got {p}.",
+        )
+        self._probe(spec)
+
+    def _probe(self, spec: RunSpec) -> NonterminalProbe:
+        return NonterminalProbe(
+            task=spec.task,  # pyright: ignore[reportArgumentType]
+            model=spec.model,
+            train=self.train,
+            test=self.test,
+            epochs=self.epochs,
+            heads=self.heads,
+        )
+
+    def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        """Those of the accuracies."""
+        return self.accuracy.lanes(t)
+
+    def measure(self, r: st.Result) -> Measured:
+        """Both probes along the teachers' training, nonterminals of the students."""
+
+        def of(run: Run) -> NonterminalProbe:
+            return self._probe(run.spec)
+
+        along = r.probe("teacher", of, [*map(r.setting.samples, self.probed)])
+        students = {
+            lane: {k: v[:, 0] for k, v in r.probe(lane, of).items()}
+            for lane in r.strategies
+        }
+        return Measured(self.ngrams.measure(r), along, students)
+
+    @property
+    def levels(self) -> np.ndarray:
+        """Levels with more than one symbol, about which there is something to know."""
+        task = self.accuracy.setting.made_task
         return np.flatnonzero(task.arrays.at_level[:-1].sum(1) > 1)
 
+    def held(self, r: st.Result, name: str) -> st.Quantity:
+        """Nonterminal accuracy of a strategy's students, the mean over levels."""
+        lane = lane_name(name, self.accuracy.taus[0])
+        values = r.measured.students[lane]["attention/nonterminal"][:, self.levels]
+        text = f"mean nonterminal accuracy({lane})"
+        return st.Quantity(values.mean(-1)[:, None], text)
 
-def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
-    """Trains and measures what is missing and opens the rest."""
-    import numpy as np
+    def figure(self, r: st.Result) -> Figure:
+        """Two targets along the teachers' training, and the students at their ends.
 
-    from sandbox.probes.offline import measure_trajectory
-
-    trained = pcfg_accuracy.run(config.accuracy, root=root, progress=progress)
-    s = config.accuracy.setting
-    at = [s.samples(step) for step in config.probed]
-    rows, seconds = [], 0.0
-    for t in trained.teachers:
-        probe = _probe(config, t.run)
-        found = measure_trajectory(t.run, probe, root=root, steps=at, progress=progress)
-        rows.append(found.values)
-        seconds += found.wall_seconds
-    along = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
-    students: dict[str, dict[str, np.ndarray]] = {}
-    for i, strategy in enumerate(trained.students[0].spec.strategies):
-        ends = []
-        for r in trained.students:
-            found = measure_trajectory(
-                r,
-                _probe(config, r),
-                root=root,
-                steps=[r.trajectory.steps[-1]],
-                lane=i,
-                progress=progress,
-            )
-            ends.append(found.values)
-            seconds += found.wall_seconds
-        found = {k: np.concatenate([e[k][:, 0] for e in ends]) for k in ends[0]}
-        for j, r in enumerate(trained.students):
-            out = [*r.outcome["failed"], *r.outcome["absent"]]
-            if strategy.name in [lane["strategy"] for lane in out]:
-                for v in found.values():
-                    v[j] = np.nan  # what it holds is no result
-        students[strategy.name] = found
-    ngrams = [probe_teacher(t, root, progress) for t in trained.teachers]
-    seconds += sum(p.seconds for p in ngrams)
-    return Result(
-        config,
-        trained.teachers,
-        ngrams,
-        np.asarray(config.probed),
-        along,
-        students,
-        trained.students,
-        seconds,
-        trained.lost,
-    )
-
-
-def _probe(config: Config, run: "Run") -> "NonterminalProbe":
-    from sandbox.probes.nonterminals import NonterminalProbe
-
-    return NonterminalProbe(
-        task=run.spec.task,  # pyright: ignore[reportArgumentType]
-        model=run.spec.model,
-        train=config.train,
-        test=config.test,
-        epochs=config.epochs,
-        heads=config.heads,
-    )
-
-
-def gain(values: "dict[str, np.ndarray]", target: str) -> "np.ndarray":
-    """Accuracy of the attention probe above the majority's, by level."""
-    return values[f"attention/{target}"] - values[f"majority/{target}"]
-
-
-def draw(result: Result) -> "Figure":
-    """Two targets along the teacher's training, and the students at their ends."""
-    from matplotlib.figure import Figure
-
-    from sandbox.plotting.style import WIDE, styled
-
-    with styled():
-        fig = Figure(figsize=(WIDE, 2.8), layout="constrained")
-        a, b, c = fig.subplots(1, 3)
-        _draw_along(a, result, "nonterminal", "nonterminal over each token")
-        _draw_along(b, result, "boundary_balanced", "does it end here (balanced)")
-        _draw_students(c, result)
-        s = result.config.accuracy.setting
+        Depth 0 is the root of a string. Left: accuracy of telling which nonterminal
+        covers a token; middle: whether it ends there, both answers weighted alike.
+        Solid: the attention probe; dashed: the linear one; dotted: the attention probe
+        of an untrained network; medians over seeds. Right: a dot a student.
+        """
+        fig, (a, b, c) = st.panels(1, 3, height=2.8)
+        self._draw_along(a, r, "nonterminal", "nonterminal over each token")
+        self._draw_along(b, r, "boundary_balanced", "does it end here (balanced)")
+        names = ("ce", *TAUGHT)
+        for i, name in enumerate(names):
+            y = self.held(r, name).values[:, 0]
+            c.plot(np.full(len(y), i), y, "o", color=color_of(name), ms=3.5)
+            middle = [np.nanmedian(y)] * 2
+            c.plot([i - 0.3, i + 0.3], middle, color=color_of(name), lw=2)
+        words = [st.label_of(name).partition(" (")[0] for name in names]
+        c.set_xticks(range(len(names)), words, rotation=30, ha="right")
+        c.set_ylabel("nonterminals: mean over levels")
+        c.set_title("finished students")
+        seeds = int(np.isfinite(r.scale).sum())
         fig.suptitle(
-            f"{task_text(s)}, {len(result.teachers)} seeds; — attention probe,"
-            " -- linear, ··· untrained network",
+            f"{r.setting}, {seeds} seeds; — attention probe, -- linear,"
+            " ··· untrained network",
             fontsize=8,
         )
-    return fig
+        return fig
+
+    def _draw_along(self, ax: Axes, r: st.Result, target: str, title: str) -> None:
+        along = r.measured.along
+        n_levels = along[f"attention/{target}"].shape[-1]
+        boundary = target.startswith("boundary")  # the root's is the end of the string
+        for level in range(1, n_levels) if boundary else self.levels:
+            color = DEGREE_COLORS[(n_levels - 1 - level) % len(DEGREE_COLORS)]
+            for kind, style, label in (
+                ("attention", "-", f"depth {level}"),
+                ("linear", "--", "_"),
+                ("untrained/attention", ":", "_"),
+            ):
+                y = np.nanmedian(along[f"{kind}/{target}"][..., level], 0)
+                ax.plot(self.probed, y, style, color=color, label=label, lw=1.1)
+        log_steps(ax)
+        ax.set_xlabel("teacher steps")
+        ax.set_ylabel("accuracy of the probe")
+        ax.set_title(title)
+        ax.legend(loc="best")
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """G5: longer n-grams and higher levels later, more levels in progressive."""
+        windows, (ngrams, along, _) = self.ngrams.windows, r.measured
+        peaks = np.stack([ngrams.peaks(n) for n in windows], 1)
+        yield st.at_least(
+            "G5.ngrams",
+            _order(windows, peaks, "n, step of the peak of M_robust(n)"),
+            0.8,
+            "reliance on longer n-grams peaks later",
+            paper="an n-gram curriculum",
+        )
+        accuracy = along["attention/nonterminal"]
+        gain = accuracy - along["majority/nonterminal"]
+        for name, what, every_level in (
+            ("levels", "accuracy", accuracy),
+            ("levels_gain", "gain over the majority", gain),
+        ):
+            y = every_level[..., self.levels]
+            last = y[:, -1]
+            first = np.asarray(self.probed)[np.argmax(y >= 0.8 * last[:, None], 1)]
+            steps = np.where(last > 0, first, np.inf) + 0 * last  # NaN stays NaN
+            yield st.at_least(
+                f"G5.{name}",
+                # Height is counted above the tokens; the root is highest.
+                _order(-self.levels, steps, f"height, step to 80% of the final {what}"),
+                0.8,
+                "nonterminals of lower levels are found first",
+                paper="level by level",
+            )
+        yield st.at_least(
+            "G5.students",
+            self.held(r, "progressive") - self.held(r, "one_shot"),
+            0.0,
+            "progressive students show more nonterminals than one-shot ones",
+            paper="higher",
+        )
+
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        """Accuracy by level: of teachers along training and of finished students."""
+        keep = ("attention/nonterminal", "linear/nonterminal", "attention/boundary")
+        along, students = r.measured.along, r.measured.students
+        measured = {
+            "probed_steps": self.probed,
+            "teacher_end": {k: v[:, -1].round(4) for k, v in along.items()},
+            "teacher_along": {k: along[k].round(4) for k in keep},
+            "students": {
+                lane: {k: v[k].round(4) for k in keep} for lane, v in students.items()
+            },
+        }
+        return {"measured": measured, "strings": strings(r)}
 
 
-def _draw_along(ax: "Axes", result: Result, target: str, title: str) -> None:
-    import numpy as np
-
-    from sandbox.plotting.curves import log_steps
-    from sandbox.plotting.style import DEGREE_COLORS
-
-    n_levels = result.along[f"attention/{target}"].shape[-1]
-    boundary = target.startswith("boundary")
-    for level in range(1, n_levels) if boundary else result.levels:
-        color = DEGREE_COLORS[(n_levels - 1 - level) % len(DEGREE_COLORS)]
-        for kind, style in (("attention", "-"), ("linear", "--")):
-            y = np.median(result.along[f"{kind}/{target}"][..., level], 0)
-            label = f"depth {level}" if kind == "attention" else "_"
-            ax.plot(result.steps, y, style, color=color, label=label, lw=1.2)
-        y = np.median(result.along[f"untrained/attention/{target}"][..., level], 0)
-        ax.plot(result.steps, y, ":", color=color, lw=0.9)
-    log_steps(ax)
-    ax.set_xlabel("teacher steps")
-    ax.set_ylabel("accuracy of the probe")
-    ax.set_title(title)
-    ax.legend(loc="lower right")
-
-
-def _draw_students(ax: "Axes", result: Result) -> None:
-    import numpy as np
-
-    from sandbox.plotting.style import color_of
-
-    tau = result.config.accuracy.taus[0]
-    names = ["ce"]
-    names += [pcfg_accuracy.lane_name(n, tau) for n in pcfg_accuracy.TAUGHT]
-    for i, name in enumerate(names):
-        y = result.students[name]["attention/nonterminal"][:, result.levels].mean(-1)
-        color = color_of(name.removesuffix("_hard"))
-        ax.plot(np.full(len(y), i), y, "o", color=color, ms=3.5)
-        ax.plot([i - 0.3, i + 0.3], [np.median(y)] * 2, color=color, lw=2)
-    words = [pcfg_accuracy.LABELS[n.removesuffix("_hard")] for n in names]
-    ax.set_xticks(range(len(names)), words, rotation=30, ha="right")
-    ax.set_ylabel("nonterminals: mean over levels")
-    ax.set_title("finished students")
-
-
-def main() -> None:
-    """Runs the study from the command line and draws its figure."""
-    from experiments.command import study_main
-
-    study_main("pcfg_nonterminals", PRESETS, run, draw, __doc__)
+def _order(x: Any, steps: np.ndarray, text: str) -> st.Quantity:
+    """Rank correlation of `x` and every teacher's steps `(T, n)`, 0 if all alike."""
+    each = [
+        np.nan
+        if np.isnan(row).any()
+        else np.nan_to_num(rank_correlation(np.asarray(x), row))
+        for row in steps
+    ]
+    return st.of_teachers(each, f"Spearman of {text}")
 
 
 if __name__ == "__main__":
-    main()
+    PcfgNonterminals.main()
