@@ -100,11 +100,11 @@ def strips(
 
 def estimates(
     ax: Axes,
-    x: Sequence[float] | Real[np.ndarray, " E"],
+    x: Sequence[int | float] | Real[np.ndarray, " E"],
     found: Sequence[Estimate],
     *,
     color: str,
-    cap: float | Real[np.ndarray, " E"] = np.inf,
+    cap: int | float | Real[np.ndarray, " E"] = np.inf,
     fmt: str = "o-",
     label: str = "_",
     **line: object,

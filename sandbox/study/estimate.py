@@ -7,7 +7,7 @@ made-up teachers, and its plain runs.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -20,6 +20,7 @@ from sandbox.train.run import folder_of
 from sandbox.train.spec import RunSpec
 
 
+@runtime_checkable
 class Trains(Protocol):
     """What a study says of what it trains (`sandbox.study.study.Study`)."""
 
