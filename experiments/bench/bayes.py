@@ -13,14 +13,26 @@ tried on short strings only. Memory is what XLA reserves beside inputs and outpu
 strings computed at once.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import resources
 from typing import Any
 
-from experiments.bench.command import arguments, machine_line, parse, start, write
-from experiments.bench.timing import Candidate, say
+import jax
+import nltk
+import numpy as np
+from nltk.grammar import CFG, PCFG, Nonterminal
+
+from experiments.bench.command import Begun, Options, machine_line, run
+from experiments.bench.timing import Candidate, take_turns, warm_up
+from sandbox.tasks import bayes
+from sandbox.tasks.bayes_context import draw_strings
+from sandbox.tasks.bayes_levels import predict_next
+from sandbox.tasks.grammar import load_grammar
+from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
+from sandbox.tasks.inside import chart_plan
+from sandbox.text import table
 
 AGREE = 1e-10
 """Largest relative difference of the probabilities that all of them find."""
@@ -56,7 +68,6 @@ class Row:
 
 def ours(f: Callable[..., Any], given: tuple[Any, ...], batch: int) -> Candidate:
     """A jitted function of a whole batch."""
-    import jax
 
     def go(n: int) -> None:
         for _ in range(n):
@@ -78,12 +89,8 @@ def one_by_one(f: Callable[[Any], float], strings: Sequence[Any]) -> Candidate:
     return Candidate(go, 1, compiles=False)
 
 
-def numpy_inside(arrays: Any) -> Callable[[Any], float]:
+def numpy_inside(arrays: GrammarArrays) -> Callable[[Any], float]:
     """Probability of a string by the inside algorithm in plain NumPy."""
-    import numpy as np
-
-    from sandbox.tasks.inside import chart_plan
-
     plan = chart_plan(arrays)
     low, high = dict(plan.shortest), dict(plan.longest)
 
@@ -116,17 +123,12 @@ def numpy_inside(arrays: Any) -> Callable[[Any], float]:
     return probability
 
 
-def nltk_parses(name: str, start: tuple[str, ...], arrays: Any) -> Callable:
+def nltk_parses(name: str, start: tuple[str, ...], arrays: GrammarArrays) -> Callable:
     """Probability of a string as the sum over the trees of nltk's chart parser."""
-    from importlib import resources
-
-    from nltk import ChartParser
-    from nltk.grammar import CFG, PCFG, Nonterminal
-
     file = resources.files("sandbox.tasks") / "grammars" / f"{name}.pcfg"
     rules = PCFG.fromstring(file.read_text()).productions()
     of = {(r.lhs(), r.rhs()): r.prob() for r in rules}
-    parsers = [ChartParser(CFG(Nonterminal(s), rules)) for s in start]
+    parsers = [nltk.ChartParser(CFG(Nonterminal(s), rules)) for s in start]
 
     def weight(tree: Any) -> float:
         out = 1.0
@@ -144,16 +146,6 @@ def nltk_parses(name: str, start: tuple[str, ...], arrays: Any) -> Callable:
 
 def make_row(name: str, start: tuple[str, ...], batch: int) -> Row:
     """Everything of one grammar; all candidates agree on probabilities."""
-    import jax
-    import numpy as np
-
-    from sandbox.tasks import bayes
-    from sandbox.tasks.bayes_context import draw_strings
-    from sandbox.tasks.bayes_levels import predict_next
-    from sandbox.tasks.grammar import load_grammar
-    from sandbox.tasks.grammar_arrays import compile_grammar
-    from sandbox.tasks.inside import chart_plan
-
     arrays = compile_grammar(load_grammar(name, start))
     drawn = draw_strings(arrays, jax.random.key(0), 0, batch)
     tokens, known, length = drawn.tokens, drawn.valid, drawn.length
@@ -190,8 +182,6 @@ def make_row(name: str, start: tuple[str, ...], batch: int) -> Row:
 
 def reserved(f: Callable[..., Any], given: tuple[Any, ...]) -> int:
     """Bytes that XLA reserves for temporaries."""
-    import jax
-
     analysis = jax.jit(f).lower(*given).compile().memory_analysis()
     return int(getattr(analysis, "temp_size_in_bytes", 0))
 
@@ -214,35 +204,21 @@ def row_record(row: Row) -> dict[str, Any]:
     }
 
 
-def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+def measure(begun: Begun[Options]) -> dict[str, Any]:
     """Everything, as JSON data."""
-    begun = start(args)
-    from sandbox.store.provenance import versions
-
-    rows = []
-    for case in sizes.cases:
-        rows.append(make_row(*case))
-        for name, c in rows[-1].candidates.items():
-            c.warm_up(sizes.seconds)
-            say(f"ready: {rows[-1].name} {name}")
-    for r in range(args.rounds):
-        for row in rows:
-            for c in row.candidates.values():
-                c.time()
-        say(f"round {r + 1} of {args.rounds} done")
-    import nltk
-
-    used = versions() | {"nltk": nltk.__version__}
+    sizes = QUICK if begun.options.quick else Sizes()
+    rows = [make_row(*case) for case in sizes.cases]
+    made = {f"{r.name} {k}": c for r in rows for k, c in r.candidates.items()}
+    warm_up(made, sizes.seconds)
+    take_turns(made.values(), begun.options.rounds)
     return {
-        **begun.record("bayes", sizes, used),
+        **begun.record(sizes, nltk=nltk.__version__),
         "rows": [row_record(row) for row in rows],
     }
 
 
 def print_table(result: dict[str, Any]) -> None:
     """Rates, one grammar a line."""
-    from sandbox.text import table
-
     names = ("probability", "leave_one_out", "next_token", "numpy", "nltk")
 
     def cells(row: dict[str, Any]) -> list[str]:
@@ -260,15 +236,5 @@ def print_table(result: dict[str, Any]) -> None:
     print(machine_line(result))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the table, writes the JSON."""
-    parser = arguments("bench_bayes", __doc__, rounds=5)
-    args = parse(parser, argv)
-    result = measure(args, QUICK if args.quick else Sizes())
-    print_table(result)
-    write(result, args.out)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run("bayes", __doc__, partial(Options, rounds=5), measure, print_table)

@@ -1,99 +1,124 @@
 """What the benchmarks share: their command line, the machine's facts, the JSON file."""
 
-import argparse
 import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from experiments.bench.timing import pin
+from sandbox.command import parse
+from sandbox.errors import require
+from sandbox.store.provenance import hardware, versions
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "paper_repro" / "results"
 
 
-def arguments(name: str, doc: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """A parser with what every benchmark understands.
+@dataclass(frozen=True)
+class Options:
+    """What every benchmark understands."""
 
-    Args:
-      name: module, e.g. "bench_bayes"; its result is `paper_repro/results/NAME.json`.
-      doc: what `--help` says.
-      rounds: how often everything is timed unless told.
-    """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.{name.replace("_", ".", 1)}",
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    default = RESULTS / f"{name}.json"
-    arg = parser.add_argument
-    arg(
-        "--rounds", type=int, default=rounds, help=f"timings of each (default {rounds})"
-    )
-    arg("--quick", action="store_true", help="tiny sizes: does it run at all")
-    arg("--out", type=Path, help=f"default {default.relative_to(ROOT)}")
-    parser.set_defaults(default_out=default)
-    return parser
+    rounds: int = 3
+    """timings of each"""
+    quick: bool = False
+    """tiny sizes: does it run at all"""
+    out: Path | None = None
+    """else paper_repro/results/bench_NAME.json, or nowhere with --quick"""
+
+    def __post_init__(self) -> None:
+        require(self.rounds >= 1, f"--rounds must be at least 1, got {self.rounds}")
 
 
-def parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> argparse.Namespace:
-    """Reads the command line; benchmarks run on the CPU whatever else is there."""
-    args = parser.parse_args(argv)
-    if args.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {args.rounds}")
-    if args.out is None and not args.quick:
-        args.out = args.default_out
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    return args
+Given = TypeVar("Given", bound=Options)
 
 
 @dataclass(frozen=True)
-class Begun:
+class Begun(Generic[Given]):
     """A benchmark on its way, alone on one core.
 
     Attributes:
-      args: its command line.
-      core: the one that it is pinned to, or None.
+      name: of its module in `experiments.bench`.
+      options: its command line.
+      core: the one that it is pinned to, None where processes cannot be pinned.
       usable: all cores.
       load: load average before it.
       begin: `time.monotonic()` then.
     """
 
-    args: argparse.Namespace
+    name: str
+    options: Given
     core: int | None
     usable: set[int]
     load: float
     begin: float
 
-    def record(
-        self, name: str, sizes: Any, versions: Mapping[str, str | None]
-    ) -> dict[str, Any]:
-        """The facts of the machine and the call, as JSON data."""
-        from sandbox.store.provenance import hardware
-
+    def record(self, sizes: Any, **used: str) -> dict[str, Any]:
+        """The facts of the machine and the call, and versions, as JSON data."""
         return {
-            "benchmark": name,
-            "quick": self.args.quick,
+            "benchmark": self.name,
+            "quick": self.options.quick,
             "sizes": asdict(sizes),
-            "rounds": self.args.rounds,
+            "rounds": self.options.rounds,
             "hardware": hardware() | {"cores": len(self.usable)},
-            "versions": versions,
+            "versions": versions() | used,
             "pinned_to": self.core,
             "load_average": {"before": self.load, "after": os.getloadavg()[0]},
             "wall_seconds": round(time.monotonic() - self.begin, 1),
         }
 
+    def child(self, environment: Mapping[str, str]) -> Any:
+        """What the module's `child(quick, rounds)` returns in a process on all cores.
 
-def start(args: argparse.Namespace) -> Begun:
-    """Notes load and time, and pins the process; comes before jax is imported."""
-    load, begin = os.getloadavg()[0], time.monotonic()
-    core, usable = pin()
-    return Begun(args, core, usable, load, begin)
+        jax is imported first there, so that the environment stays as it is given.
+        """
+        if self.core is not None:  # children inherit it; nothing is timed here
+            os.sched_setaffinity(0, self.usable)
+        code = (
+            f"import json, jax\nfrom experiments.bench.{self.name} import child\n"
+            f"print(json.dumps(child({self.options.quick}, {self.options.rounds})))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        return json.loads(done.stdout)
+
+
+def run(
+    name: str,
+    doc: str | None,
+    options: Callable[..., Given],
+    measure: Callable[[Begun[Given]], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """Reads the command line, measures on one core, prints tables, writes the JSON.
+
+    Args:
+      name: of the module; its result is `paper_repro/results/bench_NAME.json`.
+      doc: what `--help` says.
+      options: what the command line fills.
+      measure: everything, as JSON data.
+      show: prints it.
+    """
+    prog = f"python -m experiments.bench.{name}"
+    given = parse(options, sys.argv[1:], prog=prog, description=doc or "")
+    load, begin, core = os.getloadavg()[0], time.monotonic(), None
+    usable = set(range(os.cpu_count() or 1))
+    if hasattr(os, "sched_setaffinity"):  # before jax starts its threads
+        usable = os.sched_getaffinity(0)
+        core = max(usable)
+        os.sched_setaffinity(0, {core})
+    result = measure(Begun(name, given, core, usable, load, begin))
+    show(result)
+    out = given.out or (None if given.quick else RESULTS / f"bench_{name}.json")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+        print(f"written to {out}")
 
 
 def machine_line(result: Mapping[str, Any], *notes: str) -> str:
@@ -106,12 +131,3 @@ def machine_line(result: Mapping[str, Any], *notes: str) -> str:
         f"{result['wall_seconds']:.0f} s in all",
     )
     return "; ".join(parts)
-
-
-def write(result: Mapping[str, Any], out: Path | None) -> None:
-    """Writes the JSON file, if there is to be one."""
-    if out is None:
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-    print(f"written to {out}")

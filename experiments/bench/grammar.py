@@ -12,15 +12,24 @@ make tokens only: `numpy_choice` looks up the productions of a symbol and draws 
 as fast as plain Python gets.
 """
 
-import argparse
 import random
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import resources
 from typing import Any
 
-from experiments.bench.command import arguments, machine_line, parse, start, write
-from experiments.bench.timing import Candidate, say
+import jax
+import jax.numpy as jnp
+import nltk
+import numpy as np
+from nltk.grammar import PCFG, Nonterminal
+
+from experiments.bench.command import Begun, Options, machine_line, run
+from experiments.bench.timing import Candidate, ratio, take_turns, warm_up
+from sandbox.tasks.grammar import load_grammar
+from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
+from sandbox.tasks.grammar_sampler import sample_strings
+from sandbox.text import table
 
 GOAL = 100.0
 """Strings per second of ours, with labels, to those of `numpy_choice`."""
@@ -39,13 +48,8 @@ class Sizes:
 QUICK = Sizes(grammars=("cfg3b",), start=("13",), batch=16, seconds=0.02)
 
 
-def ours(arrays: Any, batch: int, *, labels: bool) -> Candidate:
+def ours(arrays: GrammarArrays, batch: int, *, labels: bool) -> Candidate:
     """The library's sampler, one batch a piece."""
-    import jax
-    import jax.numpy as jnp
-
-    from sandbox.tasks.grammar_sampler import sample_strings
-
     key = jax.random.key(0)
 
     @jax.jit
@@ -66,9 +70,6 @@ def ours(arrays: Any, batch: int, *, labels: bool) -> Candidate:
 
 def numpy_choice(grammar: Any, start: tuple[str, ...]) -> Candidate:
     """Recursion over the productions of an `nltk.PCFG`."""
-    import numpy as np
-    from nltk.grammar import Nonterminal
-
     rng = np.random.default_rng(0)
     starts = [Nonterminal(s) for s in start]
 
@@ -88,18 +89,16 @@ def numpy_choice(grammar: Any, start: tuple[str, ...]) -> Candidate:
 
 def python_choices(grammar: Any, start: tuple[str, ...]) -> Candidate:
     """The same with a table of rules, one list of words and Python's generator."""
-    from nltk.grammar import Nonterminal
-
     rng = random.Random(0)
     starts = [Nonterminal(s) for s in start]
-    table: dict[Any, tuple[list, list]] = {}
+    rules: dict[Any, tuple[list, list]] = {}
     for r in grammar.productions():
-        rights, weights = table.setdefault(r.lhs(), ([], []))
+        rights, weights = rules.setdefault(r.lhs(), ([], []))
         rights.append(r.rhs())
         weights.append(r.prob())
 
     def expand(symbol: Any, out: list[str]) -> None:
-        rights, weights = table[symbol]
+        rights, weights = rules[symbol]
         for s in rng.choices(rights, weights)[0]:
             if isinstance(s, Nonterminal):
                 expand(s, out)
@@ -115,13 +114,6 @@ def python_choices(grammar: Any, start: tuple[str, ...]) -> Candidate:
 
 def make_rows(sizes: Sizes) -> dict[str, dict[str, Candidate]]:
     """Grammar -> sampler -> what is timed."""
-    from importlib import resources
-
-    from nltk.grammar import PCFG
-
-    from sandbox.tasks.grammar import load_grammar
-    from sandbox.tasks.grammar_arrays import compile_grammar
-
     rows = {}
     for name in sizes.grammars:
         grammar = load_grammar(name, sizes.start or None)
@@ -137,57 +129,31 @@ def make_rows(sizes: Sizes) -> dict[str, dict[str, Candidate]]:
     return rows
 
 
-def take_turns(
-    rows: dict[str, dict[str, Candidate]], rounds: int, seconds: float
-) -> None:
-    """Warms up, then times every sampler of every grammar once a round."""
-    for name, row in rows.items():
-        for sampler, c in row.items():
-            c.warm_up(seconds)
-            say(f"ready: {name} {sampler}")
-    for r in range(rounds):
-        for row in rows.values():
-            for c in row.values():
-                c.time()
-        say(f"round {r + 1} of {rounds} done")
-
-
 def row_record(name: str, row: dict[str, Candidate]) -> dict[str, Any]:
     """Rates, and the ratio of ours with labels to each other one, as JSON data."""
     rates = {sampler: c.record() for sampler, c in row.items()}
-    mine, ratios = rates["labels"], {}
-    for other, rate in rates.items():
-        if other == "labels":
-            continue
-        pairs = zip(mine["cpu_rounds"], rate["cpu_rounds"], strict=True)
-        ratios[f"labels:{other}"] = {
-            "obtained": mine["cpu_per_s"] / rate["cpu_per_s"],
-            "rounds": [a / b for a, b in pairs],
-        }
+    mine = rates["labels"]
+    ratios = {f"labels:{k}": ratio(mine, r) for k, r in rates.items() if r is not mine}
     against = ratios["labels:numpy_choice"]
     against |= {"goal": GOAL, "met": against["obtained"] >= GOAL}
     return {"grammar": name, "rates": rates, "ratios": ratios}
 
 
-def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+def measure(begun: Begun[Options]) -> dict[str, Any]:
     """Everything, as JSON data."""
-    begun = start(args)
-    from sandbox.store.provenance import versions
-
+    sizes = QUICK if begun.options.quick else Sizes()
     rows = make_rows(sizes)
-    take_turns(rows, args.rounds, sizes.seconds)
-    import nltk
-
-    used = versions() | {"nltk": nltk.__version__}
+    made = {f"{name} {k}": c for name, row in rows.items() for k, c in row.items()}
+    warm_up(made, sizes.seconds)
+    take_turns(made.values(), begun.options.rounds)
     return {
-        **begun.record("grammar", sizes, used),
+        **begun.record(sizes, nltk=nltk.__version__),
         "rows": [row_record(name, row) for name, row in rows.items()],
     }
 
 
 def print_table(result: dict[str, Any]) -> None:
     """Rates and ratios, one grammar a line."""
-    from sandbox.text import table
 
     def cells(row: dict[str, Any]) -> list[str]:
         rates, ratios = row["rates"], row["ratios"]
@@ -205,7 +171,7 @@ def print_table(result: dict[str, Any]) -> None:
         "grammar", "with labels", "tokens only", "numpy.choice", "random.choices",
         ":numpy", f">= {GOAL:g}", ":random", "compile s",
     )  # fmt: skip
-    rows: Sequence[list[str]] = [cells(row) for row in result["rows"]]
+    rows = [cells(row) for row in result["rows"]]
     print(
         f"\nstrings per second of CPU time on one core, median of {result['rounds']};"
         f" batches of {result['sizes']['batch']}"
@@ -214,15 +180,5 @@ def print_table(result: dict[str, Any]) -> None:
     print(machine_line(result))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the table, writes the JSON."""
-    parser = arguments("bench_grammar", __doc__, rounds=5)
-    args = parse(parser, argv)
-    result = measure(args, QUICK if args.quick else Sizes())
-    print_table(result)
-    write(result, args.out)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run("grammar", __doc__, partial(Options, rounds=5), measure, print_table)

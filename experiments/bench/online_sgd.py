@@ -17,22 +17,30 @@ adds 2 M (d + 1) for its forward product.
 The last section runs the blocked engine on every core, in a process of its own.
 """
 
-import argparse
 import importlib.util
-import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from experiments.bench.command import ROOT, arguments, parse, start, write
-from experiments.bench.report import print_tables
-from experiments.bench.timing import Candidate, Row, say, take_turns
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bench import GIVEN
+from experiments.bench.command import Begun, Options, run
+from experiments.bench.report import Row, print_tables
+from experiments.bench.timing import Candidate, say, take_turns, warm_up
+from sandbox.distill.sources import Final
+from sandbox.distill.strategy import Strategy
+from sandbox.models.mlp import MLP
+from sandbox.tasks.parity import Parity
+from sandbox.train.engine import Engine
+from sandbox.train.online_sgd import INNER_BLOCKS
+from sandbox.train.optim import SGD, LearningRate
+from sandbox.train.spec import RunSpec, Stop, TeacherRef
+from sandbox.train.teaching import task_key
 
 LR = 0.005
 SEGMENT = 1024
@@ -61,18 +69,19 @@ QUICK = Sizes(
 )  # fmt: skip
 
 
-def _task(sizes: Sizes) -> Any:
-    from sandbox.tasks.parity import Parity
+@dataclass(frozen=True)
+class Against(Options):
+    """The command line."""
 
+    no_torch: bool = False
+    """leave PyTorch out"""
+
+
+def _task(sizes: Sizes) -> Parity:
     return Parity(d=sizes.d, k=sizes.k)
 
 
-def _spec(sizes: Sizes, m: int, **fields: Any) -> Any:
-    from sandbox.distill.strategy import Strategy
-    from sandbox.models.mlp import MLP
-    from sandbox.train.optim import SGD, LearningRate
-    from sandbox.train.spec import RunSpec, Stop
-
+def _spec(sizes: Sizes, m: int, **fields: Any) -> RunSpec:
     defaults: dict[str, Any] = {
         "kind": "teacher",
         "strategies": (Strategy(name="labels"),),
@@ -91,18 +100,8 @@ def _spec(sizes: Sizes, m: int, **fields: Any) -> Any:
 
 def engine(sizes: Sizes, m: int, *, taught_by: int = 0, **fields: Any) -> Candidate:
     """An engine of the library on its own stream, from labels or a frozen teacher."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from sandbox.train.engine import Engine
-
     teacher = None
     if taught_by:
-        from sandbox.distill.sources import Final
-        from sandbox.distill.strategy import Strategy
-        from sandbox.train.spec import TeacherRef
-
         spec = _spec(sizes, taught_by)
         params = spec.model.init(jax.random.key(1))
         teacher = jax.tree.map(lambda p: jnp.asarray(p)[None, None], params)
@@ -132,15 +131,11 @@ def engine(sizes: Sizes, m: int, *, taught_by: int = 0, **fields: Any) -> Candid
 
 def block_flop(sizes: Sizes, m: int) -> float:
     """Operations of one step of the blocked engine; see the module's first lines."""
-    from sandbox.train.online_sgd import INNER_BLOCKS
-
     return m * (4 * (sizes.d + 1) + sizes.block + sizes.block / INNER_BLOCKS + 10)
 
 
-def make_rows(sizes: Sizes, use_torch: bool) -> list[Row]:
+def make_rows(sizes: Sizes, torch: Any) -> list[Row]:
     """Every problem with its engines, the library's blocked engine first."""
-    from sandbox.distill.strategy import Strategy
-
     rows = [
         Row(
             "labels",
@@ -157,8 +152,15 @@ def make_rows(sizes: Sizes, use_torch: bool) -> list[Row]:
         taught = engine(sizes, m, taught_by=sizes.teacher)
         flop = block_flop(sizes, m) + 2 * sizes.teacher * (sizes.d + 1)
         rows.append(Row("distill", m, {"blocked": taught}, flop))
-    if use_torch:
-        _add_torch(rows, sizes)
+    if torch:
+        batch = _task(sizes).sample(task_key(0), 0, 8192, split="train")
+        x, y = np.asarray(batch.x), np.asarray(batch.y)
+        for row in rows:
+            if row.kind == "labels":
+                go = torch.labels_loop(x, y, m=row.m, lr=LR)
+            else:
+                go = torch.distill_loop(x, m=row.m, m_teacher=sizes.teacher, lr=LR)
+            row.candidates["torch"] = Candidate(go, 1, compiles=False)
     names = tuple(Strategy(name=f"student {i}") for i in range(sizes.lanes))
     m = sizes.lane_width
     pair = {"lanes": engine(sizes, m, strategies=names), "one": engine(sizes, m)}
@@ -166,64 +168,60 @@ def make_rows(sizes: Sizes, use_torch: bool) -> list[Row]:
     return rows
 
 
-def _add_torch(rows: list[Row], sizes: Sizes) -> None:
-    import numpy as np
+def gemm_roof(n: int, seconds: float) -> Callable[[], float]:
+    """A function that measures GFLOP/s of an n x n x n float32 product."""
+    a = jax.random.normal(jax.random.key(0), (n, n), jnp.float32)
+    dot = jax.jit(lambda p, q: jnp.dot(p, q, precision="highest"))
+    dot(a, a).block_until_ready()
 
-    from experiments.bench import torch_mlp
-    from sandbox.train.teaching import task_key
+    def measure() -> float:
+        rates, begin = [], time.process_time()
+        while time.process_time() - begin < seconds / 2:
+            cpu = time.process_time()
+            dot(a, a).block_until_ready()
+            rates.append(2 * n**3 / max(time.process_time() - cpu, 1e-7) / 1e9)
+        return statistics.median(rates)
 
-    torch_mlp.one_thread()
-    batch = _task(sizes).sample(task_key(0), 0, 8192, split="train")
-    x, y = np.asarray(batch.x), np.asarray(batch.y)
-    for row in rows:
-        if row.kind == "labels":
-            go = torch_mlp.labels_loop(x, y, m=row.m, lr=LR)
-        else:
-            go = torch_mlp.distill_loop(x, m=row.m, m_teacher=sizes.teacher, lr=LR)
-        row.candidates["torch"] = Candidate(go, 1, compiles=False)
-
-
-def all_cores(args: argparse.Namespace, usable: set[int], env: dict) -> list[Any]:
-    """The blocked engine on every core: another process, without the pinning."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, usable)  # children inherit it; nothing is timed here
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "rows.json"
-        command = [sys.executable, "-m", "experiments.bench.online_sgd", "--child"]
-        command += ["--rounds", str(args.rounds), "--out", str(out)]
-        command += ["--quick"] if args.quick else []
-        subprocess.run(command, cwd=ROOT, env=env, check=True)
-        return json.loads(out.read_text())
+    return measure
 
 
-def child(sizes: Sizes, rounds: int, out: Path) -> None:
-    """What the other process does."""
+def time_rows(rows: list[Row], sizes: Sizes, rounds: int) -> list[float]:
+    """Times every engine in turn; returns each round's roof, in GFLOP/s."""
+    roof = gemm_roof(sizes.gemm, sizes.seconds)
+    made = {
+        f"{row.kind} m={row.m:,} {name}": c
+        for row in rows
+        for name, c in row.candidates.items()
+    }
+    warm_up(made, sizes.seconds)
+    return take_turns(made.values(), rounds, first=roof)
+
+
+def child(quick: bool, rounds: int) -> list[dict[str, Any]]:
+    """The blocked engine alone, on what cores this process has."""
+    sizes = QUICK if quick else Sizes()
     rows = [Row("labels", m, {"blocked": engine(sizes, m)}) for m in sizes.all_cores]
-    take_turns(rows, rounds=rounds, seconds=sizes.seconds, gemm=sizes.gemm)
-    out.write_text(json.dumps([row.record(1.0) for row in rows]))
+    time_rows(rows, sizes, rounds)
+    return [row.record(1.0) for row in rows]
 
 
-def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+def measure(begun: Begun[Against]) -> dict[str, Any]:
     """Everything, as JSON data."""
-    env = dict(os.environ)
-    begun = start(args)
-    use_torch = not args.no_torch and importlib.util.find_spec("torch") is not None
-    from sandbox.store.provenance import versions
+    sizes = QUICK if begun.options.quick else Sizes()
+    used, torch = {}, None
+    if not begun.options.no_torch and importlib.util.find_spec("torch"):
+        # lazily: torch is optional
+        from experiments.bench import torch_mlp as torch
 
-    used = versions()
-    if use_torch:
-        from experiments.bench import torch_mlp
-
-        used["torch"] = torch_mlp.one_thread()
-    rows = make_rows(sizes, use_torch)
-    roofs = take_turns(rows, rounds=args.rounds, seconds=sizes.seconds, gemm=sizes.gemm)
+        used["torch"] = torch.one_thread()
+    rows = make_rows(sizes, torch)
+    roofs = time_rows(rows, sizes, begun.options.rounds)
     roof = statistics.median(roofs)
     result: dict[str, Any] = {
         "roof_gflop_per_s": {"median": roof, "rounds": roofs},
         "rows": [row.record(roof) for row in rows],
     }
     say(f"blocked engine on {len(begun.usable)} cores, in another process")
-    rows_there = all_cores(args, begun.usable, env)
     wall = {r["m"]: r["rates"]["blocked"]["wall_per_s"] for r in result["rows"]
             if r["row"] == "labels"}  # fmt: skip
     result["all_cores"] = [
@@ -233,30 +231,14 @@ def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
             **r["rates"]["blocked"],
             "to_one_core": r["rates"]["blocked"]["wall_per_s"] / wall[r["m"]],
         }
-        for r in rows_there
+        for r in begun.child(GIVEN)
     ]
     goals = [
         x["met"] for r in result["rows"] for x in r["ratios"].values() if "met" in x
     ]
     result["goals_met"] = f"{sum(goals)} of {len(goals)}"
-    return begun.record("online_sgd", sizes, used) | result
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the table, writes the JSON."""
-    parser = arguments("bench_online_sgd", __doc__, rounds=3)
-    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    args = parse(parser, argv)
-    sizes = QUICK if args.quick else Sizes()
-    if args.child:
-        child(sizes, args.rounds, args.out)
-        return 0
-    result = measure(args, sizes)
-    print_tables(result)
-    write(result, args.out)
-    return 0
+    return begun.record(sizes, **used) | result
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("online_sgd", __doc__, Against, measure, print_tables)

@@ -1,6 +1,10 @@
-"""Goals of `experiments.bench.online_sgd` and its table."""
+"""Rows of `experiments.bench.online_sgd`, their goals and table."""
 
+from dataclasses import dataclass
 from typing import Any
+
+from experiments.bench.timing import Candidate, ratio
+from sandbox.text import table
 
 GOALS: dict[tuple[str, int, str], tuple[float, float, float]] = {
     ("labels", 100, "torch"): (100, 90, 149),
@@ -28,10 +32,39 @@ def goal_of(row: str, m: int, other: str, obtained: float) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Row:
+    """One line of the table: engines that take turns on one problem."""
+
+    kind: str
+    m: int
+    candidates: dict[str, Candidate]
+    flop: float | None = None
+
+    def record(self, roof: float) -> dict[str, Any]:
+        """Rates, ratios against their goals, and the share of the floor."""
+        rates = {name: c.record() for name, c in self.candidates.items()}
+        first, *others = self.candidates
+        ratios = {}
+        for other in others:
+            found = ratio(rates[first], rates[other])
+            found |= goal_of(self.kind, self.m, other, found["obtained"])
+            ratios[f"{first}:{other}"] = found
+        floor = None
+        if self.flop is not None:
+            floor = {
+                "flop_per_step": self.flop,
+                "floor_per_s": roof * 1e9 / self.flop,
+                "fraction": rates[first]["cpu_per_s"] * self.flop / (roof * 1e9),
+            }
+        return {
+            "row": self.kind, "m": self.m, "rates": rates, "ratios": ratios,
+            "floor": floor,
+        }  # fmt: skip
+
+
 def print_tables(result: dict[str, Any]) -> None:
     """Prints one table, the lanes, the cores, and what the numbers mean."""
-    from sandbox.text import table
-
     hardware, roof = result["hardware"], result["roof_gflop_per_s"]["median"]
     load, sizes = result["load_average"], result["sizes"]
     print(

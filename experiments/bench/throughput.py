@@ -9,29 +9,23 @@ devices, each with one thread, in processes of their own, D = 1, 2, 4, ... up to
 cores there are; its rates are of wall time. Candidates take turns after a warm-up.
 """
 
-import argparse
-import json
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-from experiments.bench.command import (
-    ROOT,
-    arguments,
-    machine_line,
-    parse,
-    start,
-    write,
-)
-from experiments.bench.timing import Candidate, say
+import jax
+import numpy as np
 
-SEGMENT = 1024
+from experiments.bench.command import Begun, Options, machine_line, run
+from experiments.bench.timing import Candidate, say, take_turns, warm_up
+from sandbox.distill.strategy import Strategy
+from sandbox.models.mlp import MLP
+from sandbox.tasks.parity import Parity
+from sandbox.text import table
+from sandbox.train.engine import Engine
+from sandbox.train.spec import RunSpec, Stop
 
 
 @dataclass(frozen=True)
@@ -41,24 +35,17 @@ class Sizes:
     dims: tuple[int, ...] = (32, 100)
     widths: tuple[int, ...] = (20, 100, 1000)
     seeds: tuple[int, ...] = (1, 8, 64)
-    segment: int = SEGMENT
+    segment: int = 1024
     seconds: float = 0.7  # each timing
 
 
 QUICK = Sizes(dims=(8,), widths=(8,), seeds=(1, 4), segment=64, seconds=0.02)
 
 
-def runner(sizes: Sizes, d: int, m: int, first: int, n_seeds: int) -> Any:
+def runner(
+    sizes: Sizes, d: int, m: int, first: int, n_seeds: int
+) -> Callable[[int], None]:
     """A function that trains a group of seeds for n more segments."""
-    import jax
-    import numpy as np
-
-    from sandbox.distill.strategy import Strategy
-    from sandbox.models.mlp import MLP
-    from sandbox.tasks.parity import Parity
-    from sandbox.train.engine import Engine
-    from sandbox.train.spec import RunSpec, Stop
-
     spec = RunSpec(
         kind="teacher",
         task=Parity(d=d, k=3),
@@ -91,66 +78,46 @@ def one_by_one(sizes: Sizes, d: int, m: int, n_seeds: int) -> Candidate:
     each = [runner(sizes, d, m, s, 1) for s in range(n_seeds)]
 
     def go(n: int) -> None:
-        for run in each:
-            run(n)
+        for train in each:
+            train(n)
 
     return Candidate(go, n_seeds * sizes.segment)
-
-
-def time_all(candidates: Sequence[Candidate], rounds: int, seconds: float) -> None:
-    """Warms up, then times everything once a round."""
-    for i, c in enumerate(candidates):
-        c.warm_up(seconds)
-        say(f"ready: {i + 1} of {len(candidates)}")
-    for r in range(rounds):
-        for c in candidates:
-            c.time()
-        say(f"round {r + 1} of {rounds} done")
 
 
 def grid(sizes: Sizes, rounds: int) -> list[dict[str, Any]]:
     """Every (d, m, S), both ways."""
     problems = list(product(sizes.dims, sizes.widths, sizes.seeds))
-    made = [(together(sizes, *p), one_by_one(sizes, *p)) for p in problems]
-    time_all([c for pair in made for c in pair], rounds, sizes.seconds)
+    ways = {"together": together, "one_by_one": one_by_one}
+    made = {(p, k): way(sizes, *p) for p in problems for k, way in ways.items()}
+    warm_up({f"{k}, (d, m, S) = {p}": c for (p, k), c in made.items()}, sizes.seconds)
+    take_turns(made.values(), rounds)
     rows = []
-    for (d, m, n), (a, b) in zip(problems, made, strict=True):
-        rates = {"together": a.record(), "one_by_one": b.record()}
-        each = [r["cpu_per_s"] for r in rates.values()]
-        rows.append({"d": d, "m": m, "seeds": n, "rates": rates,
-                     "ratio": each[0] / each[1]})  # fmt: skip
+    for p in problems:
+        rates = {k: made[p, k].record() for k in ways}
+        a, b = (r["cpu_per_s"] for r in rates.values())
+        d, m, n = p
+        rows.append({"d": d, "m": m, "seeds": n, "rates": rates, "ratio": a / b})
     return rows
 
 
-def child(sizes: Sizes, rounds: int, out: Path) -> None:
+def child(quick: bool, rounds: int) -> list[dict[str, Any]]:
     """The largest S on the devices that this process has."""
-    n = max(sizes.seeds)
-    problems = [(d, m) for d in sizes.dims for m in sizes.widths]
-    made = [together(sizes, d, m, n) for d, m in problems]
-    time_all(made, rounds, sizes.seconds)
-    rows = [
-        {"d": d, "m": m, **c.record()} for (d, m), c in zip(problems, made, strict=True)
-    ]
-    out.write_text(json.dumps(rows))
+    sizes = QUICK if quick else Sizes()
+    problems = list(product(sizes.dims, sizes.widths))
+    made = {p: together(sizes, *p, max(sizes.seeds)) for p in problems}
+    warm_up({f"(d, m) = {p}": c for p, c in made.items()}, sizes.seconds)
+    take_turns(made.values(), rounds)
+    return [{"d": d, "m": m, **c.record()} for (d, m), c in made.items()]
 
 
-def over_devices(args: argparse.Namespace, usable: set[int]) -> list[dict[str, Any]]:
+def over_devices(begun: Begun[Options]) -> list[dict[str, Any]]:
     """Wall rates with 1, 2, 4, ... forced host devices."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, usable)  # children inherit it; nothing is timed here
     rates, devices = {}, 1
-    while devices <= len(usable):
+    while devices <= len(begun.usable):
         say(f"{devices} forced host devices, in another process")
-        flags = os.environ["XLA_FLAGS"]
-        force = f"{flags} --xla_force_host_platform_device_count={devices}"
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "rows.json"
-            command = [sys.executable, "-m", "experiments.bench.throughput", "--child"]
-            command += ["--rounds", str(args.rounds), "--out", str(out)]
-            command += ["--quick"] if args.quick else []
-            env = os.environ | {"XLA_FLAGS": force}
-            subprocess.run(command, cwd=ROOT, env=env, check=True)
-            rates[devices] = json.loads(out.read_text())
+        force = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ['XLA_FLAGS']} {force}"
+        rates[devices] = begun.child(os.environ | {"XLA_FLAGS": flags})
         devices *= 2
     return [
         {
@@ -163,20 +130,15 @@ def over_devices(args: argparse.Namespace, usable: set[int]) -> list[dict[str, A
     ]
 
 
-def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+def measure(begun: Begun[Options]) -> dict[str, Any]:
     """Everything, as JSON data."""
-    begun = start(args)
-    from sandbox.store.provenance import versions
-
-    rows = grid(sizes, args.rounds)
-    result = {"rows": rows, "devices": over_devices(args, begun.usable)}
-    return begun.record("throughput", sizes, versions()) | result
+    sizes = QUICK if begun.options.quick else Sizes()
+    result = {"rows": grid(sizes, begun.options.rounds), "devices": over_devices(begun)}
+    return begun.record(sizes) | result
 
 
 def print_tables(result: dict[str, Any]) -> None:
     """Prints both tables."""
-    from sandbox.text import table
-
     cells = [
         [
             str(r["d"]),
@@ -208,20 +170,5 @@ def print_tables(result: dict[str, Any]) -> None:
     print(machine_line(result))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the tables, writes the JSON."""
-    parser = arguments("bench_throughput", __doc__, rounds=3)
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    args = parse(parser, argv)
-    sizes = QUICK if args.quick else Sizes()
-    if args.child:
-        child(sizes, args.rounds, args.out)
-        return 0
-    result = measure(args, sizes)
-    print_tables(result)
-    write(result, args.out)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run("throughput", __doc__, Options, measure, print_tables)

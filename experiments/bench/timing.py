@@ -1,39 +1,18 @@
-"""How `experiments.bench.online_sgd` measures: one core, engines in turn, CPU and wall time."""
+"""How benchmarks measure: candidates in turn, CPU and wall time."""
 
-import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.bench.report import goal_of
-
-_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _START = time.monotonic()
 
 
 def say(text: str) -> None:
     """A progress line."""
     print(f"[{time.monotonic() - _START:4.0f} s] {text}", file=sys.stderr, flush=True)
-
-
-def pin() -> tuple[int | None, set[int]]:
-    """Moves this process to one core and every thread pool to one thread.
-
-    Must come before jax, numpy or torch are imported. Returns the core (None where
-    processes cannot be pinned) and all usable ones.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    os.environ.update({name: "1" for name in _POOLS})
-    if not hasattr(os, "sched_setaffinity"):
-        return None, set(range(os.cpu_count() or 1))
-    usable = os.sched_getaffinity(0)
-    core = max(usable)
-    os.sched_setaffinity(0, {core})
-    return core, usable
 
 
 @dataclass
@@ -80,82 +59,38 @@ class Candidate:
         }
 
 
-@dataclass
-class Row:
-    """One line of the table: engines that take turns on one problem."""
-
-    kind: str
-    m: int
-    candidates: dict[str, Candidate]
-    flop: float | None = None
-
-    def record(self, roof: float) -> dict[str, Any]:
-        """Rates, ratios against their goals, and the share of the floor."""
-        rates = {name: c.record() for name, c in self.candidates.items()}
-        first, *others = self.candidates
-        ratios = {}
-        for other in others:
-            obtained = rates[first]["cpu_per_s"] / rates[other]["cpu_per_s"]
-            pairs = zip(
-                rates[first]["cpu_rounds"], rates[other]["cpu_rounds"], strict=True
-            )
-            ratios[f"{first}:{other}"] = {
-                "obtained": obtained,
-                "rounds": [a / b for a, b in pairs],
-                **goal_of(self.kind, self.m, other, obtained),
-            }
-        floor = None
-        if self.flop is not None:
-            floor = {
-                "flop_per_step": self.flop,
-                "floor_per_s": roof * 1e9 / self.flop,
-                "fraction": rates[first]["cpu_per_s"] * self.flop / (roof * 1e9),
-            }
-        return {
-            "row": self.kind, "m": self.m, "rates": rates, "ratios": ratios,
-            "floor": floor,
-        }  # fmt: skip
+def ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """One record's rate to another's, of medians and by rounds, as JSON data."""
+    pairs = zip(one["cpu_rounds"], other["cpu_rounds"], strict=True)
+    return {
+        "obtained": one["cpu_per_s"] / other["cpu_per_s"],
+        "rounds": [a / b for a, b in pairs],
+    }
 
 
-def gemm_roof(n: int, seconds: float) -> Callable[[], float]:
-    """A function that measures GFLOP/s of an n x n x n float32 product."""
-    import jax
-    import jax.numpy as jnp
-
-    a = jax.random.normal(jax.random.key(0), (n, n), jnp.float32)
-    dot = jax.jit(lambda p, q: jnp.dot(p, q, precision="highest"))
-    dot(a, a).block_until_ready()
-
-    def measure() -> float:
-        rates, begin = [], time.process_time()
-        while time.process_time() - begin < seconds / 2:
-            cpu = time.process_time()
-            dot(a, a).block_until_ready()
-            rates.append(2 * n**3 / max(time.process_time() - cpu, 1e-7) / 1e9)
-        return statistics.median(rates)
-
-    return measure
+def warm_up(candidates: Mapping[str, Candidate], seconds: float) -> None:
+    """Compiles everything and finds how many pieces fill `seconds` of CPU time."""
+    for name, c in candidates.items():
+        c.warm_up(seconds)
+        took = f", compiled in {c.compile_seconds:.1f} s" if c.compiles else ""
+        say(f"ready: {name}{took}")
 
 
 def take_turns(
-    rows: Sequence[Row], *, rounds: int, seconds: float, gemm: int
-) -> list[float]:
-    """Warms up, then times every engine of every row once a round.
+    candidates: Collection[Candidate],
+    rounds: int,
+    *,
+    first: Callable[[], Any] = lambda: None,
+) -> list[Any]:
+    """Times everything once a round.
 
     Returns:
-      The roof measured in each round, in GFLOP/s.
+      What `first`, called before each round, returned.
     """
-    roof = gemm_roof(gemm, seconds)
-    for row in rows:
-        for name, c in row.candidates.items():
-            c.warm_up(seconds)
-            took = f", compiled in {c.compile_seconds:.1f} s" if c.compiles else ""
-            say(f"ready: {row.kind} m={row.m:,} {name}{took}")
-    roofs = []
+    found = []
     for r in range(rounds):
-        roofs.append(roof())
-        for row in rows:
-            for c in row.candidates.values():
-                c.time()
+        found.append(first())
+        for c in candidates:
+            c.time()
         say(f"round {r + 1} of {rounds} done")
-    return roofs
+    return found

@@ -1,4 +1,4 @@
-"""The PyTorch side of `experiments.bench.online_sgd`: plain eager loops, data in memory.
+"""The PyTorch side of the batch-1 benchmark: plain eager loops, data in memory.
 
 Imported only where torch is installed (`pip install -e ".[bench]"`).
 """

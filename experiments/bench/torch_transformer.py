@@ -1,4 +1,4 @@
-"""The PyTorch side of `experiments.bench.transformer`: Hugging Face's BERT, eager, its sdpa kernel.
+"""The PyTorch side of the transformer benchmark: Hugging Face's BERT, eager, sdpa.
 
 Imported only where torch and transformers are installed.
 """

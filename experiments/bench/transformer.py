@@ -19,19 +19,26 @@ PyTorch needs the `bench` extra and `pip install transformers`; without, ours is
 alone.
 """
 
-import argparse
 import importlib.util
 import statistics
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from experiments.bench.command import arguments, machine_line, parse, start, write
-from experiments.bench.timing import Candidate, say
+from experiments.bench.command import Begun, Options, machine_line, run
+from experiments.bench.timing import Candidate, ratio, say, take_turns
+from sandbox.models.transformer import Transformer
+from sandbox.tasks.grammar import load_grammar
+from sandbox.tasks.grammar_arrays import compile_grammar
+from sandbox.tasks.grammar_sampler import sample_strings
+from sandbox.text import table
+from sandbox.types import Tokens
 
 BOS, PAD, MASK, VOCAB = 3, 5, 6, 8
 GOALS = {
@@ -61,6 +68,16 @@ class Sizes:
 QUICK = Sizes(layers=1, heads=(2,), batch=2, batches=2, pool=16, longest_of=16)
 
 
+@dataclass(frozen=True)
+class Against(Options):
+    """The command line."""
+
+    heads: tuple[int, ...] = ()
+    """numbers of heads, else 32 8"""
+    no_torch: bool = False
+    """leave PyTorch out"""
+
+
 class Masked(NamedTuple):
     """One micro-batch, `(B, N)` each."""
 
@@ -81,12 +98,6 @@ class Data(NamedTuple):
 
 def make_data(sizes: Sizes) -> Data:
     """Strings behind BOS, masked; evenly spaced micro-batches of a sorted pool."""
-    import jax
-
-    from sandbox.tasks.grammar import load_grammar
-    from sandbox.tasks.grammar_arrays import compile_grammar
-    from sandbox.tasks.grammar_sampler import sample_strings
-
     arrays = compile_grammar(load_grammar(sizes.grammar))
     strings = sample_strings(arrays, jax.random.key(0), 0, sizes.longest_of)
     rng = np.random.default_rng(0)
@@ -130,15 +141,10 @@ def _mask(
     return Masked(ids, tokens, selected, valid, valid & ~selected)
 
 
-def ours(sizes: Sizes, heads: int, batches: Sequence[Masked], dropout: float) -> Any:
+def ours(
+    sizes: Sizes, heads: int, batches: Sequence[Masked], dropout: float
+) -> Callable[[int], None]:
     """A function that trains our BERT on the batches in turn, n times over."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from sandbox.models.transformer import Transformer
-    from sandbox.types import Tokens
-
     model = Transformer(
         vocab=VOCAB,
         n_classes=VOCAB,
@@ -212,50 +218,36 @@ def record(heads: int, made: dict[str, Candidate]) -> dict[str, Any]:
     for pair, goal in GOALS.items():
         one, other = pair.split(":")
         if one in rates and other in rates:
-            rounds = [
-                a / b
-                for a, b in zip(
-                    rates[one]["cpu_rounds"], rates[other]["cpu_rounds"], strict=True
-                )
-            ]
-            obtained = statistics.median(rounds)
-            ratios[pair] = {
-                "obtained": obtained,
-                "rounds": rounds,
-                "goal": goal,
-                "met": obtained >= goal,
-            }
+            found = ratio(rates[one], rates[other])
+            obtained = statistics.median(found["rounds"])
+            found |= {"obtained": obtained, "goal": goal, "met": obtained >= goal}
+            ratios[pair] = found
     return {"heads": heads, "rates": rates, "ratios": ratios}
 
 
-def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+def measure(begun: Begun[Against]) -> dict[str, Any]:
     """Everything, as JSON data."""
-    begun = start(args)
-    from sandbox.store.provenance import versions
-
-    used, torch = versions(), None
+    options, used, torch = begun.options, {}, None
+    sizes = QUICK if options.quick else Sizes()
     missing = [m for m in ("torch", "transformers") if not importlib.util.find_spec(m)]
-    if missing and not args.no_torch:
+    if missing and not options.no_torch:
         say(f"{' and '.join(missing)} not installed: ours is timed alone")
-    elif not args.no_torch:
+    elif not options.no_torch:
+        # lazily: torch and transformers are optional
         from experiments.bench import torch_transformer as torch
 
-        used |= torch.one_thread()
+        used = torch.one_thread()
     data = make_data(sizes)
-    rows = {h: candidates(sizes, h, data, torch) for h in args.heads or sizes.heads}
+    rows = {h: candidates(sizes, h, data, torch) for h in options.heads or sizes.heads}
     for heads, made in rows.items():
         for name, c in made.items():
             begin_cpu = time.process_time()
             c.go(1)
             c.compile_seconds = time.process_time() - begin_cpu  # and one pass
             say(f"ready: {heads} heads, {name}, in {c.compile_seconds:.0f} s")
-    for r in range(args.rounds):
-        for made in rows.values():
-            for c in made.values():
-                c.time()
-        say(f"round {r + 1} of {args.rounds} done")
+    take_turns([c for made in rows.values() for c in made.values()], options.rounds)
     result: dict[str, Any] = {
-        **begun.record("transformer", sizes, used),
+        **begun.record(sizes, **used),
         "padded_to": data.padded[0].ids.shape[1],
         "bucketed_to": [b.ids.shape[1] for b in data.bucketed],
         "real_tokens": data.real_tokens,
@@ -268,8 +260,6 @@ def measure(args: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
 
 def print_tables(result: dict[str, Any]) -> None:
     """Prints rates, ratios, and what the numbers mean."""
-    from sandbox.text import table
-
     sizes = result["sizes"]
     print(
         f"\nBERT, {sizes['layers']} layers, heads of 8, batch {sizes['batch']}, padded"
@@ -290,19 +280,5 @@ def print_tables(result: dict[str, Any]) -> None:
     print(machine_line(result, f"{result['goals_met']} goals met"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the table, writes the JSON."""
-    parser = arguments("bench_transformer", __doc__, rounds=3)
-    parser.add_argument(
-        "--heads", type=int, nargs="*", help="numbers of heads (default 32 8)"
-    )
-    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
-    args = parse(parser, argv)
-    result = measure(args, QUICK if args.quick else Sizes())
-    print_tables(result)
-    write(result, args.out)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run("transformer", __doc__, Against, measure, print_tables)

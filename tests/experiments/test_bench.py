@@ -14,17 +14,41 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "experiments.bench.online_sgd"]
 
 
-def test_the_help_answers_without_jax() -> None:
-    code = (
-        "import sys\nfrom experiments.bench.online_sgd import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "assert not {'jax', 'torch', 'numpy'} & set(sys.modules)\n"
-    )
+LIMITS = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+def test_the_help_says_what_is_timed() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+        [*COMMAND, "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "plain scan" in done.stdout
+    assert "plain scan" in done.stdout and "--no-torch" in done.stdout
+
+
+@pytest.mark.parametrize("first", ["", "import jax\n"])
+def test_limits_stand_before_jax_or_not_at_all(first: str) -> None:
+    """jax first is a child, which has the environment that was made for it."""
+    code = first + (
+        "import json, os\nfrom experiments.bench import GIVEN, online_sgd\n"
+        "from jax._src import xla_bridge\nassert not xla_bridge._backends\n"
+        "print(json.dumps([dict(os.environ), GIVEN]))"
+    )
+    plain = {k: v for k, v in os.environ.items() if k not in LIMITS}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=plain, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found, given = json.loads(done.stdout)
+    assert {k: found.get(k) for k in LIMITS} == (
+        dict.fromkeys(LIMITS) if first else LIMITS
+    )
+    assert {k: given[k] for k in LIMITS if k in given} == {"JAX_PLATFORMS": "cpu"}
 
 
 def test_a_quick_benchmark_writes_every_number(tmp_path: Path) -> None:
