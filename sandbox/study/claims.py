@@ -103,11 +103,11 @@ class Claim:
 def at_least(
     id: str,
     what: Quantity | Statistic,
-    bound: float,
+    bound: int | float,
     statement: str,
     *,
     paper: str = "not in the paper",
-    lower: float | None = None,
+    lower: int | float | None = None,
 ) -> Claim:
     """Claims that a number is at least `bound`.
 
@@ -129,7 +129,7 @@ def at_least(
 def at_most(
     id: str,
     what: Quantity | Statistic,
-    bound: float,
+    bound: int | float,
     statement: str,
     *,
     paper: str = "not in the paper",
@@ -143,7 +143,7 @@ def at_most(
 def below(
     id: str,
     what: Quantity,
-    bound: float,
+    bound: int | float,
     statement: str,
     *,
     paper: str = "not in the paper",
@@ -171,8 +171,8 @@ def positive(
 def _claim(
     id: str,
     what: Quantity | Statistic,
-    point: tuple[str, float],
-    end: tuple[str, float],
+    point: tuple[str, int | float],
+    end: tuple[str, int | float],
     statement: str,
     paper: str,
     *,
@@ -219,7 +219,9 @@ def _claim(
     )
 
 
-def _rule(text: str, point: tuple[str, float], end: tuple[str, float]) -> str:
+def _rule(
+    text: str, point: tuple[str, int | float], end: tuple[str, int | float]
+) -> str:
     side = "lower" if end[0] in (">", ">=") else "upper"
     return f"{text} {point[0]} {point[1]:g}, {side} end {end[0]} {end[1]:g}"
 
@@ -235,7 +237,11 @@ def _per_teacher(each: np.ndarray, *, in_all: bool) -> np.ndarray:
 
 
 def _decide(
-    point: tuple[str, float], end: tuple[str, float], e: Estimate, *, teachers: int
+    point: tuple[str, int | float],
+    end: tuple[str, int | float],
+    e: Estimate,
+    *,
+    teachers: int,
 ) -> bool | None:
     """Applies a rule to an estimate from a number of trained teachers."""
     if e.n == 0 or math.isnan(e.value):

@@ -49,7 +49,7 @@ class Quantity:
     students: bool = True
     ratio: bool = False
 
-    def __truediv__(self, other: "Quantity | float") -> "Quantity":
+    def __truediv__(self, other: "Quantity | int | float") -> "Quantity":
         """Paired ratio; infinite means beyond the cap (`theory.sample_complexity`)."""
         if not isinstance(other, Quantity):
             return Quantity(self.values / other, f"{self.text} / {other:g}")

@@ -5,15 +5,37 @@ import json
 import numpy as np
 import pytest
 
-from paper_repro.claims import claim, show, write_results
+from sandbox.study.claims import (
+    Statistic,
+    at_least,
+    at_most,
+    below,
+    marked,
+    positive,
+    show,
+)
+from sandbox.study.result import Quantity
+from sandbox.theory.sample_complexity import Estimate
 
 HUGE = np.inf
+KINDS = {
+    "ratio_at_least": (at_least, True),
+    "ratio_at_most": (at_most, True),
+    "at_most": (at_most, False),
+    "below": (below, False),
+}
+
+
+def quantity(values, *, ratio=False):
+    each = np.asarray(values, float)
+    return Quantity(each[:, None] if each.ndim == 1 else each, "x", ratio=ratio)
 
 
 def make(values, kind, bound=0.0):
-    return claim(
-        "X", "s", values, kind=kind, bound=bound, rule="r", expected="e", students=True
-    )
+    if kind == "difference":
+        return positive("X", quantity(values), "s", paper="e")
+    rule, ratio = KINDS[kind]
+    return rule("X", quantity(values, ratio=ratio), bound, "s", paper="e")
 
 
 @pytest.mark.parametrize(
@@ -50,28 +72,45 @@ def test_single_teacher_is_marked_and_has_no_interval():
     assert c.seeds == {"teachers": 1, "students": 1}
 
 
-def test_result_file_holds_infinities_as_text_and_missing_as_null(tmp_path):
-    path = tmp_path / "x.json"
-    claims = [make([HUGE] * 3, "ratio_at_least", 2), make([], "difference")]
-    write_results(path, claims, {"study": "x", "wall_seconds": 1.0})
-    data = json.loads(path.read_text())
-    assert data["study"] == "x"
-    first, second = data["claims"]
+def test_rows_hold_infinities_as_text_and_missing_as_null():
+    first, second = (
+        json.loads(json.dumps(make(*args).to_json(), allow_nan=False))
+        for args in (([HUGE] * 3, "ratio_at_least", 2), ([], "difference"))
+    )
     assert first["obtained"] == "inf" and first["holds"] is True
     assert second["obtained"] is None and second["holds"] is None
     assert set(first) == {
-        "id", "statement", "rule", "expected", "obtained", "lower", "upper", "seeds",
-        "students_lower", "students_upper", "single_teacher", "holds",
+        "id", "statement", "rule", "paper", "scale", "since", "obtained", "lower",
+        "upper", "seeds", "students_lower", "students_upper", "single_teacher", "holds",
     }  # fmt: skip
+
+
+def test_the_text_of_a_rule_is_made_from_the_rule():
+    a, b = (Quantity(np.ones((3, 1)), t, ratio=False) for t in ("n90(ce)", "n90(t)"))
+    row = at_least("P3", a / b, 2.0, "s")
+    assert row.rule == "median n90(ce) / n90(t) >= 2, lower end > 1"
+    assert at_most("P2", a / b, 1.5, "s").rule.endswith("<= 1.5, upper end <= 2")
+    assert at_most("P1", a, 0.5, "s").rule.endswith("<= 0.5, upper end <= 0.5")
+    gap = Statistic(Estimate(1.2, 0.3, 2.0, 10), "exponent", 10)
+    row = at_least("P9", gap, 1.0, "s", lower=0.0)
+    assert (row.rule, row.holds) == ("exponent >= 1, lower end > 0", True)
+
+
+def test_a_claim_says_for_which_scale_and_since_when():
+    rows = [make([0.1], "difference")]
+    since = {"smoke, cpu": "2026-11-22 f606d70", "paper": "2026-11-22 d60bb50"}
+    (row,) = marked(rows, "paper", since)
+    assert (row.scale, row.since) == ("paper", "2026-11-22 d60bb50")
+    (row,) = marked(rows, "paper", {**since, "X": "2026-12-01 1234567"})
+    assert row.since == "2026-12-01 1234567"
+    (row,) = marked(rows, "any", since)
+    assert row.since == ""
 
 
 def test_a_teacher_counts_once_however_many_students_it_has():
     def one(in_all):
-        return claim(
-            "X", "s", [[0.2, 0.3, HUGE], [0.4, np.nan, np.nan], [np.nan] * 3],
-            kind="below", bound=0.5, rule="r", expected="e", students=True,
-            in_all=in_all,
-        )  # fmt: skip
+        each = [[0.2, 0.3, HUGE], [0.4, np.nan, np.nan], [np.nan] * 3]
+        return below("X", quantity(each), 0.5, "s", in_all=in_all)
 
     row = one(in_all=False)
     assert (row.seeds, row.single_teacher) == ({"teachers": 2, "students": 4}, False)
