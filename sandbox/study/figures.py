@@ -53,7 +53,7 @@ def finish(fig: Figure, r: Taught) -> None:
     if handles and not fig.legends and ax.get_legend() is None:
         columns = min(len(handles), 6 if max(map(len, labels)) < 24 else 4)
         fig.legend(handles, labels, loc="outside upper left", ncols=columns)
-    missing = r.missing() if r.teachers else []
+    missing = r.missing()
     if missing and not fig.get_supxlabel():
         text = "; ".join(missing[:SHOWN])
         more = len(missing) - SHOWN

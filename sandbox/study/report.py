@@ -86,7 +86,7 @@ class Report:
         out = {"study": self.study, "scale": r.scale_name, "preset": r.preset}
         out |= describe_runs(self.config, r.every_run(), sum(r.seconds))
         if r.teachers or r.plain:
-            out["left_out"] = left_out(r)
+            out["left_out"] = r.missing()
         if r.teachers:
             out["teachers"] = describe_teachers(r)
         return out | self.facts
@@ -116,7 +116,7 @@ class Report:
                 row = (c.id, c.statement, c.rule, c.paper, show(c))
                 table.add_row(*row, str(c.seeds["teachers"]), marks[c.holds])
             console.print(table)
-        for what in left_out(self.result):
+        for what in self.result.missing():
             print(f"left out: {what}")
 
     def summary_csv(self) -> str:
@@ -155,15 +155,11 @@ def summary_rows(r: Result) -> Iterator[tuple[Any, ...]]:
                     run.metrics.seeds, run.metrics.curves(strategy, metric), strict=True
                 ):
                     value = number(float(row[-1]))
-                    yield _key(key), strategy, seed, 0, f"final {metric}", value
+                    yield str(key), strategy, seed, 0, f"final {metric}", value
     for piece, arrays in r.values.items():
         for name, array in arrays.items():
             for i, v in enumerate(np.ravel(array)):
                 yield piece, "", i, 0, name, number(float(v))
-
-
-def _key(key: Any) -> str:
-    return " ".join(map(str, key)) if type(key) is tuple else str(key)
 
 
 def _numbers(taught: Taught, who: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -173,20 +169,6 @@ def _numbers(taught: Taught, who: str) -> Iterator[tuple[str, np.ndarray]]:
         rows = [y[..., -1] for _, y in taught.curves(who, metric)]
         width = n90.values.shape[1]
         yield f"final {metric}", np.concatenate([r[:, :width] for r in rows])
-
-
-def left_out(r: Result) -> list[str]:
-    """What is missing, each phrase with its part where there are several."""
-    out = [
-        f"{name}: {what}" if len(r.parts) > 1 else what
-        for name, part in r.parts.items()
-        for what in part.missing()
-    ]
-    for key, run in r.plain.items():
-        for lane in run.outcome["failed"]:
-            at = f"{lane['sample']:,}"
-            out.append(f"{_key(key)}, seed {lane['seed']}: non-finite at {at}")
-    return out
 
 
 def describe_teachers(r: Taught) -> dict[str, Any]:

@@ -322,7 +322,7 @@ class Result(Taught):
       preset: what its config started from.
       scale_name: the preset's name where nothing was overridden, else None.
       parts: the teachers and students of every setting by name.
-      plain: runs apart from teachers and students, by key.
+      plain: runs apart from teachers and students, by key, which is said as text.
       values: arrays that were computed, by piece.
       measured: what the study's `measure` returned.
       root: where runs are stored.
@@ -407,6 +407,19 @@ class Result(Taught):
             )
             for k, like in first.items()
         }
+
+    def missing(self) -> list[str]:
+        """Of every part, named where there are several, and of plain runs by key."""
+        out = [
+            f"{name}: {what}" if len(self.parts) > 1 else what
+            for name, part in self.parts.items()
+            for what in part.missing()
+        ]
+        for key, run in self.plain.items():
+            for lane in run.outcome["failed"]:
+                at = f"{lane['sample']:,}"
+                out.append(f"{key}, seed {lane['seed']}: non-finite at {at}")
+        return out
 
     def every_run(self) -> list[Run]:
         """Every run that the study stands on, each once, teachers first."""
