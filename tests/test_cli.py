@@ -365,7 +365,7 @@ def test_an_interrupted_run_asks_to_be_tried_again(
 def test_a_computation_is_listed_and_verified(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = {"schema": 1, "what": {"type": "Ceiling", "points": 8}, "seed": 3}
+    config = {"schema": 1, "what": {"type": "Ceiling", "points": 8}, "foreign": {}}
     folder = RunFolder(root / "computed" / digest(config))
     folder.path.mkdir(parents=True)
     write_json(folder.path / "config.json", config)
@@ -374,7 +374,7 @@ def test_a_computation_is_listed_and_verified(
     folder.commit({"kind": "computed"})
     code, out, _ = ask(capsys, "runs", "--root", root)
     line = out.splitlines()[1]
-    assert code == 0 and line.split()[0] == "computed" and "Ceiling" in line
+    assert code == 0 and line.split()[0] == "computed" and "Ceiling points=8" in line
     assert "finished" in line and line.split()[-1] == "12"
     code, out, _ = ask(capsys, "verify", "--root", root)
     assert code == 0 and "2 sound, 0 with problems" in out

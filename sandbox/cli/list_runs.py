@@ -53,7 +53,7 @@ class Runs:
 
 def _row(run: RunFolder) -> list[str]:
     config, outcome = _read(run.path / "config.json"), _read(run.path / "outcome.json")
-    spec = config.get("spec") or _as_spec(config, run.path.parent.name)
+    spec = config.get("spec") or _as_spec(config)
     state, samples, seconds = _progress(run, outcome)
     if not isinstance(spec, dict) or not spec:
         spec, state = {}, "damaged"
@@ -107,16 +107,10 @@ def _names(strategies: Any) -> str:
     return ",".join(_word_of(s.get("name", "?"))[:_WIDE] for s in named)
 
 
-def _as_spec(config: dict[str, Any], kind: str) -> dict[str, Any]:
-    """What the config of a measurement or computation says, in the fields of a run's.
-
-    Args:
-      config: as it was stored.
-      kind: of the folder.
-    """
-    if kind == "computed":
-        said = {k: v for k, v in config.items() if k not in ("schema", "foreign")}
-        return {"task": said} if said else {}
+def _as_spec(config: dict[str, Any]) -> dict[str, Any]:
+    """What the config of a measurement or computation says, in the fields of a run's."""
+    if isinstance(config.get("what"), dict):
+        return {"task": config["what"]}
     probe = config.get("probe")
     if not isinstance(probe, dict):
         return {}
