@@ -9,20 +9,20 @@ The idea here: parity is hard because its one monomial must be found at a leap. 
 staircase of the same k bits comes in steps. Does distillation still help when the steps
 are small, and is there still a curriculum to be seen in the teacher?
 
-Yours are a task (`labels`, and the coordinates it depends on, `supports`), presets, the
-lanes to compare, what to draw and what to claim. Sampling, training, checkpoints,
-probes, tables, resuming and the command line come with them.
+Yours are a task, presets, the lanes to compare, what to draw and what to claim.
+Sampling, training, checkpoints, probes, tables and the command line come with them.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
 import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import sandbox.study as st
 from sandbox.errors import require
-from sandbox.store.bounds import AtLeast
+from sandbox.plotting.curves import band
+from sandbox.plotting.style import DEGREE_COLORS
 from sandbox.tasks.base import BooleanTask
 from sandbox.types import Array
 
@@ -34,16 +34,14 @@ class Staircase(BooleanTask):
     step = k is parity. The leap of the target is `step`; s_1 decides ties.
     """
 
-    k: Annotated[int, AtLeast(1)] = 6
-    step: Annotated[int, AtLeast(1)] = 1
+    k: int = 6
+    step: int = 1
 
     def __post_init__(self) -> None:
         """Refuses steps that do not fit."""
         super().__post_init__()
-        fits = self.k % self.step == 0 and 2 * self.step != self.k <= self.d
-        require(
-            fits, f"task.step must divide k = {self.k}, not in two; k is at most d."
-        )
+        fits = 0 < self.step and self.k % self.step == 0 and 2 * self.step != self.k
+        require(fits, f"task.step must divide task.k = {self.k}, not in two.")
 
     def supports(self, key: Any) -> Array:
         """The first k coordinates `(1, k)`; `key` would draw random ones."""
@@ -82,11 +80,13 @@ class Staircases(st.Study):
         return [st.ce(), st.one_shot(self.tau), st.progressive(t.spacing, self.tau)]
 
     def figure(self, r: st.Result) -> Figure:
-        """Accuracy of teachers and students at every step, in units of the n90."""
-        fig, axes = st.panels(1, len(r.parts), squeeze=False)
-        for ax, (name, part) in zip(axes[0], r.parts.items(), strict=True):
-            st.accuracy(ax, part)
-            ax.set_title(f"{name}: {st.counts_text(part)}")
+        """Samples to .90 at every step, and the curriculum in the checkpoints."""
+        fig, (a, b) = st.panels(1, 2)
+        st.ratios(a, r)
+        for (name, p), color in zip(r.parts.items(), DEGREE_COLORS, strict=False):
+            x, gap = p.along(lambda t: t.measured["inside"] - t.measured["outside"])
+            band(b, x, gap, label=f"{name}: {len(x)} learned", color=color)
+        b.set(xlim=(0, 2.5), xlabel=r.scale_text, ylabel="degree 1, in − off")
         return fig
 
     def claims(self, r: st.Result) -> list[st.Claim]:

@@ -5,7 +5,14 @@ writes a template.
 """
 
 from sandbox.study.claims import Claim, Statistic, at_least, at_most, below, positive
-from sandbox.study.figures import accuracy, counts_text, panels, published, strips
+from sandbox.study.figures import (
+    accuracy,
+    counts_text,
+    panels,
+    published,
+    ratios,
+    strips,
+)
 from sandbox.study.lanes import (
     Capped,
     Lane,
@@ -68,6 +75,7 @@ __all__ = [
     "preset",
     "progressive",
     "published",
+    "ratios",
     "strips",
     "two_shot",
 ]

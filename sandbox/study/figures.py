@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from sandbox.plotting import curves as plots
 from sandbox.plotting.style import WIDE, color_of
 from sandbox.study.lanes import base_name
-from sandbox.study.result import Taught
+from sandbox.study.result import Result, Taught
 from sandbox.study.setting import STOP, Fixed
 
 SHOWN = 4
@@ -47,10 +47,10 @@ def panels(
 
 
 def finish(fig: Figure, r: Taught) -> None:
-    """Adds the first panel's legend, if none has one, and what is missing."""
-    ax = fig.axes[0]
-    handles, labels = ax.get_legend_handles_labels()
-    if handles and not fig.legends and ax.get_legend() is None:
+    """Adds the legend of the first panel with names, and what is missing."""
+    named = [ax for ax in fig.axes if ax.get_legend_handles_labels()[0]]
+    if named and not fig.legends and named[0].get_legend() is None:
+        handles, labels = named[0].get_legend_handles_labels()
         columns = min(len(handles), 6 if max(map(len, labels)) < 24 else 4)
         fig.legend(handles, labels, loc="outside upper left", ncols=columns)
     missing = r.missing()
@@ -153,3 +153,16 @@ def strips(ax: Axes, r: Taught) -> None:
     )
     ax.set_xlabel(f"samples to accuracy .90 ({word})")
     ax.set_title("each run; ▸ not by its cap")
+
+
+def ratios(ax: Axes, r: Result) -> None:
+    """Samples to .90 over the teacher's, one row a setting and strategy."""
+    rows = [(name, p, s) for name, p in r.parts.items() for s in p.strategies]
+    plots.strips(
+        ax,
+        [(p.n90[s] / p.n90.teacher).values.ravel() for _, p, s in rows],
+        labels=[f"{name}: {p.label(s)}" for name, p, s in rows],
+        colors=[color_of(s) for *_, s in rows],
+        cap=max(float(np.max(t.caps() / t.n90, initial=1)) for t in r.teachers),
+    )
+    ax.set_xlabel("samples to .90 / n90 of teacher; ▸ not by its cap")

@@ -243,7 +243,7 @@ class UntilLearned:
         """When students stop: once all have learned, or at their caps."""
         return Stop(max_samples=PerSeed(tuple(map(int, caps))), accuracy=STOP)
 
-    def expects(self, s: "Setting") -> tuple[float, float]:
+    def expects(self, s: "Setting") -> tuple[int | float, int | float]:
         """Samples to a teacher's n90 that are likely, and the most."""
         return s.samples(self.expected) or s.samples(self.limit) / 2, s.samples(
             self.limit
@@ -299,7 +299,7 @@ class Fixed:
         """When students stop."""
         return Stop(max_samples=int(caps[0]))
 
-    def expects(self, s: "Setting") -> tuple[float, float]:
+    def expects(self, s: "Setting") -> tuple[int | float, int | float]:
         """A fixed length is no multiple of anything: see `teacher_stop`."""
         return s.samples(self.teacher), s.samples(self.teacher)
 

@@ -82,6 +82,11 @@ class Teachers:
         return self.curves()
 
     @property
+    def measured(self) -> dict[str, np.ndarray]:
+        """What the rule measured along the trajectory, `(S, R, ...)` by name."""
+        return self.chosen.measured
+
+    @property
     def usable(self) -> np.ndarray:
         """Seeds whose teacher learned and has a final checkpoint, `(S,)` bool."""
         return self.chosen.usable
