@@ -259,7 +259,7 @@ class RunFolder:
         self, step: int, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
     ) -> None:
         """Stores the engine's state and metrics so far as one self-checking file."""
-        contiguous = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+        contiguous = {k: np.asarray(v, order="C") for k, v in tensors.items()}
         about = {"meta": json.dumps(meta), "run": self.path.absolute().name}
         data = save(contiguous, metadata=about)
         name = f"resume-{step:012d}-{sha256(data)[:16]}.safetensors"

@@ -16,25 +16,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from sandbox.errors import ConfigError, Interrupted
-from sandbox.store.files import exclusive, write_atomic, write_json
+from sandbox.errors import ConfigError
+from sandbox.store.files import write_atomic, write_json
 from sandbox.store.metrics import FILE, Metrics
-from sandbox.store.provenance import provenance
 from sandbox.store.runs import RunFolder, default_root
 from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpoint
 from sandbox.train.engine import Engine
 from sandbox.train.lanes import LABELS, LanePlan
 from sandbox.train.preflight import preflight
-from sandbox.train.progress import Progress, default_progress, seeds_text
+from sandbox.train.progress import Progress, seeds_text
+from sandbox.train.resumable import Arrays, Work, carry_out
 from sandbox.train.run import Run, checkpoint_shapes, folder_of, identity
-from sandbox.train.signals import (
-    collected_signals,
-    join_sittings,
-    say,
-)
 from sandbox.train.spec import RunSpec
 
-SAVE_SECONDS = 10.0
 CHUNK_SECONDS = 0.5
 
 
@@ -45,19 +39,15 @@ class LoopState:
     Attributes:
       engine: the engine's native state (trained tensors, optimizer, bookkeeping).
       t: samples every lane has seen.
-      wall: seconds spent so far, over all sittings.
       steps: evaluations so far.
       columns: what was recorded there, name -> list of `(S, L)`.
-      sittings: what each sitting computed with, this one last.
       checkpoints: name -> sha256 of every checkpoint stored so far.
     """
 
     engine: Any
     t: int = 0
-    wall: float = 0.0
     steps: list[int] = field(default_factory=list)
     columns: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    sittings: list[dict[str, str]] = field(default_factory=list)
     checkpoints: dict[str, str] = field(default_factory=dict)
 
 
@@ -90,27 +80,43 @@ def fit(
     root = default_root() if root is None else root
     with jax.enable_x64(spec.dtype == "float64"):
         folder = folder_of(spec, root)
-        run = Run(folder, spec)
         if not folder.complete:
             preflight(spec, folder)
-            with exclusive(folder.path):
-                if not folder.complete:
-                    teller = default_progress() if progress is None else progress
-                    _Loop(spec, folder, root, teller, chunk_samples).run()
-    return run.raise_if_diverged()
+        carry_out(
+            folder,
+            identity(spec),
+            lambda: Training(spec, folder, root, chunk_samples),
+            kind=spec.kind,
+            progress=progress,
+        )
+    return Run(folder, spec).raise_if_diverged()
 
 
-class _Loop:
+class Training(Work):
+    """The training of one group.
+
+    Attributes:
+      engine: what computes.
+      plan: who teaches.
+      state: how far it is.
+    """
+
+    unit = "samples"
+
     def __init__(
-        self,
-        spec: RunSpec,
-        folder: RunFolder,
-        root: Path,
-        progress: Progress,
-        chunk_samples: int | None,
+        self, spec: RunSpec, folder: RunFolder, root: Path, chunk_samples: int | None
     ) -> None:
-        self.spec, self.folder, self.progress = spec, folder, progress
-        self.chunk_samples = chunk_samples
+        """Initialises the lanes.
+
+        Args:
+          spec: the record.
+          folder: where the run is stored.
+          root: where its teacher is.
+          chunk_samples: upper bound on samples of a piece.
+        """
+        self.spec, self.folder, self.chunk_samples = spec, folder, chunk_samples
+        self.title = f"{spec.kind} {folder.path.name[:6]}, {seeds_text(spec.seeds)}"
+        self.total, self.rate = spec.stop.largest, 0.0
         self.engine = Engine(spec)
         trajectory = None
         if spec.teacher is not None:
@@ -121,67 +127,40 @@ class _Loop:
         self.plan.require_stored()
         self.absent = self.plan.absent
         self.taught = np.asarray([s.source.needs_teacher for s in spec.strategies])
+        self.state = LoopState(self.engine.init())
 
-    def run(self) -> None:
-        with collected_signals() as stop:  # also while it compiles and writes
-            self._run(stop)
+    @property
+    def stored(self) -> dict[str, str]:
+        """Name -> sha256 of every checkpoint stored so far."""
+        return self.state.checkpoints
 
-    def _run(self, stop: list[str]) -> None:
-        folder, spec = self.folder, self.spec
-        folder.prepare()
-        write_json(folder.path / "config.json", identity(spec))
-        state = self._restore()
-        folder.require_unchanged(state.checkpoints)
-        self._drop_checkpoints(state.t if state.steps else -1)
-        title = f"{spec.kind} {folder.path.name[:6]}, {seeds_text(spec.seeds)}"
-        finished = False
-        self.progress.start(title, spec.stop.largest, state.t)
-        try:
-            self._train(state, stop)
-            self._finish(state)
-            finished = True
-        finally:
-            note = self._note(state) if finished else f"at sample {state.t:,}"
-            self.progress.close(note, finished=finished)
+    @property
+    def at(self) -> int:
+        """Samples every lane has seen."""
+        return self.state.t
 
-    def _train(self, state: LoopState, stop: list[str]) -> None:
-        """Trains until all seeds are done, or saves and raises at a signal."""
-        clock = time.monotonic() - state.wall
-        saved, rate = time.monotonic(), 0.0
-        if state.t == 0:
-            self._visit(state)
-        while not stop and not self._done(state):
+    def step(self) -> bool:
+        """Trains a chunk, at first nothing, and does what falls on its end."""
+        state = self.state
+        if self._done():
+            return False
+        if state.steps:
             begin, t = time.monotonic(), state.t
-            self._advance(state, rate)
-            rate = (state.t - t) / max(time.monotonic() - begin, 1e-9)
-            state.wall = time.monotonic() - clock
-            self._visit(state)
-            if time.monotonic() - saved > SAVE_SECONDS:
-                self._save(state)
-                saved = time.monotonic()
-        if stop:
-            self._save(state)
-            raise Interrupted(
-                f"stopped at sample {state.t:,} by signal {stop[0]}; its state is"
-                f" saved in {self.folder.path}, run the same command to go on."
-            )
+            self._advance()
+            self.rate = (state.t - t) / max(time.monotonic() - begin, 1e-9)
+        self._visit()
+        return True
 
-    def _drop_checkpoints(self, after: int) -> None:
-        """Removes what an earlier sitting stored beyond the point it resumes from."""
-        for path in (self.folder.path / "ckpt").glob("step_*.safetensors"):
-            if int(path.stem.removeprefix("step_")) > after:
-                path.unlink()
-
-    def _advance(self, state: LoopState, rate: float) -> None:
+    def _advance(self) -> None:
         """Trains up to the next border, or a chunk towards it."""
-        spec, t = self.spec, state.t
+        spec, state, t = self.spec, self.state, self.state.t
         border = (t // spec.eval_every + 1) * spec.eval_every
         switch = self.plan.next_switch(t)
         if switch is not None and switch < border:
             border = switch
         if border <= t or (border - t) % spec.segment:
             raise self._off_border(t, border)
-        limit = self.chunk_samples or max(rate * CHUNK_SECONDS, spec.segment)
+        limit = self.chunk_samples or max(self.rate * CHUNK_SECONDS, spec.segment)
         pieces = max(int(limit) // spec.segment, 1)
         n = min((border - t) // spec.segment, pieces)
         teacher, index = self.plan.teachers_at(t)
@@ -211,25 +190,26 @@ class _Loop:
             " multiple of that."
         )
 
-    def _visit(self, state: LoopState) -> None:
-        """What falls on this sample: evaluation, checkpoint, saturation, progress."""
-        spec = self.spec
-        due = state.t % spec.eval_every == 0 and state.t not in state.steps[-1:]
-        if due:
-            self._record(state)
-            if spec.checkpoint_every and state.t % spec.checkpoint_every == 0:
-                self._store_checkpoint(state)
-            if spec.saturating:
-                accuracy = np.asarray(state.columns["accuracy"])
-                self.plan.advance(state.t, np.asarray(state.steps), accuracy)
-        self.progress.update(state.t, self._note(state))
+    def _visit(self) -> None:
+        """What falls on this sample: evaluation, checkpoint, saturation."""
+        spec, state = self.spec, self.state
+        if state.t % spec.eval_every or state.t in state.steps[-1:]:
+            return
+        self._record()
+        if spec.checkpoint_every and state.t % spec.checkpoint_every == 0:
+            self._store_checkpoint()
+        if spec.saturating:
+            accuracy = np.asarray(state.columns["accuracy"])
+            self.plan.advance(state.t, np.asarray(state.steps), accuracy)
 
-    def _store_checkpoint(self, state: LoopState) -> None:
+    def _store_checkpoint(self) -> None:
+        state = self.state
         params = self.engine.params(state.engine)
         written = save_checkpoint(self.folder.path, state.t, params)
         state.checkpoints[checkpoint_name(state.t)] = written
 
-    def _record(self, state: LoopState) -> None:
+    def _record(self) -> None:
+        state = self.state
         train_loss, state.engine = self.engine.read_loss(state.engine)
         row = {**self.engine.evaluate(state.engine), "train_loss": train_loss}
         bad = self.engine.first_bad(state.engine)
@@ -244,10 +224,10 @@ class _Loop:
         for name, value in row.items():
             state.columns.setdefault(name, []).append(np.asarray(value))
 
-    def _done(self, state: LoopState) -> bool:
+    def _done(self) -> bool:
         """Whether every seed is done (see `Stop`), or no lane lives."""
-        stop = self.spec.stop
-        if state.t % self.spec.eval_every:
+        stop, state = self.spec.stop, self.state
+        if not state.steps or state.t % self.spec.eval_every:
             return False  # only at evaluations, so that no chunk decides
         if state.t >= stop.largest:
             return True
@@ -258,14 +238,14 @@ class _Loop:
             return False
         caps = stop.max_samples
         cap = np.asarray(caps if isinstance(caps, int) else caps.values, float)
-        return bool((state.t >= np.minimum(cap, self._level_end(state, bad))).all())
+        return bool((state.t >= np.minimum(cap, self._level_end(bad))).all())
 
-    def _level_end(self, state: LoopState, bad: np.ndarray) -> np.ndarray:
+    def _level_end(self, bad: np.ndarray) -> np.ndarray:
         """Where each seed ends by its level, as far as is known: `(S,)`, inf if not.
 
         A lane that fails is not waited for, unless its seed had given up before.
         """
-        stop = self.spec.stop
+        stop, state = self.spec.stop, self.state
         give_up = np.inf if stop.give_up is None else stop.give_up
         steps, acc = np.asarray(state.steps), np.asarray(state.columns["accuracy"])
         reached = acc >= stop.accuracy
@@ -274,7 +254,10 @@ class _Loop:
         last = np.where(out, 0, first).max(1)  # (S,) last lane to get there
         return np.where(last <= give_up, stop.factor * last, give_up)
 
-    def _note(self, state: LoopState) -> str:
+    @property
+    def note(self) -> str:
+        """Each lane's teacher and accuracy."""
+        state = self.state
         if not state.steps:
             return ""
         acc = np.asarray(state.columns["accuracy"][-1])
@@ -288,8 +271,9 @@ class _Loop:
             parts.append(f"{s.name}{at} {mean}")
         return "  ".join(parts)
 
-    def _save(self, state: LoopState) -> None:
-        """Stores the state and the metrics so far in one file."""
+    def saved(self) -> tuple[Arrays, dict[str, Any]]:
+        """The engine's native state and the metrics so far."""
+        state = self.state
         leaves = jax.tree.leaves(state.engine)
         tensors = {f"state/{i}": np.asarray(v) for i, v in enumerate(leaves)}
         tensors["steps"] = np.asarray(state.steps, np.int64)
@@ -299,41 +283,27 @@ class _Loop:
         tensors["lanes/switched_at"] = self.plan.switched_at
         meta = {
             "t": state.t,
-            "wall": state.wall,
             "columns": list(state.columns),
-            "sittings": state.sittings,
             "checkpoints": state.checkpoints,
         }
-        self.folder.save_resume(state.t, tensors, meta)
+        return tensors, meta
 
-    def _restore(self) -> LoopState:
-        """The newest intact saved state, or a fresh one."""
-        fresh = self.engine.init()
-        found = self.folder.load_resume()
-        leaves, treedef = jax.tree.flatten(fresh)
-        if found is not None and not self._fits(*found, leaves):
-            say(
-                f"{self.folder.path}: the saved state does not fit this version's"
-                " engine; starting over"
-            )
-            found = None
-        if found is None:
-            return LoopState(fresh, sittings=join_sittings([]))
-        tensors, meta = found
-        saved = [tensors[f"state/{i}"] for i in range(len(leaves))]
+    def restore(self, tensors: Arrays, meta: dict[str, Any]) -> bool:
+        """Takes up a saved state, unless its tensors are not those of this engine."""
+        leaves, treedef = jax.tree.flatten(self.state.engine)
+        if not self._fits(tensors, meta, leaves):
+            return False
+        saved = [jax.numpy.asarray(tensors[f"state/{i}"]) for i in range(len(leaves))]
         self.plan.position = tensors["lanes/position"]
         self.plan.switched_at = tensors["lanes/switched_at"]
-        return LoopState(
-            engine=self.engine.place(
-                jax.tree.unflatten(treedef, [jax.numpy.asarray(v) for v in saved])
-            ),
+        self.state = LoopState(
+            engine=self.engine.place(jax.tree.unflatten(treedef, saved)),
             t=meta["t"],
-            wall=meta["wall"],
             steps=[int(s) for s in tensors["steps"]],
             columns={n: list(tensors[f"column/{n}"]) for n in meta["columns"]},
-            sittings=join_sittings(meta.get("sittings", [])),
             checkpoints=self._known_checkpoints(meta),
         )
+        return True
 
     def _known_checkpoints(self, meta: dict[str, Any]) -> dict[str, str]:
         """Name -> sha256 up to a saved state; of one that has none, as they are now."""
@@ -343,9 +313,7 @@ class _Loop:
         last = checkpoint_name(meta["t"])
         return {name: s for name, s in found.items() if name <= last}
 
-    def _fits(
-        self, tensors: dict[str, np.ndarray], meta: dict[str, Any], leaves: list[Any]
-    ) -> bool:
+    def _fits(self, tensors: Arrays, meta: dict[str, Any], leaves: list[Any]) -> bool:
         """Whether a saved state has the tensors that this engine would have saved."""
         expected = {f"state/{i}": (v.shape, v.dtype) for i, v in enumerate(leaves)}
         for name in ("position", "switched_at"):
@@ -354,13 +322,14 @@ class _Loop:
         columns = {f"column/{n}" for n in meta.get("columns", [])}
         rest = {k: v for k, v in tensors.items() if k not in columns | {"steps"}}
         return (
-            {"t", "wall", "columns"} <= meta.keys()
+            {"t", "columns"} <= meta.keys()
             and columns | {"steps"} <= tensors.keys()
             and {k: (v.shape, v.dtype) for k, v in rest.items()} == expected
         )
 
-    def _finish(self, state: LoopState) -> None:
-        spec, path = self.spec, self.folder.path
+    def write(self) -> None:
+        """The last checkpoint, the metrics and the outcome."""
+        spec, state, path = self.spec, self.state, self.folder.path
         bad = self.engine.first_bad(state.engine)
         names = [s.name for s in spec.strategies]
 
@@ -370,7 +339,7 @@ class _Loop:
                 for s, i in np.argwhere(mask)
             ]
 
-        self._store_checkpoint(state)
+        self._store_checkpoint()
         columns = {n: np.asarray(rows) for n, rows in state.columns.items()}
         metrics = Metrics(np.asarray(state.steps), spec.seeds, tuple(names), columns)
         write_atomic(path / FILE, metrics.to_parquet())
@@ -381,6 +350,3 @@ class _Loop:
             "absent": lanes(self.absent),
         }
         write_json(path / "outcome.json", outcome)
-        source = {**provenance(wall_seconds=state.wall), "sittings": state.sittings}
-        write_json(path / "provenance.json", source)
-        self.folder.commit({"kind": spec.kind}, known=state.checkpoints)

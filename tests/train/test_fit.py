@@ -18,7 +18,7 @@ from sandbox.distill.strategy import Strategy
 from sandbox.errors import DivergenceError, Interrupted, StoreError
 from sandbox.store.config import canonical, to_json
 from sandbox.tasks.parity import Parity
-from sandbox.train import loop
+from sandbox.train import resumable
 from sandbox.train.loop import fit
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.progress import Silent
@@ -93,17 +93,17 @@ def test_chunks_and_interruptions_change_nothing(
 
 KILLED = """
 import json, pathlib, sys
-import sandbox.train.loop as loop
+from sandbox.train import loop, resumable
 from sandbox.store.config import from_json
 from sandbox.train.run import BUILT_IN
 from sandbox.train.spec import RunSpec
 
 class Say:
-    def start(self, title, total, done): print("from", done, flush=True)
+    def start(self, title, total, done, unit): print("from", done, flush=True)
     def update(self, done, note): print(done, flush=True)
     def close(self, note, *, finished): print("done", flush=True)
 
-loop.SAVE_SECONDS = 0
+resumable.SAVE_SECONDS = 0
 spec = from_json(RunSpec, json.loads(sys.argv[1]), extra=BUILT_IN)
 loop.fit(spec, root=pathlib.Path(sys.argv[2]), progress=Say(), chunk_samples=1)
 """
@@ -133,7 +133,7 @@ def test_killed_runs_resume_to_the_same_bits(
     assert starts[0] == 0 and all(
         s >= m - 64 for s, m in zip(starts[1:], marks[:-1], strict=True)
     )  # what was stored was not trained again
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
     seen: list[int] = []
     run = fit(spec, root=root, progress=Watcher(seen.append))
     assert seen[0] >= marks[-1]

@@ -101,16 +101,16 @@ def test_lanes_that_fail_after_the_limit_do_not_wake_their_seed(
     two = (Strategy(name="a"), Strategy(name="b"))
     spec = replace(teacher, strategies=two, stop=stop_at(0.8, 128))
     folder = folder_of(spec, tmp_path)
-    it = loop._Loop(spec, folder, tmp_path, Silent(), None)
+    it = loop.Training(spec, folder, tmp_path, None)
     steps = [0, 64, 128, 192]
     acc = np.full((4, 2, 2), 0.5)
     acc[1:, :, 0] = 0.9  # lane a got there at 64, lane b never
-    state = loop.LoopState(None, t=192, steps=steps, columns={"accuracy": list(acc)})
+    it.state = loop.LoopState(None, t=192, steps=steps, columns={"accuracy": list(acc)})
     early, late = np.array([[-1, 100], [-1, -1]]), np.array([[-1, 150], [-1, -1]])
-    np.testing.assert_array_equal(it._level_end(state, early), [128, 128])
+    np.testing.assert_array_equal(it._level_end(early), [128, 128])
     it.spec = replace(spec, stop=replace(spec.stop, factor=4.0))
-    np.testing.assert_array_equal(it._level_end(state, early), [256, 128])
-    np.testing.assert_array_equal(it._level_end(state, late), [128, 128])
+    np.testing.assert_array_equal(it._level_end(early), [256, 128])
+    np.testing.assert_array_equal(it._level_end(late), [128, 128])
 
 
 # --------------------------------------------------------------------- resuming

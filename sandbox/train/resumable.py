@@ -1,0 +1,340 @@
+"""Work that goes piece by piece, is stored in one folder, and resumes where it stopped.
+
+    compute(record, {"a": fn, "b": fn}, root=root)   # what a study has to compute
+
+Training (`sandbox.train.loop`), measuring along a trajectory (`sandbox.probes.offline`)
+and `compute` differ in what a piece is and what is stored; all else is here.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from sandbox.errors import Interrupted, StoreError
+from sandbox.store.config import digest, foreign_sources, to_json
+from sandbox.store.files import exclusive, read_json, write_atomic, write_json
+from sandbox.store.provenance import provenance
+from sandbox.store.runs import SCHEMA, RunFolder
+from sandbox.train.progress import Progress, default_progress
+from sandbox.train.signals import collected_signals, join_sittings, say
+
+SAVE_SECONDS = 10.0
+"""Work of earlier pieces that a killed process may lose; a signal loses none."""
+VALUES = "values.safetensors"
+
+Arrays = dict[str, np.ndarray]
+
+
+class Work(ABC):
+    """What `carry_out` does, one piece after the other.
+
+    Attributes:
+      title: what it is called while it goes on.
+      total: units it takes at most.
+      unit: what is counted, in the plural.
+    """
+
+    title: str
+    total: int
+    unit: str
+
+    @property
+    @abstractmethod
+    def at(self) -> int:
+        """Units finished."""
+
+    @property
+    @abstractmethod
+    def note(self) -> str:
+        """How it goes, for whoever watches."""
+
+    @property
+    def stored(self) -> Mapping[str, str]:
+        """Name -> sha256 of the files that it stored on the way."""
+        return {}
+
+    @abstractmethod
+    def step(self) -> bool:
+        """Does the next piece; False if none is left."""
+
+    @abstractmethod
+    def saved(self) -> tuple[Arrays, dict[str, Any]]:
+        """All it needs to go on: arrays and JSON data."""
+
+    @abstractmethod
+    def restore(self, tensors: Arrays, meta: dict[str, Any]) -> bool:
+        """Takes up what was saved; False, and no change, if it is of other work."""
+
+    @abstractmethod
+    def write(self) -> None:
+        """Stores the result."""
+
+
+def carry_out(
+    folder: RunFolder,
+    what: dict[str, Any],
+    make: Callable[[], Work],
+    *,
+    kind: str,
+    progress: Progress | None,
+) -> None:
+    """Finishes what a folder is for, from where it stopped; at once if it is complete.
+
+    Args:
+      folder: where it is stored.
+      what: the content that the folder is called by.
+      make: the work, at its beginning.
+      kind: what the manifest calls it.
+      progress: who is told.
+
+    Raises:
+      Interrupted: SIGINT, SIGTERM or SIGUSR1 arrived; call again to go on.
+      StoreError: the folder is held by another process, a file cannot be written, or a
+        stored one was damaged.
+    """
+    if folder.complete:
+        return
+    with exclusive(folder.path):
+        if folder.complete:
+            return
+        teller = default_progress() if progress is None else progress
+        work = make()
+        with collected_signals() as stop:  # also while it compiles and writes
+            folder.prepare()
+            write_json(folder.path / "config.json", what)
+            wall, sittings = _restore(work, folder)
+            finished = False
+            teller.start(work.title, work.total, work.at, work.unit)
+            try:
+                wall = _go_on(work, folder, wall, sittings, teller, stop)
+                work.write()
+                about = {**provenance(wall_seconds=wall), "sittings": sittings}
+                write_json(folder.path / "provenance.json", about)
+                folder.commit({"kind": kind}, known=work.stored)
+                finished = True
+            finally:
+                note = work.note if finished else _where(work)
+                teller.close(note, finished=finished)
+
+
+def _where(work: Work) -> str:
+    return f"at {work.unit.removesuffix('s')} {work.at:,}"
+
+
+def _restore(work: Work, folder: RunFolder) -> tuple[float, list[dict[str, str]]]:
+    """Seconds spent so far, and the sittings, this one included."""
+    found = folder.load_resume()
+    wall, earlier = 0.0, []
+    if found is not None:
+        meta = found[1]
+        if "wall" in meta and work.restore(*found):
+            wall, earlier = meta["wall"], meta.get("sittings", [])
+        else:
+            say(f"{folder.path}: the saved state does not fit; starting over")
+    folder.require_unchanged(work.stored)
+    for path in (folder.path / "ckpt").glob("step_*.safetensors"):
+        if f"ckpt/{path.name}" not in work.stored:  # from beyond where it resumes
+            path.unlink()
+    return wall, join_sittings(earlier)
+
+
+def _go_on(
+    work: Work,
+    folder: RunFolder,
+    wall: float,
+    sittings: list[dict[str, str]],
+    progress: Progress,
+    stop: list[str],
+) -> float:
+    """Does what is left, or saves and raises at a signal; seconds over all sittings."""
+    saved = time.monotonic()
+    begin = saved - wall
+
+    def save_state() -> None:
+        arrays, meta = work.saved()
+        about = {**meta, "wall": time.monotonic() - begin, "sittings": sittings}
+        folder.save_resume(work.at, arrays, about)
+
+    while not stop and work.step():
+        progress.update(work.at, work.note)
+        if time.monotonic() - saved > SAVE_SECONDS:
+            save_state()
+            saved = time.monotonic()
+    if stop:
+        save_state()
+        raise Interrupted(
+            f"stopped {_where(work)} by signal {stop[0]}; its state is saved in"
+            f" {folder.path}, run the same command to go on."
+        )
+    return time.monotonic() - begin
+
+
+class Pieces(Work):
+    """Named pieces that are arrays, joined to one file when all are there."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        title: str,
+        pieces: Mapping[str, Callable[[], Mapping[str, Any]]],
+        *,
+        unit: str,
+        join: Callable[[dict[str, Arrays]], Arrays],
+    ) -> None:
+        """Computes nothing yet.
+
+        Args:
+          folder: where the file goes.
+          title: what the work is called.
+          pieces: name -> what makes its arrays.
+          unit: what a piece is called, in the plural.
+          join: the arrays of the file from those of the pieces.
+        """
+        self.folder, self.title, self.pieces = folder, title, pieces
+        self.total, self.unit, self.join = len(pieces), unit, join
+        self.values: dict[str, Arrays] = {}
+
+    @property
+    def at(self) -> int:
+        """Pieces finished."""
+        return len(self.values)
+
+    @property
+    def note(self) -> str:
+        """The last piece; nothing at the end."""
+        return "" if self.at == self.total else next(reversed(self.values), "")
+
+    def step(self) -> bool:
+        """Makes the first missing one."""
+        for name, make in self.pieces.items():
+            if name not in self.values:
+                self.values[name] = {k: np.asarray(v) for k, v in make().items()}
+                return True
+        return False
+
+    def saved(self) -> tuple[Arrays, dict[str, Any]]:
+        """The arrays so far."""
+        arrays = _flat(self.values)
+        return arrays, {"names": list(arrays)}
+
+    def restore(self, tensors: Arrays, meta: dict[str, Any]) -> bool:
+        """Takes the arrays of an earlier sitting."""
+        values = _nested(tensors)
+        sound = set(meta.get("names", ())) == tensors.keys()
+        if sound and values.keys() <= self.pieces.keys():
+            self.values = values
+        return self.values is values
+
+    def write(self) -> None:
+        """One file of all arrays."""
+        arrays = self.join(self.values)
+        data = {k: np.asarray(v, order="C") for k, v in arrays.items()}
+        write_atomic(self.folder.path / VALUES, save(data))
+
+
+def _flat(values: dict[str, Arrays]) -> Arrays:
+    """`piece/name` -> array; a slash within the name of a piece is written %2F."""
+    return {
+        f"{quote(p, safe='')}/{n}": a for p, v in values.items() for n, a in v.items()
+    }
+
+
+def _nested(flat: Arrays) -> dict[str, Arrays]:
+    """Inverse of `_flat`."""
+    out: dict[str, Arrays] = {}
+    for path, array in flat.items():
+        piece, _, name = path.partition("/")
+        out.setdefault(unquote(piece), {})[name] = array
+    return out
+
+
+def read_values(folder: RunFolder) -> tuple[Arrays, float]:
+    """The arrays of finished `Pieces`, and the seconds they took when they were made.
+
+    Raises:
+      StoreError: a file is missing, altered or holds no arrays; it is named.
+    """
+    for name in ("provenance.json", VALUES):
+        folder.check(name)
+    about = read_json(folder.path / "provenance.json")
+    wall = about.get("wall_seconds", 0.0) if isinstance(about, dict) else 0.0
+    try:
+        return load((folder.path / VALUES).read_bytes()), wall
+    except (SafetensorError, KeyError, TypeError, ValueError) as e:
+        raise StoreError(
+            f"{folder.path / VALUES} is no measurement ({e!s:.200})."
+        ) from e
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a study computed without training.
+
+    Attributes:
+      values: name of a piece -> its arrays.
+      wall_seconds: what it took when it was done.
+      folder: its files.
+    """
+
+    values: dict[str, dict[str, np.ndarray]]
+    wall_seconds: float
+    folder: RunFolder
+
+
+def compute(
+    what: Any,
+    pieces: Mapping[str, Callable[[], dict[str, np.ndarray]]],
+    *,
+    root: Path,
+    kind: str = "computed",
+    progress: Progress | None = None,
+) -> Computed:
+    """Computes the pieces of a record once, or opens them if they are stored.
+
+    The record, and the source of any class of it defined outside `sandbox`, say what is
+    computed: whatever the arrays depend on belongs in it.
+
+    Args:
+      what: a frozen record.
+      pieces: name -> what computes its arrays, in the order of computing.
+      root: where runs are stored; the arrays go to `<root>/<kind>/<hash>`.
+      kind: the folder's kind.
+      progress: who is told.
+
+    Raises:
+      Interrupted: SIGINT, SIGTERM or SIGUSR1 arrived; call again to go on.
+      StoreError: the folder is held by another process, a file was altered, or what is
+        stored are other pieces.
+    """
+    content = {
+        "schema": SCHEMA,
+        "what": to_json(what),
+        "foreign": foreign_sources(what),
+        "platform": jax.default_backend(),
+    }
+    folder = RunFolder(root / kind / digest(content))
+    title = f"{kind} {folder.path.name[:6]}"
+    carry_out(
+        folder,
+        content,
+        lambda: Pieces(folder, title, pieces, unit="pieces", join=_flat),
+        kind=kind,
+        progress=progress,
+    )
+    flat, wall = read_values(folder)
+    values = _nested(flat)
+    if values.keys() != pieces.keys():
+        raise StoreError(
+            f"{folder.path / VALUES} holds the pieces {', '.join(values)}, where"
+            f" {', '.join(pieces)} were asked for; delete the folder to make it again."
+        )
+    return Computed({name: values[name] for name in pieces}, wall, folder)
