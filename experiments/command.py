@@ -196,7 +196,7 @@ def study_main(
     def action() -> None:
         from sandbox.plotting.style import save
         from sandbox.store.config import digest, to_json
-        from sandbox.store.runs import default_root
+        from sandbox.store.folders import default_root
 
         root = default_root()
         drawn = draw(run(config, root=root))

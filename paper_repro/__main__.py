@@ -20,7 +20,7 @@ import tyro
 from paper_repro import SCALES, STUDIES
 from sandbox.command import guarded, parse
 from sandbox.errors import ConfigError, require
-from sandbox.store.runs import default_root
+from sandbox.store.folders import default_root
 from sandbox.text import unknown
 
 

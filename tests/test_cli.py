@@ -18,7 +18,7 @@ from sandbox.models.mlp import MLP
 from sandbox.probes.fourier import FourierProbe
 from sandbox.store.config import digest
 from sandbox.store.files import exclusive, write_json
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.store.trajectories import Trajectory
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.train.loop import fit

@@ -18,7 +18,7 @@ from sandbox.models.transformer import Transformer
 from sandbox.probes.ngram import NgramProbe
 from sandbox.probes.nonterminals import NonterminalProbe
 from sandbox.store.files import write_json
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.masking import MaskedLM
 from sandbox.tasks.next_token import NextToken

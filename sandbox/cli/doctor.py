@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.cli.folders import Root
-from sandbox.store.runs import default_root
+from sandbox.store.folders import default_root
 from sandbox.text import size
 
 _DRIVERS = (("cuda13", 580), ("cuda12", 525))

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import tyro
 
 from sandbox.errors import StoreError
-from sandbox.store.runs import MANIFEST, RunFolder, default_root
+from sandbox.store.folders import MANIFEST, RunFolder, default_root
 
 Root = Annotated[
     Optional[Path],  # noqa: UP045 - of `Path | None` tyro asks a slow library

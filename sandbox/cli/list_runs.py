@@ -8,7 +8,7 @@ from typing import Any
 from sandbox.cli.folders import Root, folders, held, root_of
 from sandbox.errors import SandboxError
 from sandbox.store.files import read_json
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.text import printable, size, table
 
 _HEADER = (

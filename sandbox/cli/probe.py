@@ -17,7 +17,7 @@ from sandbox.cli.folders import Root, resolve, root_of
 from sandbox.errors import ConfigError, SandboxError, StoreError, require
 from sandbox.store.config import foreign_sources
 from sandbox.store.files import read_json
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.store.trajectories import Trajectory
 from sandbox.text import unknown
 

@@ -8,7 +8,7 @@ import tyro
 
 from sandbox.cli.folders import Root, folders, held, resolve, root_of
 from sandbox.errors import StoreError
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 
 
 @dataclass(frozen=True)

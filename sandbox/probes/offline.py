@@ -15,7 +15,7 @@ import numpy as np
 
 from sandbox.errors import StoreError
 from sandbox.store.config import digest, foreign_sources, to_json
-from sandbox.store.runs import SCHEMA, RunFolder
+from sandbox.store.folders import SCHEMA, RunFolder
 from sandbox.train.progress import Progress, seeds_text
 from sandbox.train.resumable import VALUES, Arrays, Pieces, carry_out, read_values
 from sandbox.train.run import Run

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sandbox.errors import StoreError
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 
 FILE = "metrics.parquet"
 

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from sandbox.errors import StoreError
 from sandbox.store.files import sha256, write_atomic
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.types import Params
 
 _FOLDER = "ckpt"

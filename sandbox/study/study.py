@@ -49,7 +49,7 @@ from sandbox.plotting.style import color_of, save, styled
 from sandbox.store.bounds import check_fields
 from sandbox.store.config import digest, to_json
 from sandbox.store.files import make_folder, write_atomic
-from sandbox.store.runs import default_root
+from sandbox.store.folders import default_root
 from sandbox.study import figures
 from sandbox.study.claims import Claim, marked
 from sandbox.study.estimate import print_estimate

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from sandbox.errors import ConfigError, StoreError
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.tasks.base import is_sequence_task
 from sandbox.train.buckets import micro_size
 from sandbox.train.engine import Engine

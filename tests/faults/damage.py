@@ -17,7 +17,7 @@ from sandbox.distill.strategy import Strategy
 from sandbox.errors import Interrupted
 from sandbox.probes.alignment import AlignmentProbe
 from sandbox.probes.offline import measure_trajectory
-from sandbox.store.runs import MANIFEST
+from sandbox.store.folders import MANIFEST
 from sandbox.store.trajectories import checkpoint_name, flatten
 from sandbox.train.loop import fit
 from sandbox.train.progress import Silent

@@ -22,7 +22,7 @@ from sandbox.probes.fourier import FourierProbe
 from sandbox.probes.spectrum import SpectrumProbe
 from sandbox.store.config import from_json, to_json
 from sandbox.store.files import read_json, write_json
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import ExplicitSupport, NoisyParity, Parity
 from sandbox.train.optim import SGD, Adam, LearningRate

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sandbox.errors import SandboxError, StoreError
-from sandbox.store.runs import MANIFEST, RunFolder
+from sandbox.store.folders import MANIFEST, RunFolder
 from sandbox.train.loop import fit
 from sandbox.train.progress import Silent
 from sandbox.train.run import folder_of

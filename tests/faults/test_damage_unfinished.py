@@ -9,7 +9,7 @@ import pytest
 
 from sandbox.errors import Interrupted, StoreError
 from sandbox.probes.offline import measure_trajectory
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.store.trajectories import checkpoint_name
 from sandbox.train.loop import fit
 from sandbox.train.progress import Silent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from tests.faults.conftest import PATIENCE, Study
 
 GO_ON = "and run the same command to go on."

@@ -12,7 +12,7 @@ from sandbox.cli import main
 from sandbox.errors import StoreError
 from sandbox.probes.offline import measure_trajectory
 from sandbox.store.config import digest, to_json
-from sandbox.store.runs import MANIFEST, SCHEMA, RunFolder
+from sandbox.store.folders import MANIFEST, SCHEMA, RunFolder
 from sandbox.store.trajectories import Trajectory
 from sandbox.train.loop import fit
 from sandbox.train.progress import Silent

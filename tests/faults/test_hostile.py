@@ -21,7 +21,7 @@ import pytest
 
 from sandbox.errors import StoreError
 from sandbox.store.metrics import FILE
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.store.trajectories import Trajectory, checkpoint_name, read_header
 from tests.faults.inputs import (
     ask,

@@ -13,7 +13,7 @@ import pytest
 
 from sandbox.store.files import write_json
 from sandbox.store.metrics import FILE
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.store.trajectories import Trajectory, checkpoint_name
 from tests.faults.inputs import (
     STEPS,

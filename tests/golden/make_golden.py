@@ -29,7 +29,7 @@ from sandbox.errors import Interrupted
 from sandbox.models.mlp import MLP
 from sandbox.probes.fourier import FourierProbe
 from sandbox.probes.offline import Measured, measure_trajectory
-from sandbox.store.runs import SCHEMA
+from sandbox.store.folders import SCHEMA
 from sandbox.store.trajectories import flatten
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.train.loop import fit

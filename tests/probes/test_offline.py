@@ -17,7 +17,7 @@ from sandbox.models.mlp import MLP
 from sandbox.probes import offline
 from sandbox.probes.offline import Measured, measure_trajectory
 from sandbox.store.files import exclusive
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.tasks.parity import Parity
 from sandbox.train import resumable
 from sandbox.train.loop import fit

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sandbox.errors import StoreError
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.store.trajectories import (
     Trajectory,
     checkpoint_name,

@@ -13,7 +13,7 @@ import pytest
 from sandbox.distill.sources import Final, Labels
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError, Interrupted
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.store.trajectories import checkpoint_name
 from sandbox.tasks.parity import Parity
 from sandbox.train import loop, signals

@@ -17,7 +17,7 @@ from sandbox.distill.sources import Final, NShot, Progressive, UntilSaturation
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError, StoreError
 from sandbox.models.mlp import MLP
-from sandbox.store.runs import RunFolder
+from sandbox.store.folders import RunFolder
 from sandbox.tasks.parity import Parity
 from sandbox.train import engine, generic, lanes, online_sgd, preflight
 from sandbox.train.engine import Engine
