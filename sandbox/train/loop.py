@@ -18,8 +18,8 @@ import numpy as np
 
 from sandbox.errors import ConfigError
 from sandbox.store.files import write_atomic, write_json
-from sandbox.store.metrics import FILE, Metrics
 from sandbox.store.folders import RunFolder, default_root
+from sandbox.store.metrics import FILE, Metrics
 from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpoint
 from sandbox.train.engine import Engine
 from sandbox.train.lanes import LABELS, LanePlan

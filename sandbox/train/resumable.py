@@ -22,8 +22,8 @@ from safetensors.numpy import load, save
 from sandbox.errors import Interrupted, StoreError
 from sandbox.store.config import digest, foreign_sources, to_json
 from sandbox.store.files import exclusive, read_json, write_atomic, write_json
-from sandbox.store.provenance import provenance
 from sandbox.store.folders import SCHEMA, RunFolder
+from sandbox.store.provenance import provenance
 from sandbox.train.progress import Progress, default_progress
 from sandbox.train.signals import collected_signals, join_sittings, say
 

@@ -15,8 +15,8 @@ from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
 from sandbox.store.config import digest, foreign_sources, from_json, to_json
 from sandbox.store.files import read_json
-from sandbox.store.metrics import Metrics, read_metrics
 from sandbox.store.folders import SCHEMA, RunFolder
+from sandbox.store.metrics import Metrics, read_metrics
 from sandbox.store.trajectories import Shapes, Trajectory, flatten
 from sandbox.tasks.boolean import Expansion
 from sandbox.tasks.gaussian import MultiIndex

@@ -7,10 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
-
-from experiments import parity_hierarchy
-from experiments.parity_hierarchy import Config, cpu, paper, smoke, strategies
 from experiments.parity_nodes import (
     NodeProbe,
     Nodes,
@@ -19,8 +15,6 @@ from experiments.parity_nodes import (
     leaf_sides,
     levels,
 )
-from experiments.parity_setting import Setting
-from experiments.parity_teachers import student_curves
 from paper_repro.parity_hierarchy import (
     HierarchyReport,
     orders,
@@ -29,6 +23,12 @@ from paper_repro.parity_hierarchy import (
     root_first,
     student_claims,
 )
+from scipy import stats
+
+from experiments import parity_hierarchy
+from experiments.parity_hierarchy import Config, cpu, paper, smoke, strategies
+from experiments.parity_setting import Setting
+from experiments.parity_teachers import student_curves
 from sandbox.errors import ConfigError
 from sandbox.models.mlp import MLP
 from sandbox.probes.fourier import FourierProbe, exact_spectrum

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paper_repro.parity_transformer import claims
 
 from experiments import parity_setting
 from experiments.parity_mlp import Config, Result, strategies
@@ -20,7 +21,6 @@ from experiments.parity_transformer import (
     run,
 )
 from paper_repro.parity_report import ParityReport, count_teachers
-from paper_repro.parity_transformer import claims
 from sandbox.distill.sources import PerSeed
 from sandbox.errors import ConfigError
 from sandbox.models.bit_transformer import BitTransformer

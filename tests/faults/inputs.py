@@ -15,8 +15,8 @@ from sandbox.distill.sources import Final, NShot, PerSeed, Progressive, UntilSat
 from sandbox.distill.strategy import Anneal, Loss, Strategy, Target
 from sandbox.models.mlp import MLP
 from sandbox.store.files import write_atomic, write_json
-from sandbox.store.metrics import FILE, Metrics
 from sandbox.store.folders import RunFolder
+from sandbox.store.metrics import FILE, Metrics
 from sandbox.store.trajectories import save_checkpoint
 from sandbox.tasks.parity import ExplicitSupport, NoisyParity
 from sandbox.train.optim import SGD, LearningRate

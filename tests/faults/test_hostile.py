@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from sandbox.errors import StoreError
-from sandbox.store.metrics import FILE
 from sandbox.store.folders import RunFolder
+from sandbox.store.metrics import FILE
 from sandbox.store.trajectories import Trajectory, checkpoint_name, read_header
 from tests.faults.inputs import (
     ask,

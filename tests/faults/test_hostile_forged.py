@@ -14,8 +14,8 @@ from experiments.parity_setting import Setting
 from sandbox.distill.strategy import Anneal, Loss, Strategy, Target
 from sandbox.errors import ConfigError, StoreError
 from sandbox.store.files import read_json, sha256
-from sandbox.store.metrics import FILE, read_metrics
 from sandbox.store.folders import RunFolder
+from sandbox.store.metrics import FILE, read_metrics
 from sandbox.train.spec import Stop
 from tests.faults.inputs import (
     SPEC,

@@ -12,8 +12,8 @@ import jaxtyping
 import pytest
 
 from sandbox.store.files import write_json
-from sandbox.store.metrics import FILE
 from sandbox.store.folders import RunFolder
+from sandbox.store.metrics import FILE
 from sandbox.store.trajectories import Trajectory, checkpoint_name
 from tests.faults.inputs import (
     STEPS,

@@ -13,8 +13,8 @@ import pytest
 from sandbox.errors import StoreError
 from sandbox.store import files, provenance
 from sandbox.store.files import exclusive, read_json, write_atomic, write_json
-from sandbox.store.metrics import FILE, Metrics, read_metrics
 from sandbox.store.folders import MANIFEST, RunFolder, default_root
+from sandbox.store.metrics import FILE, Metrics, read_metrics
 
 
 @pytest.fixture
