@@ -108,7 +108,7 @@ def _names(strategies: Any) -> str:
 
 
 def _as_spec(config: dict[str, Any]) -> dict[str, Any]:
-    """What the config of a measurement or computation says, in the fields of a run's."""
+    """What the config of a measurement or computation says, as a run's fields."""
     if isinstance(config.get("what"), dict):
         return {"task": config["what"]}
     probe = config.get("probe")
