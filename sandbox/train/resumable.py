@@ -263,8 +263,8 @@ def read_values(folder: RunFolder) -> tuple[Arrays, float]:
     Raises:
       StoreError: a file is missing, altered or holds no arrays; it is named.
     """
-    for name in ("provenance.json", VALUES):
-        folder.check(name)
+    folder.check("provenance.json")
+    folder.check(VALUES)
     about = read_json(folder.path / "provenance.json")
     wall = about.get("wall_seconds", 0.0) if isinstance(about, dict) else 0.0
     try:
