@@ -84,7 +84,7 @@ class Report:
         """Everything a result file says besides its claims."""
         r = self.result
         out = {"study": self.study, "scale": r.scale_name, "preset": r.preset}
-        out |= describe_runs(self.config, r.every_run(), sum(r.seconds))
+        out |= describe_runs(self.config, r.every_run(), sum(r.seconds, 0.0))
         if r.teachers or r.plain:
             out["left_out"] = r.missing()
         if r.teachers:
@@ -171,8 +171,8 @@ def _numbers(taught: Taught, who: str) -> Iterator[tuple[str, np.ndarray]]:
         yield f"final {metric}", np.concatenate([r[:, :width] for r in rows])
 
 
-def describe_teachers(r: Taught) -> dict[str, Any]:
-    """How many teachers were trained and learned, and how each did."""
+def describe_teachers(r: Result) -> dict[str, Any]:
+    """How many teachers were trained and learned, and how each did, by part."""
     blind = [v for t in r.teachers for v in t.chosen.stages.get("blind", ((),))[0]]
     counts = {
         "trained": sum(len(t.n90) for t in r.teachers),
@@ -180,7 +180,13 @@ def describe_teachers(r: Taught) -> dict[str, Any]:
     }
     if blind:
         counts["with_blind_checkpoint"] = sum(v is not None for v in blind)
-    return {**counts, "each": [f for t in r.teachers for f in t.chosen.facts]}
+    each = [
+        {"part": name, **facts} if len(r.parts) > 1 else facts
+        for name, part in r.parts.items()
+        for t in part.teachers
+        for facts in t.chosen.facts
+    ]
+    return {**counts, "each": each}
 
 
 def describe_runs(
