@@ -1,7 +1,7 @@
 """Other PCFG settings: next tokens, another grammar, another masking rate.
 
     python -m experiments.pcfg_autoregressive smoke
-    python -m experiments.pcfg_autoregressive cpu --rate.rate 0.5
+    python -m experiments.pcfg_autoregressive cpu --rate.task.rate 0.5
     python -m experiments.pcfg_autoregressive --help
 
 The comparison of `experiments.pcfg_accuracy` in three more settings, after the appendix
@@ -10,142 +10,127 @@ twice as fast as the teacher made them, as released), BERT on another grammar, a
 at another masking rate.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
-from experiments import pcfg_accuracy, pcfg_setting
-from experiments.pcfg_setting import Setting, task_text
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments import pcfg_accuracy as base
 from sandbox.errors import require
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from sandbox.train.progress import Progress
-
-PARTS = ("autoregressive", "grammar", "rate")
+from sandbox.tasks.next_token import NextToken
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The study's knobs: one setting a part.
+def _parts(s: st.Setting, level: int = 1, **changes: Any) -> dict[str, st.Setting]:
+    """The three settings; they change the strings of `s`, and what else is named."""
+    strings = {
+        "autoregressive": {"grammar": "cfg3f", "predict": "next", "level": level},
+        "grammar": {"grammar": "cfg3i"},
+        "rate": {"rate": 0.15},
+    }
+    task: Any = s.task
+    return {
+        part: replace(s, task=replace(task, **fields), **changes)
+        for part, fields in strings.items()
+    }
+
+
+SMOKE = _parts(base.SMOKE, budget=st.Fixed(teacher=300, student=300))
+CPU = _parts(
+    base.CPU, budget=st.Fixed(teacher=1600, student=800), hold=250, n_teachers=3
+)
+PAPER = _parts(base.PAPER, level=3)
+
+
+class PcfgAutoregressive(st.Study):
+    """Further PCFG settings of the appendix of arXiv 2410.05464.
 
     Attributes:
       autoregressive: next tokens.
       grammar: masked tokens of another grammar.
       rate: masked tokens at another rate.
       tau: teacher temperature of the taught students.
+      every: steps between the checkpoints that progressive students use.
+      speed: how much faster than the teacher they go through them; both are twice as
+        much for next tokens.
     """
 
-    autoregressive: Setting
-    grammar: Setting
-    rate: Setting
+    autoregressive: st.Setting = SMOKE["autoregressive"]
+    grammar: st.Setting = SMOKE["grammar"]
+    rate: st.Setting = SMOKE["rate"]
     tau: float = 1.0
+    every: int = 50
+    speed: float = 1.0
 
-    def __post_init__(self) -> None:
-        """Builds every part once, so that a bad value is refused at once."""
-        require(
-            self.autoregressive.task == "next_token",
-            f"autoregressive.task must be next_token, got {self.autoregressive.task}.",
-        )
-        for name in PARTS:
-            self.part(name)
-
-    def part(self, name: str) -> pcfg_accuracy.Config:
-        """The study of accuracy that a part is."""
-        return pcfg_accuracy.Config(setting=getattr(self, name), taus=(self.tau,))
-
-
-def _parts(base: Setting, *, level: int) -> Config:
-    return Config(
-        autoregressive=replace(
-            base,
-            grammar="cfg3f",
-            task="next_token",
-            level=level,
-            progressive_speed=2 * base.progressive_speed,
-            progressive_every=2 * base.progressive_every,
+    presets = {
+        "smoke": st.preset("Level 10, one layer, two seeds."),
+        "cpu": st.preset(
+            "From level 13: cfg3f next tokens, cfg3i, and cfg3b with 15% masked.",
+            **CPU,
+            every=100,
+            speed=2.0,
         ),
-        grammar=replace(base, grammar="cfg3i"),
-        rate=replace(base, rate=0.15),
-    )
-
-
-def smoke() -> Config:
-    """Level 10, one layer, two seeds."""
-    return _parts(
-        replace(pcfg_setting.smoke(), teacher_steps=300, student_steps=300), level=1
-    )
-
-
-def cpu() -> Config:
-    """From level 13: cfg3f next tokens, cfg3i, and cfg3b with 15% masked."""
-    base = replace(
-        pcfg_setting.cpu(),
-        teacher_steps=1600,
-        student_steps=800,
-        progressive_every=100,
-        progressive_speed=2.0,
-        hold=250,
-        n_seeds=3,
-    )
-    return _parts(base, level=1)
-
-
-def paper() -> Config:
-    """Whole strings, four layers, 32 heads to 8; ends of depth 3 (13 to 15)."""
-    return replace(_parts(pcfg_setting.paper(), level=3), tau=0.0)
-
-
-PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
-
-
-@dataclass(frozen=True)
-class Result:
-    """The parts by name.
-
-    Attributes:
-      config: what was run.
-      parts: each a result of `experiments.pcfg_accuracy`.
-    """
-
-    config: Config
-    parts: dict[str, pcfg_accuracy.Result]
-
-
-def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
-    """Trains what is missing and opens the rest."""
-    parts = {
-        name: pcfg_accuracy.run(config.part(name), root=root, progress=progress)
-        for name in PARTS
+        "paper": st.preset(
+            "Whole strings, four layers, 32 heads to 8; ends of depth 3 (13 to 15).",
+            **PAPER,
+            tau=0.0,
+            every=200,
+        ),
     }
-    return Result(config, parts)
+    since = {"any": "2026-11-22 04122fb"}
 
+    @property
+    def settings(self) -> Mapping[str, st.Setting]:
+        """The three settings."""
+        return {name: getattr(self, name) for name in SMOKE}
 
-def draw(result: Result) -> "Figure":
-    """A panel of curves for every part."""
-    from matplotlib.figure import Figure
+    def check(self) -> None:
+        """Refuses masked tokens in the first setting, and what accuracies refuse."""
+        task = self.autoregressive.made_task
+        require(isinstance(task, NextToken), "autoregressive.task must predict next.")
+        for setting in self.settings.values():
+            self._accuracy(setting)
 
-    from sandbox.plotting.style import WIDE, styled
+    def _accuracy(self, s: st.Setting) -> base.PcfgAccuracy:
+        """The study of accuracies that a setting is."""
+        pace = 2 if isinstance(s.made_task, NextToken) else 1
+        every, speed = pace * self.every, pace * self.speed
+        return base.PcfgAccuracy(setting=s, taus=(self.tau,), every=every, speed=speed)
 
-    with styled():
-        fig = Figure(figsize=(WIDE, 2.6), layout="constrained")
-        axes = fig.subplots(1, len(PARTS))
-        for ax, part in zip(axes, result.parts.values(), strict=True):
-            pcfg_accuracy.draw_curves(ax, part, result.config.tau)
-            where, what = task_text(part.config.setting).rsplit(", ", 1)
-            ax.set_title(f"{where}\n{what}", fontsize=7)
-        handles = axes[0].get_legend_handles_labels()
-        fig.legend(*handles, loc="outside upper left", ncols=6)
-    return fig
+    def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        """Those of the accuracies."""
+        return self._accuracy(t.setting).lanes(t)
 
+    def measure(self, r: st.Result) -> dict[str, float | None]:
+        """Accuracy of the exact predictor of every setting with masked tokens."""
+        return {name: base.ceiling(s) for name, s in self.settings.items()}
 
-def main() -> None:
-    """Runs the study from the command line and draws its figure."""
-    from experiments.command import study_main
+    def figure(self, r: st.Result) -> Figure:
+        """Accuracy over training in every setting.
 
-    study_main("pcfg_autoregressive", PRESETS, run, draw, __doc__)
+        Medians and quartiles over seeds; dotted: where the first stage of 2-shot ends;
+        dashed: the exact predictor of masked tokens.
+        """
+        fig, axes = st.panels(1, 3, height=2.6)
+        for ax, (name, part) in zip(axes, r.parts.items(), strict=True):
+            base.draw_curves(ax, part, self.tau, r.measured[name])
+            ax.set_title("\n".join(str(part.setting).rsplit(", ", 1)), fontsize=7)
+        lines = axes[1].get_legend_handles_labels()
+        fig.legend(*lines, loc="outside upper left", ncols=6)
+        return fig
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """G6: the paired differences of G1 in every setting."""
+        for name, part in r.parts.items():
+            yield from base.differences(part, (self.tau,), f"G6.{name}")
+
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        """Accuracies over training, ceilings, and how many strings there are."""
+        out = {"accuracy": base.table, "strings": base.strings}
+        facts = {k: {n: f(p) for n, p in r.parts.items()} for k, f in out.items()}
+        return {**facts, "ceiling": r.measured}
 
 
 if __name__ == "__main__":
-    main()
+    PcfgAutoregressive.main()
