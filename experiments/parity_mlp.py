@@ -12,12 +12,14 @@ checkpoints (progressive), or from one intermediate checkpoint and then the fina
 """
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from matplotlib.figure import Figure
 
 import sandbox.study as st
 from experiments.published import ACCURACY
+from sandbox.errors import require
+from sandbox.store.bounds import AtLeast
 from sandbox.study.figures import Points
 from sandbox.tasks.parity import FirstSupport, Parity, RandomSupport
 from sandbox.train.optim import SGD, LearningRate
@@ -72,7 +74,7 @@ class ParityMLP(st.Study):
     setting: st.Setting = SMOKE
     tau: float = 1.0
     argmax_control: bool = True
-    progressive_cap: float = 0.0
+    progressive_cap: Annotated[float, AtLeast(0)] = 0.0
 
     presets = {
         "smoke": st.preset("d=24, k=6, five teachers of width 500."),
@@ -86,6 +88,15 @@ class ParityMLP(st.Study):
     }
     since = {"smoke, cpu": "2026-11-22 f606d70", "paper": "2026-11-22 d60bb50"}
     published: ClassVar[Points] = ACCURACY
+
+    def check(self) -> None:
+        """Refuses progressive students that train longer than the others."""
+        most = getattr(self.setting.budget, "cap", 0)
+        require(
+            self.progressive_cap <= most,
+            f"progressive_cap must lie in 0..budget.cap = {most},"
+            f" got {self.progressive_cap}.",
+        )
 
     def lanes(self, t: st.Teachers) -> tuple[st.Lane, ...]:
         """Labels, and the teacher's checkpoints by every schedule."""
