@@ -1,0 +1,164 @@
+"""What comes with a study: folders, tables, grids, publishing, cells of a notebook."""
+
+import csv
+import json
+import linecache
+import sys
+import types
+from dataclasses import replace
+
+import pytest
+
+import sandbox.study as st
+from sandbox.errors import ConfigError
+from sandbox.study.study import Options, run_all
+from sandbox.tasks.parity import Parity
+from sandbox.train.optim import SGD, LearningRate
+from sandbox.train.progress import Silent
+
+TINY = st.Setting(
+    task=Parity(d=8, k=2),
+    teacher=st.TwoLayer(64),
+    student=st.TwoLayer(16),
+    teacher_optimizer=SGD(lr=LearningRate(peak=0.02)),
+    budget=st.UntilLearned(limit=5_120),
+    rule=st.ByGap(points=1_024, degrees=(1,)),
+    n_teachers=2,
+    group=2,
+    spacing=256,
+    student_every=256,
+)
+CELL = '''
+import sandbox.study as st
+
+
+class OwnIdea(st.Study):
+    """A study of one's own."""
+
+    setting: st.Setting = TINY
+    tau: float = 1.0
+    presets = {"smoke": st.preset("tiny"), "half": st.preset("tiny", tau=0.5)}
+
+    def lanes(self, t):
+        return [st.ce(), st.progressive(t.spacing, self.tau)]
+
+    def figure(self, r):
+        """Accuracy, and samples to .90."""
+        fig, (a, b) = st.panels(1, 2)
+        st.accuracy(a, r)
+        st.strips(b, r)
+        return fig
+
+    def claims(self, r):
+        yield st.at_most("X", r.n90["progressive"] / r.n90.teacher, 5, "keeps pace")
+
+    def facts(self, r):
+        return {"strategies": list(r.strategies)}
+'''
+
+
+@pytest.fixture(scope="module")
+def own():
+    """A study from a notebook's cell: its module has no file, linecache its source."""
+    name = "<ipython-input-1-0123456789ab>"
+    linecache.cache[name] = (len(CELL), None, CELL.splitlines(True), name)
+    cell = types.ModuleType("cell_of_a_notebook")
+    cell.__dict__["TINY"] = TINY
+    sys.modules[cell.__name__] = cell
+    exec(compile(CELL, name, "exec"), cell.__dict__)
+    yield cell.OwnIdea
+    del sys.modules[cell.__name__]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def result(own, root):
+    return own().run(root=root, progress=Silent(), preset="smoke")
+
+
+def test_a_study_in_a_notebook_runs_like_ours(own, result):
+    assert own.name() == "own_idea"
+    assert result.scale_name == "smoke" and list(result.parts) == [""]
+    assert list(result.strategies) == ["ce", "progressive"]
+    assert result.n90["progressive"].values.shape == (2, 1)
+    ((steps, y),) = result.curves("progressive")
+    assert y.shape == (2, 1, len(steps))  # seeds, initialisations, evaluations
+
+
+def test_a_run_leaves_a_figure_claims_and_a_tidy_table(own, result, root, capsys):
+    report = own().report(result)
+    report.write()
+    folder = root / "studies" / "own_idea.smoke"
+    assert {p.name for p in folder.iterdir()} >= {
+        "figure.png", "figure.svg", "figure.md", "claims.json", "summary.csv",
+    }  # fmt: skip
+    said = json.loads((folder / "claims.json").read_text())
+    (claim,) = said["claims"]
+    assert claim["id"] == "X" and claim["scale"] == "any"
+    assert said["scale"] == "smoke" and said["strategies"] == ["ce", "progressive"]
+    assert said["teachers"]["trained"] == 2 and len(said["runs"]) == 2
+    rows = list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
+    n90 = {
+        (r["strategy"], int(r["seed"])): float(r["value"])
+        for r in rows
+        if r["quantity"] == "n90"
+    }
+    assert n90["teacher", 1] == result.n90.teacher.values[1, 0]
+    assert n90["progressive", 0] == result.n90["progressive"].values[0, 0]
+    assert "X" in capsys.readouterr().out
+    assert (folder / "figure.md").read_text() == "Accuracy, and samples to .90.\n"
+
+
+def test_an_overridden_preset_has_no_scale_and_is_not_published(own, root, result):
+    del result  # its teachers are shared
+    changed = own(tau=2.0)
+    with pytest.raises(ConfigError, match="no overrides"):
+        run_all("smoke", [changed], Options(root=root, publish=True))
+    again = changed.run(root=root, progress=Silent(), preset="smoke")
+    assert again.scale_name is None and again.preset == "smoke"
+    folder = changed.report(again).folder.name
+    assert folder.startswith("own_idea.smoke.") and len(folder) > len("own_idea.smoke.")
+
+
+def test_only_publishing_touches_a_checkout(own, root, result, tmp_path, monkeypatch):
+    del result
+    (tmp_path / "paper_repro" / "results").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    run_all("smoke", [own()], Options(root=root))
+    assert not (tmp_path / "figures").exists()
+    run_all("smoke", [own()], Options(root=root, publish=True))
+    assert (tmp_path / "figures" / "smoke" / "own_idea.png").is_file()
+    assert (tmp_path / "paper_repro" / "results" / "own_idea.smoke.json").is_file()
+
+
+def test_a_grid_ends_with_one_table_and_one_figure(own, root, result, capsys):
+    del result
+    own.main(["smoke", "--grid", "tau=1,2", "--root", str(root)])
+    printed = capsys.readouterr().out
+    assert "tau=1.0" in printed and "tau=2.0" in printed
+    (folder,) = (root / "studies").glob("own_idea.smoke.grid.*")
+    rows = list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
+    assert {r["tau"] for r in rows} == {"1.0", "2.0"}
+    assert (folder / "figure.png").stat().st_size > 5_000
+    assert len(list((root / "teacher").iterdir())) == 1  # shared by all points
+
+
+def test_lanes_are_checked_when_a_study_is_built(own):
+    with pytest.raises(ConfigError, match=r"target\.tau"):
+        own(tau=-1.0)
+    with pytest.raises(ConfigError, match=r"setting\.spacing"):
+        own(setting=st.Setting(task=Parity(d=8, k=2), spacing=100, student_every=256))
+
+
+def test_strategies_of_another_structure_or_cap_are_runs_of_their_own():
+    made_up = st.Teachers.made_up(TINY)
+
+    pace = st.progressive(256)
+    other = replace(pace, name="reverse", loss=replace(pace.loss, direction="reverse"))
+    lanes = [st.ce(), pace, other, st.Capped(st.one_shot(), 2.0), st.one_shot(2.0, "b")]
+    names = [[s.name for s in run.strategies] for run in made_up.students(lanes)]
+    assert names == [["ce", "progressive", "b"], ["reverse"], ["one_shot"]]
