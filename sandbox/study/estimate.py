@@ -4,15 +4,13 @@ What is trained is asked of the study itself: its teachers' records, its lanes f
 made-up teachers, and its plain runs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, runtime_checkable
 
 import jax
 
-from sandbox.study.lanes import Lane
-from sandbox.study.setting import Setting
 from sandbox.study.teachers import Teachers
 from sandbox.train.estimate import seconds_per_sample
 from sandbox.train.progress import clock
@@ -21,29 +19,6 @@ from sandbox.train.spec import RunSpec
 
 
 @runtime_checkable
-class Trains(Protocol):
-    """What a study says of what it trains (`sandbox.study.study.Study`)."""
-
-    @property
-    def settings(self) -> Mapping[str, Setting]:
-        """Every setting by name."""
-        ...
-
-    @property
-    def plain_runs(self) -> Mapping[Any, RunSpec]:
-        """Runs apart from teachers and students."""
-        ...
-
-    @property
-    def computed(self) -> Any:
-        """What is computed without training, or None."""
-        ...
-
-    def lanes(self, t: Teachers) -> Sequence[Lane]:
-        """The strategies of students."""
-        ...
-
-
 @dataclass(frozen=True)
 class Part:
     """Runs of one shape.
@@ -63,8 +38,8 @@ class Part:
     most: float
 
 
-def parts(study: Trains, root: Path) -> Iterator[Part]:
-    """Everything that a study trains."""
+def parts(study: Any, root: Path) -> Iterator[Part]:
+    """Everything that a `Study` trains."""
     for name, s in study.settings.items():
         specs = s.teacher_specs()
         missing = sum(not folder_of(spec, root).complete for spec in specs)
@@ -86,7 +61,7 @@ def parts(study: Trains, root: Path) -> Iterator[Part]:
         yield Part(f"{key}", spec, missing, most / 2, most)
 
 
-def print_estimate(studies: Mapping[str, Trains], root: Path) -> None:
+def print_estimate(studies: Mapping[str, Any], root: Path) -> None:
     """Times a few seconds of each kind of run and prints what all of it will take."""
     known: set[RunSpec] = set()
     total, disk = [0.0, 0.0], [0.0, 0.0]

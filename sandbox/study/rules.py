@@ -65,6 +65,24 @@ class Chosen(NamedTuple):
     each: list[Any]
 
 
+class Group(NamedTuple):
+    """One group of teachers that a rule is asked about.
+
+    Attributes:
+      run: the finished run.
+      n90: of every seed, infinite where it did not learn in time.
+      own: up to which sample each seed's curve is looked at.
+      root: where runs are stored.
+      progress: who is told.
+    """
+
+    run: Run
+    n90: np.ndarray
+    own: np.ndarray
+    root: Path
+    progress: Progress | None
+
+
 def no_choice(spec: RunSpec, names: Mapping[str, int]) -> Chosen:
     """Of a group whose teachers all became non-finite."""
     n = spec.n_seeds
@@ -96,8 +114,6 @@ class ByGap:
     claim_points: Annotated[int, AtLeast(2)] = 100_000
     degrees: tuple[int, ...] = (1, 2, 3)
 
-    per_seed: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         """Refuses counts that cannot be measured."""
         check_fields(self, "rule")
@@ -127,32 +143,16 @@ class ByGap:
         del task
         return dict.fromkeys(CANDIDATES, 1)
 
-    def choose(
-        self,
-        run: Run,
-        n90: np.ndarray,
-        own: np.ndarray,
-        *,
-        root: Path,
-        progress: Progress | None,
-    ) -> Chosen:
-        """Measures a group's trajectory and chooses.
-
-        Args:
-          run: the group.
-          n90: of every seed, infinite where it did not learn in time.
-          own: up to which sample each seed's curve is looked at.
-          root: where runs are stored.
-          progress: who is told.
-        """
-        task, n_seeds = run.spec.task, run.spec.n_seeds
+    def choose(self, g: Group) -> Chosen:
+        """Measures a group's trajectory and chooses."""
+        run, task, n_seeds = g.run, g.run.spec.task, g.run.spec.n_seeds
         probe = FourierProbe(
             task,  # pyright: ignore[reportArgumentType]
             run.spec.model,
             degrees=self.degrees,
             points=self.points,
         )
-        found = measure_trajectory(run, probe, root=root, progress=progress)
+        found = measure_trajectory(run, probe, root=g.root, progress=g.progress)
         out = found.values
         pairs = [gaps(out["degree1"][s], supports(run, s)) for s in range(n_seeds)]
         inside, outside = (np.asarray(side) for side in zip(*pairs, strict=True))
@@ -164,7 +164,7 @@ class ByGap:
                 out[name][s][..., axis].reshape(len(steps), -1)
                 for name in ("degree1", "degree1_se")
             )
-            seen = steps <= own[s]
+            seen = steps <= g.own[s]
             chosen = choose_checkpoints(
                 steps[seen],
                 accuracy[s][seen],
@@ -175,7 +175,7 @@ class ByGap:
             )
             each.append(chosen)
         final = np.asarray([c.final is not None for c in each])
-        usable = final & np.isfinite(n90)
+        usable = final & np.isfinite(g.n90)
         return Chosen(
             {
                 name: (
@@ -191,9 +191,9 @@ class ByGap:
             [
                 {
                     "seed": run.spec.seeds[s],
-                    "n90": number(float(n90[s])),
+                    "n90": number(float(g.n90[s])),
                     "transition": _phase(steps, accuracy[s]),
-                    "spacing_over_n90": float(run.spec.checkpoint_every / n90[s]),
+                    "spacing_over_n90": float(run.spec.checkpoint_every / g.n90[s]),
                     "checkpoints": asdict(c),
                 }
                 for s, c in enumerate(each)
@@ -232,21 +232,12 @@ class ByNode(ByGap):
         groups = groups_of(task.depth)
         return super().names(task) | {name: len(g) for name, g in groups.items()}
 
-    def choose(
-        self,
-        run: Run,
-        n90: np.ndarray,
-        own: np.ndarray,
-        *,
-        root: Path,
-        progress: Progress | None,
-    ) -> Chosen:
+    def choose(self, g: Group) -> Chosen:
         """Measures a group's trajectory and chooses; `each` is a `Nodes` alone."""
-        found = super().choose(run, n90, own, root=root, progress=progress)
-        truth = [np.asarray(supports(run, s)) for s in range(run.spec.n_seeds)]
-        nodes = measure_nodes(
-            run, truth, points=self.points, root=root, progress=progress
-        )
+        found = super().choose(g)
+        truth = [np.asarray(supports(g.run, s)) for s in range(g.run.spec.n_seeds)]
+        more = {"root": g.root, "progress": g.progress}
+        nodes = measure_nodes(g.run, truth, points=self.points, **more)
         stages = found.stages | _stages(nodes, found)
         return found._replace(
             stages=stages, seconds=found.seconds + nodes.seconds, each=[nodes]
@@ -277,7 +268,6 @@ class ByDrop:
 
     least: Annotated[float, AtLeast(0)] = 0.05
 
-    per_seed: ClassVar[bool] = True
     least_factor: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
@@ -292,17 +282,9 @@ class ByDrop:
         del task
         return {"final": 1, "middle": 1}
 
-    def choose(
-        self,
-        run: Run,
-        n90: np.ndarray,
-        own: np.ndarray,
-        *,
-        root: Path,
-        progress: Progress | None,
-    ) -> Chosen:
+    def choose(self, g: Group) -> Chosen:
         """Locates the drop of every seed's loss; `each` is a `Drop` in samples."""
-        del n90, own, root, progress
+        run = g.run
         steps, loss = run.metrics.steps, run.metrics.curves("teacher", "loss")
         accuracy = run.metrics.curves("teacher")
         drops = [locate_drop(steps, row, least=self.least) for row in loss]

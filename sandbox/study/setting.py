@@ -364,9 +364,8 @@ class Setting:
         self.budget.check(self)
         self.rule.check(self.made_task)
         require(
-            self.budget.varies or self.lanes == 1 or not self.rule.per_seed,
-            f"setting.group must be 1 where {type(self.rule).__name__} chooses"
-            " checkpoints for a fixed budget.",
+            self.budget.varies or self.lanes == 1,
+            "setting.group must be 1 where the budget is Fixed.",
         )
 
     @property

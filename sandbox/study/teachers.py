@@ -20,7 +20,7 @@ from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import DivergenceError
 from sandbox.study.lanes import Capped, Lane
-from sandbox.study.rules import Chosen, no_choice
+from sandbox.study.rules import Chosen, Group, no_choice
 from sandbox.study.setting import LEARNED, Setting, UntilLearned
 from sandbox.theory.sample_complexity import samples_to
 from sandbox.train.loop import fit
@@ -186,9 +186,7 @@ def train_teachers(
             run.metrics.steps, run.metrics.curves("teacher"), LEARNED, cap=limit
         )
         # What a seed's companions make it train beyond its own end is not looked at.
-        chosen = setting.rule.choose(
-            run, n90, factor * n90, root=root, progress=progress
-        )
+        chosen = setting.rule.choose(Group(run, n90, factor * n90, root, progress))
         out.append(Teachers(setting, spec, n90, chosen, run))
     if failed is not None and not any(t.usable.any() for t in out):
         raise failed
