@@ -7,7 +7,7 @@ made-up teachers, and its plain runs.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, runtime_checkable
+from typing import Any
 
 import jax
 
@@ -18,7 +18,6 @@ from sandbox.train.run import folder_of
 from sandbox.train.spec import RunSpec
 
 
-@runtime_checkable
 @dataclass(frozen=True)
 class Part:
     """Runs of one shape.
