@@ -1,32 +1,41 @@
 """What the exact Bayes predictor of a grammar can do, and which context it uses.
 
     python -m experiments.pcfg_bayes smoke
-    python -m experiments.pcfg_bayes cpu --windows 2 3 9
+    python -m experiments.pcfg_bayes cpu --exact.windows 2 3 9
     python -m experiments.pcfg_bayes --help
 
-Nothing is trained. A case is a grammar and the level that its strings start from:
-`cfg3b/13` starts from 13, 14 or 15. Top: the accuracy ceiling of every case with one
-token masked, and the ceiling against the masking rate of the 80/10/10 corruption.
-Below: how far the exact prediction moves when the n-gram window around a masked token
-is masked as well (M_robust), or everything outside it (M_close), in total variation.
+Nothing is trained, and no claim rests on it; it says what a perfect model would do
+where claims on grammars speak of models. A case is a grammar and the level that its
+strings start from: `cfg3b/13` starts from 13, 14 or 15.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import cache, partial
+from typing import Annotated, Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+import sandbox.study as st
 from sandbox.errors import require
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jax import Array
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from sandbox.tasks.bayes_context import Ceiling
-    from sandbox.tasks.grammar_arrays import GrammarArrays
-    from sandbox.train.progress import Progress
+from sandbox.store.bounds import AtLeast, Within, check_fields
+from sandbox.tasks.bayes_context import (
+    Ceiling,
+    accuracy_ceiling,
+    draw_strings,
+    predict_at,
+    total_variation,
+)
+from sandbox.tasks.channel import Channel
+from sandbox.tasks.grammar import load_grammar
+from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
+from sandbox.tasks.windows import window_mask
+from sandbox.types import Array
 
 LEVELS = {"13": ("13", "14", "15"), "16": ("16", "17", "18"), "22": ("22",)}
 """Start symbols by the name of their level."""
@@ -36,11 +45,18 @@ COLORS = {"13": "#5790fc", "16": "#f89c20", "22": "#7a21dd"}
 MODES = {"visible": "-", "hidden": "--"}
 ROWS, LONG_ROWS, LONG = 64, 8, 200
 """Strings at a time, and how many where they have more than so many tokens."""
+GRAMMARS = ("cfg3b", "cfg3f", "cfg3g", "cfg3h", "cfg3i")
+EVERY = tuple(f"{g}/{level}" for level in LEVELS for g in GRAMMARS)
+FEW = tuple(f"cfg3b/{level}" for level in LEVELS)
+RATES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+
+Arrays = dict[str, np.ndarray]
+Share = Annotated[float, Within(0, 1, "(]")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """The study's knobs.
+class Exact:
+    """What is computed.
 
     Attributes:
       cases: grammar/level pairs whose ceilings are computed.
@@ -54,347 +70,331 @@ class Config:
       seed: of the strings and their corruption.
     """
 
-    cases: tuple[str, ...] = ("cfg3b/13",)
+    cases: tuple[str, ...] = ("cfg3b/13", "cfg3f/13")
     context_cases: tuple[str, ...] = ("cfg3b/13",)
     rate_cases: tuple[str, ...] = ("cfg3b/13",)
-    windows: tuple[int, ...] = (2, 3, 4, 5)
-    rate: float = 0.3
-    rates: tuple[float, ...] = (0.1, 0.3, 0.6)
-    strings: int = 128
-    long_strings: int = 8
+    windows: tuple[Annotated[int, AtLeast(1)], ...] = (2, 3, 4, 5)
+    rate: Share = 0.3
+    rates: tuple[Share, ...] = (0.1, 0.3, 0.6)
+    strings: Annotated[int, AtLeast(2)] = 128
+    long_strings: Annotated[int, AtLeast(2)] = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuses unknown cases and empty samples."""
+        check_fields(self, "exact")
         for field in ("cases", "context_cases", "rate_cases"):
             for case in getattr(self, field):
-                grammar, _, level = case.partition("/")
+                grammar, level = parts(case)
                 require(
                     bool(grammar) and level in LEVELS,
-                    f"{field}: {case!r} is no case; write GRAMMAR/LEVEL with a level"
-                    f" among {', '.join(LEVELS)}, such as cfg3b/13.",
+                    f"exact.{field}: {case!r} is no case; write GRAMMAR/LEVEL with a"
+                    f" level among {', '.join(LEVELS)}, such as cfg3b/13.",
                 )
-        for field in ("strings", "long_strings"):
-            value = getattr(self, field)
-            require(value > 1, f"{field} must be at least 2, got {value}.")
-        require(
-            all(n >= 1 for n in self.windows),
-            f"windows must be at least 1, got {self.windows}.",
-        )
-        require(
-            all(0 < r <= 1 for r in (self.rate, *self.rates)),
-            f"rate and rates must lie in (0, 1], got {self.rate} and {self.rates}.",
-        )
+
+    def pieces(self) -> dict[str, Callable[[], Arrays]]:
+        """`CASE alone`, `CASE masked`, `CASE visible`, `CASE hidden`, `CASE context`.
+
+        Ceilings with one token masked; at the selected tokens of a corrupted string,
+        those hidden from each other; at every rate, selected tokens visible or hidden;
+        and measures of context.
+        """
+        out: dict[str, Callable[[], Arrays]] = {}
+        for case in dict.fromkeys((*self.cases, *self.context_cases, *self.rate_cases)):
+            if case in self.cases:
+                out[f"{case} alone"] = partial(self._ceilings, case, (None,), False)
+                masked = (self.rate,)
+                out[f"{case} masked"] = partial(self._ceilings, case, masked, True)
+            for mode in MODES if case in self.rate_cases else ():
+                hidden = mode == "hidden"
+                out[f"{case} {mode}"] = partial(
+                    self._ceilings, case, self.rates, hidden
+                )
+            if case in self.context_cases:
+                out[f"{case} context"] = partial(self._context, case)
+        return out
+
+    def _sample(self, case: str) -> tuple[GrammarArrays, Array, int]:
+        """A compiled grammar, the key of its strings, and how many."""
+        n = self.long_strings if parts(case)[1] == "22" else self.strings
+        return load(case), jax.random.key(self.seed), n
+
+    def _ceilings(
+        self, case: str, rates: tuple[float | None, ...], hidden: bool
+    ) -> Arrays:
+        """The fields of a `Ceiling`, a row a rate; None masks one token."""
+        with jax.enable_x64(True):
+            found = [
+                accuracy_ceiling(
+                    *self._sample(case),
+                    None if rate is None else Channel(rate=rate),
+                    hidden=hidden,
+                )
+                for rate in rates
+            ]
+        columns = map(np.asarray, zip(*found, strict=True))
+        return dict(zip(Ceiling._fields, columns, strict=True))
+
+    def _context(self, case: str) -> Arrays:
+        """How far the exact prediction moves, in total variation.
+
+        Returns:
+          `robust`, M_robust, and `close`, M_close: a row a window, with mean, lower
+          quartile, median and upper quartile; and `tokens`, how many entered.
+        """
+        with jax.enable_x64(True):
+            moved = moves(*self._sample(case), self.windows, STRIDE[parts(case)[1]])
+        quartiles = np.quantile(moved, (0.25, 0.5, 0.75), axis=-1)
+        robust, close = np.stack([moved.mean(-1), *quartiles], -1)
+        tokens = np.asarray(moved.shape[-1])
+        return {"robust": robust, "close": close, "tokens": tokens}
 
 
-def smoke() -> Config:
-    """Two grammars from level 13, a hundred strings."""
-    return Config(cases=("cfg3b/13", "cfg3f/13"))
-
-
-GRAMMARS = ("cfg3b", "cfg3f", "cfg3g", "cfg3h", "cfg3i")
-EVERY = tuple(f"{g}/{level}" for level in LEVELS for g in GRAMMARS)
-FEW = tuple(f"cfg3b/{level}" for level in LEVELS)
-RATES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-
-
-def cpu() -> Config:
-    """Five grammars from three levels, thousands of short and tens of long strings."""
-    return Config(
-        cases=EVERY,
-        context_cases=(*FEW, *(f"{g}/13" for g in GRAMMARS[1:])),
-        rate_cases=FEW,
-        windows=(2, 3, 4, 5, 6, 7, 9),
-        rates=RATES,
-        strings=1024,
-        long_strings=24,
-    )
-
-
-def paper() -> Config:
-    """The same from more strings, and the context of every case."""
-    return Config(
-        cases=EVERY,
-        context_cases=EVERY,
-        rate_cases=EVERY,
-        windows=(2, 3, 4, 5, 6, 7, 9, 13),
-        rates=RATES,
-        strings=4096,
-        long_strings=192,
-    )
-
-
-PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
-
-
-@dataclass(frozen=True)
-class Context:
-    """Context measures of one case, in total variation.
-
-    Attributes:
-      tokens: masked tokens that entered.
-      robust: M_robust, one row a window: mean, lower quartile, median, upper quartile.
-      close: M_close, the same.
-    """
-
-    tokens: int
-    robust: "np.ndarray"
-    close: "np.ndarray"
-
-
-@dataclass(frozen=True)
-class Result:
-    """Everything that was computed.
-
-    Attributes:
-      config: what was run.
-      ceilings: case -> ceiling with one token masked.
-      masked: case -> ceiling at the selected tokens of a corrupted string, those hidden
-        from each other.
-      rates: (case, "visible" or "hidden") -> ceiling at every rate.
-      contexts: case -> its measures.
-      seconds: what it took.
-    """
-
-    config: Config
-    ceilings: "dict[str, Ceiling]"
-    masked: "dict[str, Ceiling]"
-    rates: "dict[tuple[str, str], list[Ceiling]]"
-    contexts: dict[str, Context]
-    seconds: float
-
-
-def load(case: str) -> "GrammarArrays":
-    """The compiled grammar of a case."""
-    from sandbox.tasks.grammar import load_grammar
-    from sandbox.tasks.grammar_arrays import compile_grammar
-
+def parts(case: str) -> tuple[str, str]:
+    """Grammar and level of a case."""
     grammar, _, level = case.partition("/")
+    return grammar, level
+
+
+@cache
+def load(case: str) -> GrammarArrays:
+    """The compiled grammar of a case."""
+    grammar, level = parts(case)
     return compile_grammar(load_grammar(grammar, LEVELS[level]))
 
 
-def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
-    """Computes everything; nothing is stored, since it takes minutes.
-
-    Args:
-      config: what to compute.
-      root: not used; studies that train keep their runs there.
-      progress: not used; a line a case is printed.
-    """
-    del root, progress
-    import time
-
-    import jax
-
-    from sandbox.tasks.bayes_context import accuracy_ceiling
-    from sandbox.tasks.channel import Channel
-
-    begin = time.monotonic()
-    ceilings: dict[str, Ceiling] = {}
-    masked: dict[str, Ceiling] = {}
-    rates: dict[tuple[str, str], list[Ceiling]] = {}
-    contexts: dict[str, Context] = {}
-    key = jax.random.key(config.seed)
-    every = (*config.cases, *config.context_cases, *config.rate_cases)
-    with jax.enable_x64(True):
-        for case in dict.fromkeys(every):
-            arrays = load(case)
-            n = config.long_strings if case.endswith("/22") else config.strings
-            if case in config.cases:
-                ceilings[case] = accuracy_ceiling(arrays, key, n)
-                channel = Channel(rate=config.rate)
-                masked[case] = accuracy_ceiling(arrays, key, n, channel, hidden=True)
-            for mode in MODES if case in config.rate_cases else ():
-                rates[case, mode] = [
-                    accuracy_ceiling(
-                        arrays, key, n, Channel(rate=rate), hidden=mode == "hidden"
-                    )
-                    for rate in config.rates
-                ]
-            if case in config.context_cases:
-                contexts[case] = measure(arrays, key, n, config.windows, _stride(case))
-            took = time.monotonic() - begin
-            print(f"{case}: done after {took:.0f} s", flush=True)
-    return Result(config, ceilings, masked, rates, contexts, time.monotonic() - begin)
-
-
-def _stride(case: str) -> int:
-    return STRIDE[case.partition("/")[2]]
-
-
-def measure(
-    arrays: "GrammarArrays",
-    key: "Array",
-    n_strings: int,
-    windows: tuple[int, ...],
-    stride: int,
-) -> Context:
-    """M_robust and M_close of the exact predictor at every `stride`-th token.
+def moves(
+    arrays: GrammarArrays, key: Array, n: int, windows: tuple[int, ...], stride: int
+) -> np.ndarray:
+    """How far masking moves the exact prediction at masked tokens, `(2, W, tokens)`.
 
     Args:
       arrays: the grammar.
       key: of the strings.
-      n_strings: how many; rounded up to whole batches.
-      windows: n of the n-gram windows.
+      n: how many strings; rounded up to whole batches.
+      windows: sizes of the n-gram windows, masked as well (first row) or the only
+        tokens that are not (second row).
       stride: of the positions stride - 1, 2 stride - 1, ... that are measured.
     """
-    import jax.numpy as jnp
-    import numpy as np
-
-    from sandbox.tasks.bayes_context import draw_strings, predict_at, total_variation
-    from sandbox.tasks.windows import window_mask
-
     longest = arrays.longest
-    rows = min(LONG_ROWS if longest > LONG else ROWS, n_strings)
+    rows = min(LONG_ROWS if longest > LONG else ROWS, n)
     at = np.arange(stride - 1, longest, stride)
     positions = jnp.asarray(np.broadcast_to(at, (rows, len(at))))
     shape = (rows, len(at), longest)
-    robust, close = [], []
-    for t0 in range(0, n_strings, rows):
+    masks = np.stack([window_mask(at, n, longest) for n in windows])
+    out = []
+    for t0 in range(0, n, rows):
         drawn = draw_strings(arrays, key, t0, rows)
 
-        def predict(
-            known: "np.ndarray", tokens: "Array" = drawn.tokens,
-            length: "Array" = drawn.length,
-        ) -> "Array":  # fmt: skip
+        def predict(known: np.ndarray, drawn: Any = drawn) -> Array:
             see = jnp.asarray(np.broadcast_to(known, shape))
-            return predict_at(arrays, tokens, see, length, positions)
+            return predict_at(arrays, drawn.tokens, see, drawn.length, positions)
 
         alone = predict(np.ones(shape, bool))
         used = at[None, :] < np.asarray(drawn.length)[:, None]
-        masks = [window_mask(at, n, longest) for n in windows]
-        for out, seen in ((robust, [~m for m in masks]), (close, masks)):
-            moved = [np.asarray(total_variation(alone, predict(s))) for s in seen]
-            out.append(np.stack([m[used] for m in moved]))
-    parts = [np.concatenate(values, 1) for values in (robust, close)]
-    return Context(parts[0].shape[1], *map(_statistics, parts))
+        moved = [
+            [np.asarray(total_variation(alone, predict(m)))[used] for m in seen]
+            for seen in (~masks, masks)
+        ]
+        out.append(np.asarray(moved))
+    return np.concatenate(out, -1)
 
 
-def _statistics(values: "np.ndarray") -> "np.ndarray":
-    """Mean and quartiles of each row."""
-    import numpy as np
+class PcfgBayes(st.Study):
+    """The exact predictor of grammars.
 
-    quartiles = np.quantile(values, (0.25, 0.5, 0.75), axis=1)
-    return np.stack([values.mean(1), *quartiles], 1)
+    Attributes:
+      exact: what is computed.
+    """
 
+    exact: Exact = Exact()
 
-def draw(result: Result) -> "Figure":
-    """Ceilings by case and by rate above, M_robust and M_close below."""
-    from matplotlib.figure import Figure
+    presets = {
+        "smoke": st.preset("Two grammars from level 13, a hundred strings."),
+        "cpu": st.preset(
+            "Five grammars from three levels, 1,024 short and 24 long strings.",
+            exact=Exact(
+                cases=EVERY,
+                context_cases=(*FEW, *(f"{g}/13" for g in GRAMMARS[1:])),
+                rate_cases=FEW,
+                windows=(2, 3, 4, 5, 6, 7, 9),
+                rates=RATES,
+                strings=1024,
+                long_strings=24,
+            ),
+        ),
+        "paper": st.preset(
+            "The same from more strings, and the context of every case.",
+            exact=Exact(
+                cases=EVERY,
+                context_cases=EVERY,
+                rate_cases=EVERY,
+                windows=(2, 3, 4, 5, 6, 7, 9, 13),
+                rates=RATES,
+                strings=4096,
+                long_strings=192,
+            ),
+        ),
+    }
 
-    from sandbox.plotting.style import WIDE, styled
+    @property
+    def computed(self) -> Exact:
+        """Everything."""
+        return self.exact
 
-    with styled():
-        fig = Figure(figsize=(WIDE, 4.8), layout="constrained")
-        (a, b), (c, d) = fig.subplots(2, 2)
-        _draw_ceilings(a, result)
-        _draw_rates(b, result)
-        windows = result.config.windows
-        _draw_context(c, result, lambda context: context.robust, windows)
-        name = next(iter(result.contexts), "").partition("/")[0]
+    def figure(self, r: st.Result) -> Figure:
+        """Ceilings by case and by masking rate, and the use of context.
+
+        Top: the accuracy ceiling of every case with one token masked and at the
+        selected tokens of a corrupted string, and the ceiling against the masking rate
+        of the 80/10/10 corruption, selected tokens visible to each other or hidden;
+        bars and bands are two standard errors. Below: how far the exact prediction
+        moves when the n-gram window around a masked token is masked as well (M_robust),
+        or everything outside it (M_close), in total variation. Strings that are drawn
+        from several levels have a colour each, other grammars are grey.
+        """
+        fig, ((a, b), (c, d)) = st.panels(2, 2, height=4.8)
+        self._draw_ceilings(a, r)
+        self._draw_rates(b, r)
+        name = parts(next(iter(self.exact.context_cases), ""))[0]
+        self._draw_context(c, r, "robust")
         c.set_title(f"{name}, n-gram window masked as well")
-        c.set_ylabel("M_robust(n), total variation")
-        _draw_context(d, result, lambda context: context.close, windows)
+        self._draw_context(d, r, "close")
         d.set_title(f"{name}, all but the n-gram window masked")
-        d.set_ylabel("M_close(n), total variation")
-        _draw_legend(fig, result)
-    return fig
+        e = self.exact
+        known = {parts(case)[1] for case in (*e.cases, *e.context_cases)}
+        levels = [v for v in LEVELS if v in known]
+        lines = [Line2D([], [], color=COLORS[v], marker="o", ms=4) for v in levels]
+        labels = [f"strings from level {v}" for v in levels]
+        if len({parts(case)[0] for case in e.context_cases}) > 1:
+            lines.append(Line2D([], [], color="0.7"))
+            labels.append("other grammars from level 13")
+        fig.legend(lines, labels, loc="outside upper left", ncols=4)
+        return fig
 
+    def _draw_ceilings(self, ax: Axes, r: st.Result) -> None:
+        names = list(dict.fromkeys(parts(c)[0] for c in self.exact.cases))
+        known = [v for v in LEVELS if any(parts(c)[1] == v for c in self.exact.cases)]
+        for case in self.exact.cases:
+            name, level = parts(case)
+            x = names.index(name) + 0.2 * (known.index(level) - (len(known) - 1) / 2)
+            color = COLORS[level]
+            for piece, fill in (("alone", color), ("masked", "white")):
+                v = r.values[f"{case} {piece}"]
+                y, error = v["accuracy"], 2 * v["standard_error"]
+                ax.errorbar([x], y, error, fmt="o", color=color, mfc=fill, ms=4, lw=1)
+        ax.set_xticks(range(len(names)), names)
+        ax.set_xlim(-0.5, len(names) - 0.5)
+        ax.set_ylim(top=1.01)
+        ax.set_ylabel("accuracy ceiling")
+        ax.set_title(f"one token masked (●), {self.exact.rate:.0%} (○)")
 
-def _draw_legend(fig: "Figure", result: Result) -> None:
-    """What colours mean in all panels."""
-    from matplotlib.lines import Line2D
+    def _draw_rates(self, ax: Axes, r: st.Result) -> None:
+        cases, x = self.exact.rate_cases, self.exact.rates
+        first = parts(next(iter(cases), ""))[0]
+        for case in (c for c in cases if parts(c)[0] == first):
+            color = COLORS[parts(case)[1]]
+            for mode, style in MODES.items():
+                v = r.values[f"{case} {mode}"]
+                y, error = v["accuracy"], 2 * v["standard_error"]
+                label = mode if case == cases[0] else "_"
+                ax.plot(x, y, style, color=color, marker="o", ms=2.5, label=label)
+                ax.fill_between(x, y - error, y + error, color=color, alpha=0.15, lw=0)
+        ax.set_xlim(0, 1.02)
+        ax.set_xlabel("masking rate (80/10/10)")
+        ax.set_ylabel("accuracy ceiling")
+        ax.set_title(f"{first}, scored at selected tokens")
+        ax.legend(loc="lower left")
 
-    cases = (*result.ceilings, *result.contexts)
-    levels = [v for v in LEVELS if any(c.endswith(f"/{v}") for c in cases)]
-    lines = [Line2D([], [], color=COLORS[v], marker="o", ms=4) for v in levels]
-    labels = [f"strings from level {v}" for v in levels]
-    if len({c.partition("/")[0] for c in result.contexts}) > 1:
-        lines.append(Line2D([], [], color="0.7"))
-        labels.append("other grammars from level 13")
-    fig.legend(lines, labels, loc="outside upper left", ncols=4)
-
-
-def _draw_ceilings(ax: "Axes", result: Result) -> None:
-    names = list(dict.fromkeys(c.partition("/")[0] for c in result.ceilings))
-    levels = [v for v in LEVELS if any(c.endswith(f"/{v}") for c in result.ceilings)]
-    for j, level in enumerate(levels):
-        shift = 0.2 * (j - (len(levels) - 1) / 2)
-        for found, fill in ((result.ceilings, COLORS[level]), (result.masked, "white")):
-            at = [i for i, n in enumerate(names) if f"{n}/{level}" in found]
-            row = [found[f"{names[i]}/{level}"] for i in at]
-            ax.errorbar(
-                [i + shift for i in at],
-                [c.accuracy for c in row],
-                [2 * c.standard_error for c in row],
-                fmt="o",
-                color=COLORS[level],
-                mfc=fill,
-                ms=4,
-                lw=1,
-            )
-    ax.set_xticks(range(len(names)), names)
-    ax.set_xlim(-0.5, len(names) - 0.5)
-    ax.set_ylim(top=1.01)
-    ax.set_ylabel("accuracy ceiling")
-    ax.set_title(f"one token masked (●), {result.config.rate:.0%} (○)")
-
-
-def _draw_rates(ax: "Axes", result: Result) -> None:
-    import numpy as np
-
-    for (case, mode), row in result.rates.items():
-        name, _, level = case.partition("/")
-        if name != result.config.rate_cases[0].partition("/")[0]:
-            continue
-        y = np.asarray([c.accuracy for c in row])
-        error = 2 * np.asarray([c.standard_error for c in row])
-        label = mode if case == result.config.rate_cases[0] else "_"
-        x = result.config.rates
-        ax.plot(x, y, MODES[mode], color=COLORS[level], marker="o", ms=2.5, label=label)
-        ax.fill_between(x, y - error, y + error, color=COLORS[level], alpha=0.15, lw=0)
-    ax.set_xlim(0, 1.02)
-    ax.set_xlabel("masking rate (80/10/10)")
-    ax.set_ylabel("accuracy ceiling")
-    name = next(iter(result.config.rate_cases), "").partition("/")[0]
-    ax.set_title(f"{name}, scored at selected tokens")
-    ax.legend(loc="lower left")
-
-
-def _draw_context(
-    ax: "Axes",
-    result: Result,
-    part: "Callable[[Context], np.ndarray]",
-    windows: tuple[int, ...],
-) -> None:
-    """Mean with markers, median dotted, quartiles shaded; other grammars in grey."""
-    first = next(iter(result.contexts), "").partition("/")[0]
-    for case, context in result.contexts.items():
-        name, _, level = case.partition("/")
-        mean, low, mid, high = part(context).T
-        if name != first:
-            if level == "13":
-                ax.plot(windows, mean, color="0.7", lw=0.8)
+    def _draw_context(self, ax: Axes, r: st.Result, what: str) -> None:
+        """Mean with markers, median dotted, quartiles shaded; other grammars in grey."""
+        cases, x = self.exact.context_cases, self.exact.windows
+        for case in cases:
+            name, level = parts(case)
+            mean, low, mid, high = r.values[f"{case} context"][what].T
+            color = COLORS[level]
+            if name == parts(cases[0])[0]:
+                ax.plot(x, mean, "-o", color=color, ms=3)
+                ax.plot(x, mid, ":", color=color, lw=1)
+                ax.fill_between(x, low, high, color=color, alpha=0.12, lw=0)
+            elif level == "13":
+                ax.plot(x, mean, color="0.7", lw=0.8)
                 ax.annotate(
-                    f"{name[-1]}", (windows[-1], mean[-1]), (3, 0), fontsize=6,
+                    name[-1], (x[-1], mean[-1]), (3, 0), fontsize=6,
                     textcoords="offset points", va="center", color="0.5",
                 )  # fmt: skip
-            continue
-        color = COLORS[level]
-        ax.plot(windows, mean, "-o", color=color, ms=3)
-        ax.plot(windows, mid, ":", color=color, lw=1)
-        ax.fill_between(windows, low, high, color=color, alpha=0.12, lw=0)
-    ax.set_xticks(windows)
-    ax.set_xlabel("n (mean —, median ···, quartiles)")
-    ax.set_ylim(bottom=0)
+        ax.set_xticks(x)
+        ax.set_xlabel("n (mean —, median ···, quartiles)")
+        ax.set_ylabel(f"M_{what}(n), total variation")
+        ax.set_ylim(bottom=0)
 
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        """All ceilings and measures of context."""
+        e = self.exact
 
-def main() -> None:
-    """Runs the study from the command line and draws its figure."""
-    from experiments.command import study_main
+        def ceilings(piece: str) -> list[dict[str, Any]]:
+            v = r.values[piece]
+            return [{k: v[k][i] for k in v} for i in range(len(v["accuracy"]))]
 
-    study_main("pcfg_bayes", PRESETS, run, draw, __doc__)
+        def by_window(values: np.ndarray) -> list[dict[str, Any]]:
+            rows = zip(e.windows, values, strict=True)
+            return [{"n": n, "mean": v[0], "quartiles": v[1:]} for n, v in rows]
+
+        context = {c: r.values[f"{c} context"] for c in e.context_cases}
+        measured = {
+            "one_masked": {c: ceilings(f"{c} alone")[0] for c in e.cases},
+            "masked_hidden": {c: ceilings(f"{c} masked")[0] for c in e.cases},
+            "by_rate": [
+                {
+                    "case": c,
+                    "mode": mode,
+                    "ceilings": [
+                        {"rate": rate, **v}
+                        for rate, v in zip(
+                            e.rates, ceilings(f"{c} {mode}"), strict=True
+                        )
+                    ],
+                }
+                for c in e.rate_cases
+                for mode in MODES
+            ],
+            "context": {
+                c: {
+                    "masked_tokens": v["tokens"],
+                    "m_robust": by_window(v["robust"]),
+                    "m_close": by_window(v["close"]),
+                }
+                for c, v in context.items()
+            },
+        }
+        return {"measured": measured}
+
+    def summary(self, r: st.Result) -> list[str]:
+        """A line a case."""
+        e = self.exact
+        lines = []
+        for case in e.cases:
+            one, many = (
+                r.values[f"{case} {piece}"]["accuracy"][0]
+                for piece in ("alone", "masked")
+            )
+            lines.append(
+                f"{case}: ceiling {one:.3f} with one token masked,"
+                f" {many:.3f} with {e.rate:.0%}"
+            )
+        for case in e.context_cases:
+            robust, close = (
+                ", ".join(
+                    f"{v:.3f} (n={n})"
+                    for n, v in zip(
+                        e.windows, r.values[f"{case} context"][what][:, 0], strict=True
+                    )
+                )
+                for what in ("robust", "close")
+            )
+            lines.append(f"{case}: mean M_robust {robust}; mean M_close {close}")
+        return lines
 
 
 if __name__ == "__main__":
-    main()
+    PcfgBayes.main()
