@@ -38,8 +38,9 @@ class Staircase(BooleanTask):
     step: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses steps that do not fit."""
+        """Refuses what does not fit."""
         super().__post_init__()
+        require(1 <= self.k <= self.d, f"task.k must lie in 1..d, got {self.k}.")
         fits = 0 < self.step and self.k % self.step == 0 and 2 * self.step != self.k
         require(fits, f"task.step must divide task.k = {self.k}, not in two.")
 
