@@ -1,5 +1,6 @@
 """Commands answer at once, mistakes are one screen, and a copied template works."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -40,12 +41,6 @@ def run(*command, cwd=ROOT, **env):
         ("paper_repro", ["--help"], 0),
         ("paper_repro", ["parity_mpl"], 2),
         ("paper_repro", ["parity_mlp", "--scale", "big"], 2),
-        ("experiments.parity_mlp", ["--help"], 0),
-        ("experiments.parity_mlp", ["smoke", "--help"], 0),
-        ("experiments.parity_mlp", ["smoke", "--setting.task.kk", "3"], 2),
-        ("experiments.parity_mlp", ["smoke", "--setting.task.k", "30"], 2),
-        ("experiments.parity_curriculum", ["cpu", "--tau", "-1"], 2),
-        ("experiments.template", ["--help"], 0),
     ],
 )
 def test_help_and_mistakes_do_not_import_jax(module, args, code):
@@ -55,39 +50,90 @@ def test_help_and_mistakes_do_not_import_jax(module, args, code):
     assert "Traceback" not in done.stderr
 
 
+STUDIES = [
+    (["parity_mlp", "--help"], 0),
+    (["parity_mlp", "smoke", "--help"], 0),
+    (["parity_mlp", "smoke", "--setting.task.kk", "3"], 2),
+    (["parity_mlp", "smoke", "--setting.task.k", "30"], 2),
+    (["parity_curriculum", "cpu", "--tau", "-1"], 2),
+    (["template", "--help"], 0),
+]
+IN_TURN = (
+    "import sys, runpy\n"
+    "codes = []\n"
+    "for name, *args in {lines!r}:\n"
+    "    sys.argv = [name, *args]\n"
+    "    try:\n"
+    "        runpy.run_module(f'experiments.{{name}}', run_name='__main__')\n"
+    "    except SystemExit as e:\n"
+    "        codes.append(e.code or 0)\n"
+    "sys.exit(None if codes == {codes} else codes)\n"
+)
+
+
+def test_help_and_mistakes_of_studies():
+    """In one process, which imports jax once."""
+    lines, codes = ([row[i] for row in STUDIES] for i in (0, 1))
+    done = run("-c", IN_TURN.format(lines=lines, codes=codes))
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = done.stderr.splitlines()
+    assert len(told) == codes.count(2), done.stderr
+    assert all(line.startswith("error: ") for line in told)
+
+
 def test_a_misspelt_study_gets_a_suggestion():
     assert "did you mean parity_mlp" in run("-m", "paper_repro", "parity_mpl").stderr
 
 
-MAJORITY = """z = x[:, supports[0]]
-        return (z.sum(-1) < 0).astype(int)
-"""
+TEMPLATE = ROOT / "experiments" / "template.py"
+EDITS = {
+    # a majority as the target
+    "s = x[:, supports[0]].cumprod(-1)[:, self.step - 1 :: self.step]\n": (
+        "z = x[:, supports[0]]\n"
+    ),
+    "return (s.sum(-1) + s[:, 0] / 2 < 0).astype(int)": (
+        "return (z.sum(-1) < 0).astype(int)"
+    ),
+    # one more lane
+    "st.progressive(t.spacing, self.tau)]": (
+        "st.progressive(t.spacing, self.tau),\n"
+        "            st.progressive(t.spacing, self.tau, speed=2.0, name='hasty')]"
+    ),
+}
 
 
-def test_a_new_target_from_the_template(tmp_path):
-    """The newcomer's path: copy, write a majority, get teacher, probe and figure."""
-    text = (ROOT / "experiments" / "template.py").read_text()
-    start = text.index("s = x[:, supports[0]]")
-    end = text.index("\n\n\n@dataclass", start)
-    folder = tmp_path / "experiments"
-    folder.mkdir()
-    copy = folder / "my_idea.py"
-    copy.write_text(text[:start] + MAJORITY + text[end:])
-    runs = tmp_path / "runs"
+def test_a_new_target_and_a_lane_from_the_template(tmp_path):
+    """The newcomer's path: one file of one's own, edited, gives all that is there."""
+    env = {"PYTHONPATH": str(ROOT), "SANDBOX_RUNS": str(tmp_path / "runs")}
+    new = run("-m", "sandbox", "new", "my_idea.py", cwd=tmp_path, **env)
+    assert new.returncode == 0, new.stdout + new.stderr
+    study = tmp_path / "my_idea.py"
+    text = study.read_text()
+    assert text == TEMPLATE.read_text()
+    for old, edited in EDITS.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, edited)
+    study.write_text(text)
     done = run(
-        str(copy), "smoke", "--setting.task.d", "10", "--setting.task.k", "3",
+        "my_idea.py", "smoke", "--setting.task.d", "10", "--setting.task.k", "3",
         "--setting.n-teachers", "2", "--setting.group", "2", "--setting.spacing", "256",
-        "--setting.student-eval-every", "256", "--setting.teacher-width", "64",
-        "--setting.teacher-limit", "7680", "--setting.choice-points", "2048",
-        "--steps", "1",
-        PYTHONPATH=str(ROOT), SANDBOX_RUNS=str(runs), cwd=tmp_path,
+        "--setting.student-every", "256", "--setting.teacher.width", "64",
+        "--setting.budget.limit", "7680", "--setting.rule.points", "2048",
+        "--steps", "1", cwd=tmp_path, **env,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(list((runs / "figures").glob("my_idea.smoke.*.png"))) == 1
-    (teacher,) = (runs / "teacher").iterdir()
+    (folder,) = (tmp_path / "runs" / "studies").glob("my_idea.smoke.*")
+    made = {p.name for p in folder.iterdir()}
+    assert {"figure.png", "claims.json", "summary.csv"} <= made
+    rows = list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
+    n90 = {r["strategy"]: float(r["value"]) for r in rows if r["quantity"] == "n90"}
+    assert list(n90) == ["teacher", "ce", "one_shot", "progressive", "hasty"]
+    assert n90["hasty"] > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["my_idea.py", "runs"]
+    (teacher,) = (tmp_path / "runs" / "teacher").iterdir()
     probe = run(
         "-m", "sandbox", "probe", str(teacher), "--probes", "fourier",
-        "--study", "my_idea", "--points", "2000", "--steps", "0",
-        PYTHONPATH=f"{ROOT}{os.pathsep}{folder}", SANDBOX_RUNS=str(runs), cwd=tmp_path,
+        "--study", "my_idea", "--points", "2000", "--steps", "0", cwd=tmp_path,
+        **env | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
     )  # fmt: skip
     assert probe.returncode == 0, probe.stdout + probe.stderr

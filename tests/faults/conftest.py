@@ -92,8 +92,8 @@ def study():
     reach("inside", what)
     from pathlib import Path
 
-    from experiments import parity_mlp
-    from experiments.parity_setting import Setting
+    import sandbox.study as st
+    from experiments.parity_mlp import ParityMLP
     from sandbox.tasks.parity import Parity, RandomSupport
     from sandbox.train import loop, resumable
     from sandbox.train.optim import SGD, LearningRate
@@ -102,29 +102,25 @@ def study():
     if seconds:
         resumable.SAVE_SECONDS = float(seconds)
     long = os.environ.get("STUDY_SIZE") == "long"
-    setting = Setting(
+    setting = st.Setting(
         task=Parity(d=10, k=3, support=RandomSupport()),
-        teacher_width=256 if long else 64,
-        student_width=16,
+        teacher=st.TwoLayer(256 if long else 64),
+        student=st.TwoLayer(16),
         teacher_optimizer=SGD(lr=LearningRate(peak=0.005 if long else 0.02)),
+        budget=st.UntilLearned(limit=40_960 if long else 10_240, cap=2.0),
+        rule=st.ByGap(points=1024, claim_points=1024, degrees=(1, 2)),
         n_teachers=2,
         group=2,
         spacing=256,
-        student_eval_every=256,
-        teacher_limit=40_960 if long else 10_240,
-        student_cap=2.0,
-        choice_points=1024,
-        claim_points=1024,
-        degrees=(1, 2),
+        student_every=256,
     )
-    config = parity_mlp.Config(setting=setting, argmax_control=False)
-    parity_mlp.PRESETS["tiny"] = lambda: config
     if what == "teacher":
         loop.fit(setting.teacher_specs()[0], root=Path(root))
         return
-    from paper_repro import parity_mlp as paper
-
-    report = paper.reproduce("tiny", Path(root))
+    tiny = st.preset("tiny", setting=setting, argmax_control=False)
+    ParityMLP.presets = {"tiny": tiny}
+    study = ParityMLP.preset("tiny")
+    report = study.report(study.run(root=Path(root), preset="tiny"))
     report.publish(figures=Path(out) / "figures", results=Path(out))
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from experiments import command
 from paper_repro.__main__ import main as paper_main
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive, UntilSaturation
 from sandbox.distill.strategy import Anneal, Loss, Strategy
@@ -23,6 +22,7 @@ from sandbox.probes.spectrum import SpectrumProbe
 from sandbox.store.config import from_json, to_json
 from sandbox.store.files import read_json, write_json
 from sandbox.store.folders import RunFolder
+from sandbox.study.study import study_in
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import ExplicitSupport, NoisyParity, Parity
 from sandbox.train.optim import SGD, Adam, LearningRate
@@ -48,31 +48,48 @@ STUDY = [
     ("parity_mlp", "smok", "no preset 'smok'; did you mean smoke?"),
     ("parity_mlp", "huge", "no preset 'huge'; it is one of smoke, cpu, paper"),
     ("parity_mlp", "--tau 0", "a preset comes first"),
-    ("parity_mlp", "smoke extra", "unrecognized options: extra"),
+    ("parity_mlp", "smoke extra", "unrecognized arguments: extra"),
     ("parity_mlp", "smoke --tua 1", "no option --tua; did you mean --tau?"),
     ("parity_mlp", "smoke --setting.task.kk 3", "did you mean --setting.task.k?"),
     ("parity_mlp", "smoke --n-teachers 3", "did you mean --setting.n-teachers?"),
-    ("parity_mlp", "smoke --setting.rul cpu", "did you mean --setting.rule?"),
+    ("parity_mlp", "smoke --setting.rule.scal cpu", "mean --setting.rule.scale?"),
+    ("parity_mlp", "smoke --setting.teacher-width 3", "mean --setting.teacher.width?"),
+    ("parity_mlp", "smoke --setting.rule foo", "there is no option --setting.rule; "),
     ("parity_mlp", "smoke --" + "x" * 5000, "no option --xxx"),
     ("parity_mlp", "smoke --tau x", "--tau: could not convert string to float: 'x'"),
-    ("parity_mlp", "smoke --tau", "argument '--tau'"),
+    ("parity_mlp", "smoke --tau", "--tau: expected one argument"),
     ("parity_mlp", "smoke --tau -1", "target.tau must be at least 0"),
-    ("parity_mlp", "smoke --tau nan", "target.tau must be at least 0"),
-    ("parity_mlp", "smoke --no-argmax-control 1", "unrecognized options: 1"),
-    ("parity_mlp", "smoke --setting.rule foo", "'--setting.rule'. Expected one of"),
+    ("parity_mlp", "smoke --tau nan", "tau must be a finite number, got nan"),
+    ("parity_mlp", "smoke --no-argmax-control 1", "unrecognized arguments: 1"),
+    (
+        "parity_mlp",
+        "smoke --setting.rule.scale foo",
+        "--setting.rule.scale: there is no choice 'foo'; it is one of cpu, paper",
+    ),
     ("parity_mlp", "smoke --setting.n-teachers 1.5", "--setting.n-teachers: invalid"),
     ("parity_mlp", "smoke --setting.n-teachers 0", "setting.n_teachers must be at"),
     ("parity_mlp", "smoke --setting.task.k 30", "task.k must lie in 1..d = 1..24"),
-    ("parity_mlp", "smoke --setting.task.d " + "9" * 30, "task.d must be a whole numb"),
-    ("parity_mlp", "smoke --setting.degrees", "setting.degrees must lie in 1..d"),
-    ("parity_mlp", "smoke --setting.degrees 2", "setting.degrees must hold 1"),
-    ("parity_mlp", "smoke --setting.degrees 1 x", "--setting.degrees: "),
+    ("parity_mlp", "smoke --setting.task.d " + "9" * 30, "task.d must be at most 2147"),
+    ("parity_mlp", "smoke --setting.rule.degrees", "rule.degrees must lie in 1..d"),
+    ("parity_mlp", "smoke --setting.rule.degrees 2", "rule.degrees must hold 1"),
+    ("parity_mlp", "smoke --setting.rule.degrees 1 x", "--setting.rule.degrees: "),
+    ("parity_mlp", "smoke --setting.rule.points 1", "rule.points must be at least 2"),
     ("parity_mlp", "smoke --setting.spacing 100", "setting.spacing = 100 must be a"),
-    ("parity_mlp", "smoke --setting.teacher-factor 2", "setting.teacher_factor must"),
-    ("parity_mlp", "smoke --setting.student-cap nan", "setting.student_cap must be"),
-    ("parity_mlp", "smoke --setting.hold-samples 7", "stop.max_samples = 7 must be a"),
-    ("parity_mlp", "smoke --setting.teacher-limit 1e6", "--setting.teacher-limit: inv"),
-    ("parity_mlp", "smoke --setting.teacher-limit 4294967296000", "stop.max_samples"),
+    ("parity_mlp", "smoke --setting.student-every 7", "setting.student_every = 7"),
+    ("parity_mlp", "smoke --setting.budget.factor 2", "budget.factor must be at least"),
+    ("parity_mlp", "smoke --setting.budget.cap nan", "budget.cap must be positive and"),
+    ("parity_mlp", "smoke --setting.budget.least -1", "budget.least must be at least"),
+    ("parity_mlp", "smoke --setting.budget.limit 9", "budget.limit = 9 must be a mult"),
+    ("parity_mlp", "smoke --setting.budget.limit 1e6", "--setting.budget.limit: inv"),
+    ("parity_mlp", "smoke --setting.budget.limit 4294967296000", "stop.max_samples"),
+    ("parity_mlp", "smoke --setting.hold 7", "hold of 'two_shot' = 7 must be a mult"),
+    ("parity_mlp", "smoke --setting.inits 0", "setting.inits must be at least 1"),
+    ("parity_mlp", "smoke --setting.teacher.width 0", "network.width must be at least"),
+    ("parity_mlp", "smoke --progressive-cap 7", "progressive_cap must lie in 0..budge"),
+    ("parity_mlp", "smoke --grid tua=1,2", "no option --tua; did you mean --tau?"),
+    ("parity_mlp", "smoke --grid tau", "--grid: "),
+    ("parity_mlp", "smoke --grid tau=1,x", "--tau: could not convert string to float"),
+    ("parity_mlp", "smoke --grid setting.task.k=3,30", "task.k must lie in 1..d = 1.."),
     (
         "parity_mlp",
         "smoke --setting.teacher-optimizer.lr.peak 0",
@@ -115,20 +132,19 @@ def test_a_study_refuses(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    study = importlib.import_module(f"experiments.{name}")
-    two = {"smoke": study.smoke, "cpu": study.cpu}
-    presets = getattr(study, "PRESETS", two)
-    monkeypatch.setattr(sys, "argv", [name, *line.split()])
-    code, err = answered(lambda: command.parse(name, presets, study.__doc__), capsys)
+    study = study_in(importlib.import_module(f"experiments.{name}"))
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    monkeypatch.setattr("sandbox.study.study.run_all", None)  # refused before
+    code, err = answered(lambda: study.main(line.split()), capsys)
     assert code == 2 and words in err
 
 
 PAPER = [
-    ("parity_mpl", "unknown study 'parity_mpl'; did you mean parity_mlp?"),
-    ("zebra", "unknown study 'zebra'; choose parity_mlp, parity_curriculum"),
+    ("parity_mpl", "there is no study 'parity_mpl'; did you mean parity_mlp?"),
+    ("zebra", "no study 'zebra'; it is one of parity_mlp, parity_curriculum"),
     ("parity_mlp parity_curiculum", "did you mean parity_curriculum?"),
-    ("x" * 5000, "unknown study 'xxx"),
-    ("parity_mlp --scale big", "--scale: there is no scale 'big'; choose smoke, cpu"),
+    ("x" * 5000, "there is no study 'xxx"),
+    ("parity_mlp --scale big", "--scale: there is no scale 'big'; it is one of smoke"),
     (
         "parity_mlp --scale smok",
         "--scale: there is no scale 'smok'; did you mean smoke",

@@ -1,5 +1,6 @@
 """Real divergence: the lane is marked where it went wrong, and its companions go on."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+import sandbox.study as st
+from experiments.parity_mlp import ParityMLP
 from sandbox.distill.sources import Progressive
 from sandbox.distill.strategy import Strategy
 from sandbox.models.mlp import MLP
@@ -108,45 +111,30 @@ def test_a_strategy_that_diverges_leaves_its_companion_alone(
 
 @pytest.mark.faults
 def test_a_study_says_which_teacher_diverged(
-    tmp_path: Path, injected: Callable[..., None]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    injected: Callable[..., None],
 ) -> None:
     """In the figure, in the result, and in the table of runs."""
-    import json
-
-    from experiments import parity_mlp
-    from experiments.parity_setting import Setting
-    from paper_repro.parity_mlp import cpu_claims
-    from paper_repro.parity_report import ParityReport
-
-    setting = Setting(
+    setting = st.Setting(
         task=TASK,
-        teacher_width=64,
-        student_width=16,
+        teacher=st.TwoLayer(64),
+        student=st.TwoLayer(16),
         teacher_optimizer=WILD,
+        budget=st.UntilLearned(limit=10_240),
+        rule=st.ByGap(points=1024, claim_points=1024, degrees=(1, 2)),
         n_teachers=4,
         group=4,
         spacing=256,
-        student_eval_every=256,
-        teacher_limit=10_240,
-        choice_points=1024,
-        claim_points=1024,
-        degrees=(1, 2),
+        student_every=256,
     )
-    config = parity_mlp.Config(setting=setting)
-    result = parity_mlp.run(config, root=tmp_path, progress=Silent())
+    tiny = {"tiny": st.preset("tiny", setting=setting)}
+    monkeypatch.setattr(ParityMLP, "presets", tiny)
+    study = ParityMLP.preset("tiny")
+    result = study.run(root=tmp_path, progress=Silent(), preset="tiny")
     (failed,) = result.teachers[0].run.outcome["failed"]
     words = f"seed 3: teacher non-finite at {failed['sample']:,}"
-    report = ParityReport(
-        study="parity_mlp",
-        scale="tiny",
-        config=config,
-        figure=parity_mlp.draw(result),
-        claims=cpu_claims(result),
-        teachers=result.teachers,
-        students=result.students,
-        probe_seconds=0.0,
-    )
-    report.publish(figures=tmp_path, results=tmp_path)
+    study.report(result).publish(figures=tmp_path, results=tmp_path)
     assert words in (tmp_path / "tiny" / "parity_mlp.svg").read_text()
     data = json.loads((tmp_path / "parity_mlp.tiny.json").read_text())
     assert words in data["left_out"]

@@ -10,12 +10,12 @@ from typing import Any
 import jaxtyping
 import pytest
 
-from experiments.parity_setting import Setting
 from sandbox.distill.strategy import Anneal, Loss, Strategy, Target
 from sandbox.errors import ConfigError, StoreError
 from sandbox.store.files import read_json, sha256
 from sandbox.store.folders import RunFolder
 from sandbox.store.metrics import FILE, read_metrics
+from sandbox.study import Setting, UntilLearned
 from sandbox.train.spec import Stop
 from tests.faults.inputs import (
     SPEC,
@@ -171,13 +171,16 @@ RECORDS: list[tuple[Callable[[], Any], str]] = [
         "n_seeds must be at most",
     ),
     (
-        lambda: Setting(teacher_factor=INF),
-        "setting.teacher_factor must be a finite numb",
+        lambda: Setting(task=SPEC.task, budget=UntilLearned(factor=INF)),
+        "budget.factor must be a finite number",
     ),
-    (lambda: Setting(student_cap=INF), "setting.student_cap must be a finite number"),
     (
-        lambda: Setting(hold_samples=-5),
-        "setting.hold_samples must be at least 0, got -5",
+        lambda: Setting(task=SPEC.task, budget=UntilLearned(cap=INF)),
+        "budget.cap must be positive and finite",
+    ),
+    (
+        lambda: Setting(task=SPEC.task, hold=-5),
+        "setting.hold must be at least 0, got -5",
     ),
 ]
 

@@ -12,8 +12,8 @@ import pytest
 from jax.scipy.stats import norm
 from scipy import integrate, stats
 
-from experiments import parity_mlp
-from experiments.parity_setting import Setting
+import sandbox.study as st
+from experiments.parity_mlp import ParityMLP
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError
 from sandbox.models.mlp import MLP
@@ -353,24 +353,23 @@ def test_engines_agree_on_gaussian_inputs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_parity_studies_run_on_a_single_index(tmp_path: Path) -> None:
     """Teachers learn, the probe sees their direction, students and figure come out."""
-    setting = Setting(
+    setting = st.Setting(
         task=single_index(8, (0.0, 1.0), support=RandomDirections()),
-        teacher_width=32,
-        student_width=8,
+        teacher=st.TwoLayer(32),
+        student=st.TwoLayer(8),
         teacher_optimizer=SGD(lr=LearningRate(peak=0.05)),
+        budget=st.UntilLearned(limit=5_120),
+        rule=st.ByGap(points=2_048, degrees=(1, 2)),
         n_teachers=2,
         group=2,
         spacing=256,
-        student_eval_every=256,
-        teacher_limit=5_120,
-        choice_points=2_048,
-        degrees=(1, 2),
+        student_every=256,
     )
-    config = parity_mlp.Config(setting=setting, argmax_control=False)
-    result = parity_mlp.run(config, root=tmp_path, progress=Silent())
-    assert np.isfinite(result.n90_teacher).all()
+    study = ParityMLP(setting=setting, argmax_control=False)
+    result = study.run(root=tmp_path, progress=Silent())
+    assert np.isfinite(result.n90.teacher.values).all()
     (teachers,) = result.teachers
-    assert (teachers.inside[:, -1] > 0.2).all()
-    assert (teachers.outside[:, -1] < 0.05).all()
-    assert np.isfinite(result.n_students("progressive")).all()
-    assert len(parity_mlp.draw(result).axes) == 2
+    assert (teachers.measured["inside"][:, -1] > 0.2).all()
+    assert (teachers.measured["outside"][:, -1] < 0.05).all()
+    assert np.isfinite(result.n90["progressive"].values).all()
+    assert len(study.draw(result).axes) == 2
