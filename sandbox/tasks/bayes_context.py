@@ -42,7 +42,9 @@ from sandbox.tasks.windows import window_mask
 from sandbox.types import Array
 
 ROWS = 64
-"""Strings that a ceiling is computed from at a time."""
+"""Strings at a time."""
+LONG_ROWS, LONG = 8, 200
+"""How many where context is measured on strings of more than so many tokens."""
 
 
 class Ceiling(NamedTuple):
@@ -239,3 +241,40 @@ def _best(
 
 draw_strings = jax.jit(sample_strings, static_argnums=(0, 3))
 """`sample_strings`, jitted."""
+
+
+def context_use(
+    arrays: GrammarArrays, key: Array, n: int, windows: tuple[int, ...], stride: int
+) -> np.ndarray:
+    """How far masking moves the exact prediction at masked tokens, `(2, W, tokens)`.
+
+    Args:
+      arrays: the grammar.
+      key: of the strings.
+      n: how many strings; rounded up to whole batches.
+      windows: sizes of the n-gram windows, masked as well (first row) or the only
+        tokens that are not (second row).
+      stride: of the positions stride - 1, 2 stride - 1, ... that are measured.
+    """
+    longest = arrays.longest
+    rows = min(LONG_ROWS if longest > LONG else ROWS, n)
+    at = np.arange(stride - 1, longest, stride)
+    positions = jnp.asarray(np.broadcast_to(at, (rows, len(at))))
+    shape = (rows, len(at), longest)
+    masks = np.stack([window_mask(at, n, longest) for n in windows])
+    out = []
+    for t0 in range(0, n, rows):
+        drawn = draw_strings(arrays, key, t0, rows)
+
+        def predict(known: np.ndarray, drawn: Strings = drawn) -> Array:
+            see = jnp.asarray(np.broadcast_to(known, shape))
+            return predict_at(arrays, drawn.tokens, see, drawn.length, positions)
+
+        alone = predict(np.ones(shape, bool))
+        used = at[None, :] < np.asarray(drawn.length)[:, None]
+        moved = [
+            [np.asarray(total_variation(alone, predict(m)))[used] for m in seen]
+            for seen in (~masks, masks)
+        ]
+        out.append(np.asarray(moved))
+    return np.concatenate(out, -1)
