@@ -15,7 +15,6 @@ from functools import cache, partial
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,17 +23,10 @@ from matplotlib.lines import Line2D
 import sandbox.study as st
 from sandbox.errors import require
 from sandbox.store.bounds import AtLeast, Within, check_fields
-from sandbox.tasks.bayes_context import (
-    Ceiling,
-    accuracy_ceiling,
-    draw_strings,
-    predict_at,
-    total_variation,
-)
+from sandbox.tasks.bayes_context import Ceiling, accuracy_ceiling, context_use
 from sandbox.tasks.channel import Channel
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
-from sandbox.tasks.windows import window_mask
 from sandbox.types import Array
 
 LEVELS = {"13": ("13", "14", "15"), "16": ("16", "17", "18"), "22": ("22",)}
@@ -43,8 +35,6 @@ STRIDE = {"13": 1, "16": 3, "22": 30}
 """Every how many tokens context is measured; 30 as in arXiv 2410.05464."""
 COLORS = {"13": "#5790fc", "16": "#f89c20", "22": "#7a21dd"}
 MODES = {"visible": "-", "hidden": "--"}
-ROWS, LONG_ROWS, LONG = 64, 8, 200
-"""Strings at a time, and how many where they have more than so many tokens."""
 GRAMMARS = ("cfg3b", "cfg3f", "cfg3g", "cfg3h", "cfg3i")
 EVERY = tuple(f"{g}/{level}" for level in LEVELS for g in GRAMMARS)
 FEW = tuple(f"cfg3b/{level}" for level in LEVELS)
@@ -106,10 +96,8 @@ class Exact:
                 masked = (self.rate,)
                 out[f"{case} masked"] = partial(self._ceilings, case, masked, True)
             for mode in MODES if case in self.rate_cases else ():
-                hidden = mode == "hidden"
-                out[f"{case} {mode}"] = partial(
-                    self._ceilings, case, self.rates, hidden
-                )
+                rates = (self.rates, mode == "hidden")
+                out[f"{case} {mode}"] = partial(self._ceilings, case, *rates)
             if case in self.context_cases:
                 out[f"{case} context"] = partial(self._context, case)
         return out
@@ -143,7 +131,9 @@ class Exact:
           quartile, median and upper quartile; and `tokens`, how many entered.
         """
         with jax.enable_x64(True):
-            moved = moves(*self._sample(case), self.windows, STRIDE[parts(case)[1]])
+            moved = context_use(
+                *self._sample(case), self.windows, STRIDE[parts(case)[1]]
+            )
         quartiles = np.quantile(moved, (0.25, 0.5, 0.75), axis=-1)
         robust, close = np.stack([moved.mean(-1), *quartiles], -1)
         tokens = np.asarray(moved.shape[-1])
@@ -161,43 +151,6 @@ def load(case: str) -> GrammarArrays:
     """The compiled grammar of a case."""
     grammar, level = parts(case)
     return compile_grammar(load_grammar(grammar, LEVELS[level]))
-
-
-def moves(
-    arrays: GrammarArrays, key: Array, n: int, windows: tuple[int, ...], stride: int
-) -> np.ndarray:
-    """How far masking moves the exact prediction at masked tokens, `(2, W, tokens)`.
-
-    Args:
-      arrays: the grammar.
-      key: of the strings.
-      n: how many strings; rounded up to whole batches.
-      windows: sizes of the n-gram windows, masked as well (first row) or the only
-        tokens that are not (second row).
-      stride: of the positions stride - 1, 2 stride - 1, ... that are measured.
-    """
-    longest = arrays.longest
-    rows = min(LONG_ROWS if longest > LONG else ROWS, n)
-    at = np.arange(stride - 1, longest, stride)
-    positions = jnp.asarray(np.broadcast_to(at, (rows, len(at))))
-    shape = (rows, len(at), longest)
-    masks = np.stack([window_mask(at, n, longest) for n in windows])
-    out = []
-    for t0 in range(0, n, rows):
-        drawn = draw_strings(arrays, key, t0, rows)
-
-        def predict(known: np.ndarray, drawn: Any = drawn) -> Array:
-            see = jnp.asarray(np.broadcast_to(known, shape))
-            return predict_at(arrays, drawn.tokens, see, drawn.length, positions)
-
-        alone = predict(np.ones(shape, bool))
-        used = at[None, :] < np.asarray(drawn.length)[:, None]
-        moved = [
-            [np.asarray(total_variation(alone, predict(m)))[used] for m in seen]
-            for seen in (~masks, masks)
-        ]
-        out.append(np.asarray(moved))
-    return np.concatenate(out, -1)
 
 
 class PcfgBayes(st.Study):
@@ -307,7 +260,7 @@ class PcfgBayes(st.Study):
         ax.legend(loc="lower left")
 
     def _draw_context(self, ax: Axes, r: st.Result, what: str) -> None:
-        """Mean with markers, median dotted, quartiles shaded; other grammars in grey."""
+        """Mean with markers, median dotted, quartiles shaded; other grammars grey."""
         cases, x = self.exact.context_cases, self.exact.windows
         for case in cases:
             name, level = parts(case)
@@ -329,70 +282,28 @@ class PcfgBayes(st.Study):
         ax.set_ylim(bottom=0)
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        """All ceilings and measures of context."""
-        e = self.exact
-
-        def ceilings(piece: str) -> list[dict[str, Any]]:
-            v = r.values[piece]
-            return [{k: v[k][i] for k in v} for i in range(len(v["accuracy"]))]
-
-        def by_window(values: np.ndarray) -> list[dict[str, Any]]:
-            rows = zip(e.windows, values, strict=True)
-            return [{"n": n, "mean": v[0], "quartiles": v[1:]} for n, v in rows]
-
-        context = {c: r.values[f"{c} context"] for c in e.context_cases}
-        measured = {
-            "one_masked": {c: ceilings(f"{c} alone")[0] for c in e.cases},
-            "masked_hidden": {c: ceilings(f"{c} masked")[0] for c in e.cases},
-            "by_rate": [
-                {
-                    "case": c,
-                    "mode": mode,
-                    "ceilings": [
-                        {"rate": rate, **v}
-                        for rate, v in zip(
-                            e.rates, ceilings(f"{c} {mode}"), strict=True
-                        )
-                    ],
-                }
-                for c in e.rate_cases
-                for mode in MODES
-            ],
-            "context": {
-                c: {
-                    "masked_tokens": v["tokens"],
-                    "m_robust": by_window(v["robust"]),
-                    "m_close": by_window(v["close"]),
-                }
-                for c, v in context.items()
-            },
-        }
-        return {"measured": measured}
+        """Everything that was computed, by piece."""
+        return {"measured": r.values}
 
     def summary(self, r: st.Result) -> list[str]:
         """A line a case."""
-        e = self.exact
         lines = []
-        for case in e.cases:
+        for case in self.exact.cases:
             one, many = (
-                r.values[f"{case} {piece}"]["accuracy"][0]
+                f"{r.values[f'{case} {piece}']['accuracy'][0]:.3f}"
                 for piece in ("alone", "masked")
             )
+            rate = f"{self.exact.rate:.0%}"
             lines.append(
-                f"{case}: ceiling {one:.3f} with one token masked,"
-                f" {many:.3f} with {e.rate:.0%}"
+                f"{case}: ceiling {one} with one token masked, {many} with {rate}"
             )
-        for case in e.context_cases:
-            robust, close = (
-                ", ".join(
-                    f"{v:.3f} (n={n})"
-                    for n, v in zip(
-                        e.windows, r.values[f"{case} context"][what][:, 0], strict=True
-                    )
-                )
-                for what in ("robust", "close")
-            )
-            lines.append(f"{case}: mean M_robust {robust}; mean M_close {close}")
+        for case in self.exact.context_cases:
+            context, words = r.values[f"{case} context"], []
+            for what in ("robust", "close"):
+                row = zip(self.exact.windows, context[what][:, 0], strict=True)
+                each = ", ".join(f"{v:.3f} (n={n})" for n, v in row)
+                words.append(f"mean M_{what} {each}")
+            lines.append(f"{case}: {'; '.join(words)}")
         return lines
 
 
