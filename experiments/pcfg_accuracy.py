@@ -30,36 +30,41 @@ from sandbox.tasks.channel import Channel
 from sandbox.tasks.grammar_rule import is_terminal
 from sandbox.tasks.masking import MaskedLM
 
-SMOKE = st.Setting(
+
+def _setting(adam: st.CosineAdam, *, spacing: int, **fields: Any) -> st.Setting:
+    """What the settings share: one optimizer, checkpoints by the drop of the loss."""
+    return st.Setting(
+        teacher_optimizer=adam,
+        student_optimizer=adam,
+        rule=st.ByDrop(),
+        unit="steps",
+        group=1,
+        spacing=spacing,
+        student_every=spacing,
+        **fields,
+    )
+
+
+SMOKE = _setting(
+    st.CosineAdam(),
     task=st.Strings(start=("10", "11", "12")),
     teacher=st.Heads(4, layers=1),
     student=st.Heads(1, layers=1),
-    teacher_optimizer=st.CosineAdam(),
-    student_optimizer=st.CosineAdam(),
     budget=st.Fixed(teacher=600, student=600),
-    rule=st.ByDrop(),
-    unit="steps",
     n_teachers=2,
-    group=1,
     spacing=25,
-    student_every=25,
     hold=150,
     batch=32,
     micro=16,
     eval_points=512,
 )
-CPU = st.Setting(
+CPU = _setting(
+    st.CosineAdam(),
     task=st.Strings(),
     teacher=st.Heads(8),
     student=st.Heads(2),
-    teacher_optimizer=st.CosineAdam(),
-    student_optimizer=st.CosineAdam(),
     budget=st.Fixed(teacher=4000, student=1000),
-    rule=st.ByDrop(),
-    unit="steps",
-    group=1,
     spacing=50,
-    student_every=50,
     hold=300,
     batch=64,
     micro=16,
@@ -72,19 +77,14 @@ which they had all 4,000 and ended alike, at what two heads can hold; progressiv
 go through the teacher's checkpoints four times as fast as it did. Strings from level 13
 are few (2,176), so that teachers may remember them.
 """
-PAPER = st.Setting(
+PAPER = _setting(
+    st.CosineAdam(peak=5e-3),
     task=st.Strings(start=("22",)),
     teacher=st.Heads(32, layers=4, dropout=0.1, compute="bfloat16"),
     student=st.Heads(8, layers=4, dropout=0.1, compute="bfloat16"),
-    teacher_optimizer=st.CosineAdam(peak=5e-3),
-    student_optimizer=st.CosineAdam(peak=5e-3),
     budget=st.Fixed(teacher=2000, student=2000),
-    rule=st.ByDrop(),
-    unit="steps",
     n_teachers=1,
-    group=1,
     spacing=100,
-    student_every=100,
     hold=500,
     batch=512,
     micro=64,

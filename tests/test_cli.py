@@ -240,15 +240,15 @@ def test_probe_end_to_end(
     with np.load(path) as stored:
         assert stored["steps"].tolist() == [0, 1024, 2048]
         assert stored["seeds"].tolist() == [3, 4]
-        assert stored["in_support/2"].shape == (3, 2, 1, 1, 2)
+        assert stored["in_support/2"].shape == (2, 3, 1, 1, 2)  # seeds first
         assert "in_support/3" not in stored.files
         assert json.loads(str(stored["about"]))["probe"]["points"] == 500
         probe = FourierProbe(SPEC.task, SPEC.model, degrees=(1,), points=500)
         params = Trajectory(RunFolder(run)).read(2048, seed=1)
         direct = jax.jit(probe.measure)(params, task_key(4))
         c = np.asarray(direct["off_support/1"])
-        np.testing.assert_allclose(stored["off_support/1"][2, 1], c, atol=1e-6)
-        both = np.abs(stored["off_support/1"][2][..., 1]).mean()
+        np.testing.assert_allclose(stored["off_support/1"][1, 2], c, atol=1e-6)
+        both = np.abs(stored["off_support/1"][:, 2][..., 1]).mean()
     assert lines[5].split()[2].startswith(f"{both:.5f}±")
 
 
@@ -263,7 +263,7 @@ def test_probe_of_one_seed_to_a_named_file(
     assert code == 0 and "seed 4" in text and str(out) in text
     with np.load(out) as stored:
         assert stored["seeds"].tolist() == [4]
-        assert stored["alignment"].shape == (2, 1, 1, 16)
+        assert stored["alignment"].shape == (1, 2, 1, 16)
 
 
 STUDY = """

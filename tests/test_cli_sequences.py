@@ -124,10 +124,10 @@ def test_nonterminals_end_to_end(
     with np.load(out) as stored:
         assert stored["steps"].tolist() == [0, 64] and stored["seeds"].tolist() == [3]
         found, error = (stored[f"attention/nonterminal{s}"] for s in ("", "_se"))
-        assert found.shape == error.shape == (2, 1, 2)
+        assert found.shape == error.shape == (1, 2, 2)
         about = json.loads(str(stored["about"]))["probe"]
         assert about["name"] == "nonterminals" and about["train"] == 64
-    assert lines[4].split()[2] == f"{found[1, 0, 0]:.3f}±{error[1, 0, 0]:.3f}"
+    assert lines[4].split()[2] == f"{found[0, 1, 0]:.3f}±{error[0, 1, 0]:.3f}"
 
 
 def request_of(spec: RunSpec) -> Request:

@@ -82,8 +82,8 @@ def test_an_import_inside_a_function_says_why(name):
 
 
 def test_nothing_is_imported_for_annotations_alone():
-    found = [m for m, p in FILES.items() if "TYPE_CHECKING" in p.read_text()]
-    assert not found
+    found = {m for m, p in FILES.items() if "TYPE_CHECKING" in p.read_text()}
+    assert found <= {"sandbox.types"}  # which must not import jax
 
 
 def test_a_study_states_its_figure_and_its_claims_in_one_file():

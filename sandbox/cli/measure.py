@@ -45,7 +45,7 @@ def measure(request: Request) -> None:
             print(f"\n{name}: {_title(request)}")
             print(_TABLES[name](arrays, request))
             if request.out is not None:
-                _export(request.out, name, probe, arrays, request)
+                _export(request.out, name, probe, measured.values, request)
                 print(f"written to {request.out}")
 
 

@@ -83,7 +83,7 @@ class Probe:
     distance in nats from the exact prediction that sees the n-gram alone.
 
     A measurement is made once and kept under the root. --out exports it as an .npz with
-    steps (R,), seeds (S,) and every array of the probe as (R, S, ...):
+    steps (R,), seeds (S,) and every array of the probe as (S, R, ...):
     in_support/{degree}, off_support/{degree}, degree1 (fourier), attention/nonterminal,
     linear/boundary, ... (nonterminals), each with its _se; and about, a JSON text with
     the run, strategy and probe.
