@@ -151,7 +151,8 @@ PAPER = [
     ),
     ("parity_mlp --scale", "--scale: expected one argument"),
     ("parity_mlp --root README.md", "--root: README.md is not a folder"),
-    ("parity_mlp --estimat --x", "unrecognized arguments: --x"),
+    ("parity_mlp --estimat", "no option --estimat; did you mean --estimate?"),
+    ("parity_mlp --x", "there is no option --x"),
 ]
 
 
