@@ -107,9 +107,7 @@ class ParityTransformer(ParityMLP):
 
     presets = {
         "smoke": st.preset("d=8, k=2, one layer, 8 heads to 2, three teachers."),
-        "cpu": st.preset(
-            "d=12, k=3, two layers, 8 heads to 2, twelve teachers.", setting=CPU
-        ),
+        "cpu": st.preset("d=12, k=3, 8 heads to 2, twelve teachers.", setting=CPU),
         "paper": st.preset("d=100, k=6, 32 heads to 4, 8M samples.", setting=PAPER),
     }
     since = {"any": "2026-11-22 11ec04a"}

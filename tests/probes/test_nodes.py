@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sandbox.errors import ConfigError
+from sandbox.models.base import Model
 from sandbox.models.mlp import MLP
 from sandbox.probes.fourier import FourierProbe, exact_spectrum
 from sandbox.probes.nodes import (
@@ -23,7 +24,7 @@ from sandbox.types import Outputs
 
 
 @dataclass(frozen=True)
-class Known:
+class Known(Model):
     """Leaf probabilities (1 + a s x_0)/2 (1 + b t x_1)/2, s and t the leaf's sides."""
 
     a: float
