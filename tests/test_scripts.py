@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests import compare_results
+from tests.golden import retrain
 
 
 def result(folder: Path, name: str, **claim: Any) -> None:
@@ -44,3 +45,16 @@ def test_results_are_compared(
     result(b, "y.smoke", obtained=math.nan)
     assert compare_results.compare(a, b, ["y"])
     assert "x.smoke" not in capsys.readouterr().out
+
+
+def test_sums_are_compared() -> None:
+    a = {"golden | steps": "1", "golden | loss": "2"}
+    assert retrain.differences(a, dict(reversed(a.items()))) == []
+    b = {"golden | steps": "0", "bert | steps": "1"}
+    assert retrain.differences(a, b) == [
+        "golden | steps: differs",
+        "golden | loss: only in one",
+        "bert | steps: only in one",
+    ]
+    with retrain.checkout(retrain.ROOT) as tree:
+        assert tree == retrain.ROOT
