@@ -19,13 +19,12 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 import sandbox.study as st
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import require
 from sandbox.models.mlp import MLP
-from sandbox.plotting.curves import estimates, log_samples
+from sandbox.plotting.curves import estimates, log_levels, log_ticks
 from sandbox.store.bounds import AtLeast, MoreThan
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.text import number
@@ -199,14 +198,11 @@ class ParityWidth(st.Study):
                 ax.plot(ends, y, color="0.6", lw=0.9, ls=style, zorder=0, label=label)
             ax.legend(loc="upper left")
             ax.set_ylim(top=ax.get_ylim()[1] * 2)
-        ax.set_ylabel("width x samples to .90")
-        ax.set_title("what a hidden unit buys")
+        ax.set(ylabel="width x samples to .90", title="what a hidden unit buys")
 
     def _width_axis(self, ax: Axes) -> None:
-        log_samples(ax)
-        ax.set_xscale("log")
-        ax.set_xticks(self.widths, [f"{m:g}" for m in self.widths])
-        ax.xaxis.set_minor_locator(NullLocator())
+        log_levels(ax)
+        log_ticks(ax, self.widths)
         ax.set_xlabel("hidden units")
 
     def _beside(self, j: int) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Curves over training with bands over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from sandbox.theory.sample_complexity import Estimate
@@ -90,9 +91,7 @@ def strips(
             if np.isfinite(median):
                 ax.plot([median] * 2, [row - 0.32, row + 0.32], color=color, lw=2)
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    ax.xaxis.set_minor_locator(NullLocator())
+    _few_labels(ax.xaxis, lambda v, _: f"{v:g}")
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -135,32 +134,34 @@ def estimates(
 def log_steps(ax: Axes) -> None:
     """A logarithmic x axis with few plain labels: 50, 100, 200, 500, 1k, ..."""
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(
-        FuncFormatter(lambda v, _: f"{v / 1000:g}k" if v >= 1000 else f"{v:g}")
-    )
+    _few_labels(ax.xaxis)
+
+
+def log_ticks(ax: Axes, values: Sequence[int | float]) -> None:
+    """A logarithmic x axis with ticks at these values alone."""
+    ax.set_xscale("log")
+    ax.set_xticks(values, [f"{v:g}" for v in values])
     ax.xaxis.set_minor_locator(NullLocator())
 
 
 def log_levels(ax: Axes) -> None:
-    """A logarithmic y axis with few plain labels."""
+    """A logarithmic y axis with few plain labels: 0.5, 200, 2k, 5M."""
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+    _few_labels(ax.yaxis)
 
 
-def log_samples(ax: Axes) -> None:
-    """A logarithmic y axis of sample counts: 500, 2k, 5M."""
+def short(v: float, _: object = None) -> str:
+    """1500 as `1.5k`, 2e6 as `2M`, 1e9 as `1G`."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if v >= unit:
+            return f"{v / unit:g}{letter}"
+    return f"{v:g}"
 
-    def text(v: float, _: object) -> str:
-        for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-            if v >= unit:
-                return f"{v / unit:g}{letter}"
-        return f"{v:g}"
 
-    log_levels(ax)
-    ax.yaxis.set_major_formatter(FuncFormatter(text))
+def _few_labels(axis: Axis, text: Callable[[float, object], str] = short) -> None:
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(text))
+    axis.set_minor_locator(NullLocator())
 
 
 def stack_ragged(rows: Sequence[Real[np.ndarray, " _"]]) -> Float[np.ndarray, "S R"]:

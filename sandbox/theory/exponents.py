@@ -24,6 +24,8 @@ Sources: Kaplan and Meier (1958); Tobin (1958) for the censored regression; Efro
 for resampling censored data as pairs of time and status.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -215,6 +217,52 @@ def local_slopes(
         )
     ]
     return np.sqrt(at[1:] * at[:-1]), out
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Runs of problems of several sizes.
+
+    Attributes:
+      runs: size, e.g. d -> samples to the level and cap of its runs, as `fit_exponent`
+        takes them.
+    """
+
+    runs: Mapping[int | float, tuple[Real[np.ndarray, " R"], Real[np.ndarray, " R"]]]
+
+    @property
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Size, samples and cap of every run."""
+        n, caps = (np.concatenate(v) for v in zip(*self.runs.values(), strict=True))
+        counts = [len(n) for n, _ in self.runs.values()]
+        return np.repeat(np.asarray(list(self.runs), float), counts), n, caps
+
+    @property
+    def fewest(self) -> int:
+        """Runs of the size that has the fewest, those that do not count included."""
+        return min(len(n) for n, _ in self.runs.values())
+
+    @property
+    def caps(self) -> Float[np.ndarray, " G"]:
+        """Largest cap of every size."""
+        caps = [np.max(c, initial=0, where=c > 0) for _, c in self.runs.values()]
+        return np.asarray(caps, float)
+
+    def medians(self, *, draws: int = DRAWS) -> list[Estimate]:
+        """Kaplan-Meier median of every size."""
+        return [survival_estimate(*r, draws=draws) for r in self.runs.values()]
+
+    def exponent(self, *, draws: int = DRAWS, seed: int = 0) -> Exponent:
+        """Fitted power law; the resamples of the same seed are paired."""
+        return fit_exponent(*self.rows, draws=draws, seed=seed)
+
+    def slopes_to_json(self, *, draws: int = DRAWS) -> list[dict[str, Any]]:
+        """Local slopes as JSON data, with the geometric mean of the two sizes."""
+        x, slopes = local_slopes(*self.rows, draws=draws)
+        return [
+            {"d": round(float(d), 1), **e.to_json("slope")}
+            for d, e in zip(x, slopes, strict=True)
+        ]
 
 
 def _observed(

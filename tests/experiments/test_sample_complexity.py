@@ -1,138 +1,112 @@
 """The study of exponents: made-up runs with known exponents, and tiny real ones."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from experiments import sample_complexity
-from experiments.sample_complexity import Result, Solved
-from experiments.sample_complexity_setting import (
-    PRESETS,
-    Config,
-    Problem,
-    cpu,
-    hold_name,
-    student_lanes,
-)
-from paper_repro.sample_complexity import ScalingReport, claims
+import sandbox.study as st
+from experiments.sample_complexity import Problem, SampleComplexity, hold_name
 from sandbox.errors import ConfigError, Interrupted
 from sandbox.train.progress import Silent
 
 POWERS = {"teacher": 2.0, "ce": 3.0, "one_shot": 3.0, "progressive": 2.0}
+CPU = SampleComplexity.preset("cpu")
 
 
-def make_result(*, slack: float = 1e6, teachers: int = 10) -> Result:
+def make_times(*, slack: float = 1e6, teachers: int = 10):
     """Log-normal n90 with exponents k - 2, k - 1, ..., and 2-shot ones near d^1.
 
     Caps are at `slack` times the median of every problem and strategy.
     """
-    config = replace(cpu(), base=(32, 5, 2048))
     rng = np.random.default_rng(0)
-    solved = []
-    for p in config.problems:
+    made = {}
+    for p in CPU.problems:
         n90 = {
             name: 20
             * p.d ** (power + p.k - 4.0)
             * np.exp(0.3 * rng.normal(size=teachers))
             for name, power in POWERS.items()
         }
-        for h in config.holds:
+        for h in CPU.holds:
             n90[hold_name(h)] = h + 500 * p.d * np.exp(0.3 * rng.normal(size=teachers))
-        n90["two_shot"] = n90[hold_name(config.hold)]
+        n90["two_shot"] = n90[hold_name(CPU.hold)]
         caps = {n: np.full(teachers, slack * np.median(v)) for n, v in n90.items()}
-        n90 = {n: np.where(v <= caps[n], v, np.inf) for n, v in n90.items()}
-        solved.append(Solved(p, [], [], n90, caps))
-    return Result(config, solved, "max_teachers")
+        made[p] = {
+            n: (np.where(v <= caps[n], v, np.inf), caps[n]) for n, v in n90.items()
+        }
+    return made
 
 
 @pytest.mark.parametrize("slack", [1e6, 1.2])
 def test_known_exponents_are_found_with_and_without_caps(slack):
-    result = make_result(slack=slack)
-    assert result.ks == [4, 5, 6]
-    inside = 0
-    for k in result.ks:
+    times, inside = make_times(slack=slack), 0
+    assert CPU.ks == [4, 5, 6]
+    for k in CPU.ks:
         for name, power in POWERS.items():
-            e = result.exponent(k, name, draws=300)
+            e = CPU.law(times, k, name).exponent(draws=300)
             assert abs(e.value - (power + k - 4)) < 0.5, (k, name)
             inside += e.lower < power + k - 4 < e.upper
     assert inside >= 9  # of twelve 95% intervals
-    late = result.exponent(6, "ce", draws=0).censored
+    late = CPU.law(times, 6, "ce").exponent(draws=0).censored
     assert late > 0 if slack < 2 else late == 0
 
 
 def test_the_best_first_stage_of_every_d_is_found():
-    best = make_result().best_holds(5)
+    best = CPU.best_holds(make_times(), 5)
     assert set(best.values()) == {5120}  # n90 is hold + 500 d
 
 
 def test_claims_follow_from_the_exponents():
-    made = {c.id: c for c in claims(make_result())}
+    made = {c.id: c for c in CPU.claims(SimpleNamespace(measured=make_times()))}
     assert list(made) == ["P9", "P9.one_shot", "P9.best_hold", "P9.progressive", "P9.k"]
     assert made["P9"].holds and made["P9.one_shot"].holds and made["P9.k"].holds
     assert abs(made["P9.progressive"].obtained - 1) < 0.4
     assert made["P9"].lower > 0 and made["P9"].seeds["teachers"] == 10
 
 
-def test_a_report_says_everything_and_draws(tmp_path):
-    result = make_result(slack=1.2)
-    solved = list(result.solved)
-    n90 = dict(solved[0].n90) | {"teacher": np.r_[np.inf, np.full(9, 1e4)]}
-    solved[0] = replace(solved[0], n90=n90)
-    result = replace(result, solved=solved)
-    report = ScalingReport(
-        study="x",
-        scale="tiny",
-        config=result.config,
-        figure=sample_complexity.draw(result),
-        claims=claims(result),
-        probe_seconds=0.0,
-        result=result,
-    )
-    facts = report.facts()
-    assert facts["left_out"][0] == "d=16, k=4: 1 of 10 teachers did not learn"
+def test_facts_say_everything_and_the_figure_draws():
+    times = make_times(slack=1.2)
+    first = times[CPU.problems[0]]
+    first["teacher"] = np.r_[np.inf, np.full(9, 1e4)], np.full(10, 51_200.0)
+    result = SimpleNamespace(measured=times)
+    facts = CPU.facts(result)
     assert facts["stopped_by"] == "max_teachers"
-    assert len(facts["problems"]) == len(result.config.problems)
-    ce = facts["problems"][0]["strategies"]["ce"]
+    assert len(facts["problems"]) == len(CPU.problems)
+    strategies = facts["problems"][0]["strategies"]
+    assert strategies["teacher"]["censored"] == 1
+    ce = strategies["ce"]
     assert ce["passes"]["teacher_forward"] == 0 and ce["runs"] == 10
-    assert json.dumps(facts)
-    assert f"of {10 * len(solved)} teachers learned" in report.title()
+    assert json.dumps(facts) and len(CPU.figure(result).axes) == 6
 
 
 def test_lanes_with_one_cap_share_a_run():
-    config = cpu()
-    setting = config.setting(config.problems[0])
-    names = [
-        [s.name for s in lanes] for lanes, _ in student_lanes(config, setting, middle=0)
-    ]
-    assert names == [
-        ["ce"],
-        ["one_shot"],
-        ["progressive", *(hold_name(h) for h in config.holds)],
-    ]
-    even = replace(config, ce_cap=4.0, one_shot_cap=4.0)
-    assert len(student_lanes(even, setting, middle=0)) == 1
+    for study, names in (
+        (CPU, [["ce"], ["one_shot"], ["progressive", *map(hold_name, CPU.holds)]]),
+        (replace(CPU, ce_cap=4.0, one_shot_cap=4.0), [["ce", "one_shot", "progressive",
+                                                     *map(hold_name, CPU.holds)]]),
+    ):  # fmt: skip
+        t = st.Teachers.made_up(next(iter(study.settings.values())))
+        runs = t.students(study.lanes(t))
+        assert [[s.name for s in run.strategies] for run in runs] == names
 
 
 def test_problems_are_listed_once():
-    config = cpu()
-    assert len(set(config.problems)) == len(config.problems)
-    assert Problem(32, 5, 2048, 20, 0.0) in config.problems
-    result = make_result()
-    assert [s.problem.width for s in result.along("width", d=32, k=5)] == [
-        10,
-        20,
-        100,
-    ]
-    assert [s.problem.eps for s in result.along("eps", d=32, k=5)] == [0, 0.1]
-    assert [s.problem.d for s in result.along("d", k=6)] == [16, 24, 32]
+    assert len(set(CPU.problems)) == len(CPU.problems) == len(CPU.settings)
+    assert Problem(32, 5, 2048, 20, 0.0) in CPU.problems
+    assert [p.width for p in CPU.along("width", d=32, k=5)] == [10, 20, 100]
+    assert [p.eps for p in CPU.along("eps", d=32, k=5)] == [0, 0.1]
+    assert [p.d for p in CPU.along("d", k=6)] == [16, 24, 32]
 
 
-@pytest.mark.parametrize("make", PRESETS.values())
-def test_presets_are_valid(make):
-    assert make().problems
+@pytest.mark.parametrize("name", SampleComplexity.presets)
+def test_presets_are_valid(name):
+    assert SampleComplexity.preset(name).problems
 
 
 @pytest.mark.parametrize(
@@ -141,8 +115,8 @@ def test_presets_are_valid(make):
         ({"hold": 1000}, "hold"),
         ({"holds": (4096, 2048)}, "increase"),
         ({"holds": (100, 4096)}, "multiples"),
-        ({"grid": ((10, 4, 128), (14, 4, 256))}, "main_k"),
-        ({"grid": ((10, 4, 100),)}, "64"),
+        ({"cells": ((10, 4, 128), (14, 4, 256))}, "main_k"),
+        ({"cells": ((10, 4, 100),)}, "64"),
         ({"max_teachers": 5}, "group"),
         ({"noises": (0.0,)}, "noises"),
         ({"precision": 0.0}, "precision"),
@@ -152,11 +126,11 @@ def test_presets_are_valid(make):
 )
 def test_bad_values_are_refused_at_once(change, word):
     with pytest.raises(ConfigError, match=word):
-        Config(**change)
+        SampleComplexity(**change)
 
 
-TINY = Config(
-    grid=((6, 2, 64), (8, 2, 64), (10, 2, 64)),
+TINY = SampleComplexity(
+    cells=((6, 2, 64), (8, 2, 64), (10, 2, 64)),
     main_k=2,
     base=(6, 2, 64),
     teacher_width=32,
@@ -181,9 +155,6 @@ class Stops(Silent):
 
     def update(self, *args: object) -> None:
         if self.left < 0:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -199,20 +170,25 @@ def finished(root: Path) -> dict[Path, int]:
 @pytest.mark.slow
 def test_a_killed_study_goes_on_with_what_is_missing(tmp_path):
     with pytest.raises(Interrupted):
-        sample_complexity.run(TINY, root=tmp_path, progress=Stops(5))
+        TINY.run(root=tmp_path, progress=Stops(5))
     before = finished(tmp_path)
     assert before
-    result = sample_complexity.run(TINY, root=tmp_path, progress=Silent())
+    result = TINY.run(root=tmp_path, progress=Silent())
     after = finished(tmp_path)
     assert {p: after[p] for p in before} == before  # nothing was trained twice
-    assert len(after) == 3 * 2 * 2 and result.stopped == "max_teachers"
-    assert all(len(s.n90["ce"]) == 4 for s in result.solved)
-    again = sample_complexity.run(TINY, root=tmp_path, progress=Stops(0))
+    assert len(after) == 3 * 2 * 2 and TINY.stopped(result.measured) == "max_teachers"
+    assert all(len(t["ce"][0]) == 4 for t in result.measured.values())
+    again = TINY.run(root=tmp_path, progress=Stops(0))
     assert finished(tmp_path) == after
-    for a, b in zip(result.solved, again.solved, strict=True):
-        for name in a.n90:
-            np.testing.assert_array_equal(a.n90[name], b.n90[name])
+    for a, b in zip(result.measured.values(), again.measured.values(), strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
     loose = replace(TINY, precision=100.0)
-    stopped = sample_complexity.run(loose, root=tmp_path, progress=Stops(0))
-    assert stopped.stopped == "precision"
-    assert all(len(s.n90["ce"]) == 2 for s in stopped.solved)
+    stopped = loose.run(root=tmp_path, progress=Stops(0))
+    assert loose.stopped(stopped.measured) == "precision"
+    assert all(len(t["ce"][0]) == 2 for t in stopped.measured.values())
+    report = loose.report(stopped)
+    assert "of 6 teachers learned" in report.title()
+    assert {each["part"] for each in report.header()["teachers"]["each"]} == {
+        str(p) for p in TINY.problems
+    }
