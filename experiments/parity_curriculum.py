@@ -129,11 +129,11 @@ class ParityCurriculum(st.Study):
         c.set_ylabel("student accuracy")
         budget = r.setting.budget
         ends = (None, None, None)
-        if len(r.scale) > 1 and isinstance(budget, st.UntilLearned):
+        if len(r.abscissa) > 1 and isinstance(budget, st.UntilLearned):
             ends = (2.2, 2.2, budget.cap)
         for ax, end in zip(axes, ends, strict=True):
             ax.set_xlim(0, end)
-            ax.set_xlabel(r.scale_text)
+            ax.set_xlabel(r.abscissa_text)
         for ax in (a, c):
             ax.set_ylim(0.44, 1.02)
         if r.preset == "paper":
@@ -195,7 +195,7 @@ def _draw_teacher(ax: Axes, r: st.Result, candidates: tuple[str, ...]) -> None:
     band(ax, x, y, label="teacher", color=color_of("teacher"))
     for i, name in enumerate(candidates):
         steps = [step for t in r.teachers for step in t.chosen.stages[name][0]]
-        at = np.asarray(steps, float) / r.scale
+        at = np.asarray(steps, float) / r.abscissa
         at = at[~np.isnan(at)]
         if len(at):
             ax.axvline(
@@ -228,7 +228,7 @@ def _draw_correlations(ax: Axes, r: st.Result) -> None:
     ax.set_ylabel("mean |cov(p(1|x), χ_A(x))|")
     ax.set_title("in support (—), off (···)")
     if ax.get_lines():  # a single teacher's spike comes late
-        ax.legend(loc="upper left" if len(r.scale) == 1 else "upper right")
+        ax.legend(loc="upper left" if len(r.abscissa) == 1 else "upper right")
 
 
 def largest_class(c: np.ndarray) -> np.ndarray:

@@ -279,7 +279,7 @@ def _in_role(values: str, role: int, t: st.Teachers) -> np.ndarray:
 
 
 def _draw_nodes(top: Axes, bottom: Axes, r: st.Result) -> None:
-    scale = r.scale[~np.isnan(r.scale)]
+    scale = r.abscissa[~np.isnan(r.abscissa)]
     for role, level in enumerate(levels(_tree(r).depth)):
         rank = role + 1 - 2**level
         color = LEVEL_COLORS[level % len(LEVEL_COLORS)]
@@ -295,8 +295,8 @@ def _draw_nodes(top: Axes, bottom: Axes, r: st.Result) -> None:
         if len(at):
             bottom.axvline(float(np.median(at)), color=color, lw=0.7, ls=line, zorder=0)
     for ax in (top, bottom):
-        ax.set_xlabel(r.scale_text)
-        if len(r.scale) > 1:
+        ax.set_xlabel(r.abscissa_text)
+        if len(r.abscissa) > 1:
             ax.set_xlim(0, 2)
     top.set_ylabel("accuracy at the node")
     top.set_title("teachers' nodes in the order learned (ticks)")

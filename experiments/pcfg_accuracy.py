@@ -279,7 +279,7 @@ def _draw_differences(ax: Axes, r: st.Result, tau: float) -> None:
         (x, a), (_, b) = rows
         band(ax, x, a - b, label=label, color=color_of(first))
     ax.axhline(0, color="0.5", lw=0.8)
-    ax.set_xlabel(r.scale_text)
+    ax.set_xlabel(r.abscissa_text)
     ax.set_ylabel("difference in accuracy")
     ax.set_title(f"paired by seed, tau = {tau:g}")
     ax.legend(loc="best")

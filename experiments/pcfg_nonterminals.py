@@ -168,7 +168,7 @@ class PcfgNonterminals(st.Study):
         c.set_xticks(range(len(names)), words, rotation=30, ha="right")
         c.set_ylabel("nonterminals: mean over levels")
         c.set_title("finished students")
-        seeds = int(np.isfinite(r.scale).sum())
+        seeds = int(np.isfinite(r.abscissa).sum())
         fig.suptitle(
             f"{r.setting}, {seeds} seeds; — attention probe, -- linear,"
             " ··· untrained network",

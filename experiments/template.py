@@ -87,7 +87,7 @@ class Staircases(st.Study):
         for (name, p), color in zip(r.parts.items(), DEGREE_COLORS, strict=False):
             x, gap = p.along(lambda t: t.measured["inside"] - t.measured["outside"])
             band(b, x, gap, label=f"{name}: {len(x)} learned", color=color)
-        b.set(xlim=(0, 2.5), xlabel=r.scale_text, ylabel="degree 1, in − off")
+        b.set(xlim=(0, 2.5), xlabel=r.abscissa_text, ylabel="degree 1, in − off")
         return fig
 
     def claims(self, r: st.Result) -> list[st.Claim]:

@@ -65,7 +65,7 @@ def finish(fig: Figure, r: Taught) -> None:
 
 def counts_text(r: Taught) -> str:
     """How many runs a curve summarises, and how."""
-    n, inits = int(np.sum(~np.isnan(r.scale))), r.setting.inits
+    n, inits = int(np.sum(~np.isnan(r.abscissa))), r.setting.inits
     if n * inits == 1:
         return "one seed"
     if inits == 1:
@@ -94,9 +94,9 @@ def accuracy(
     s = r.setting
     fixed = isinstance(s.budget, Fixed)
     end = s.budget.student if isinstance(s.budget, Fixed) else s.budget.cap
-    single = len(r.scale) == 1
+    single = len(r.abscissa) == 1
     # Students that train alone stop as soon as they have learned.
-    alone = s.lanes == 1 and not single and not fixed
+    alone = s.together == 1 and not single and not fixed
     held = {"learned": STOP, "until": end} if alone else {}
     chosen = list(r.strategies if names is None else names)
     for name in ("teacher", *chosen):
@@ -116,7 +116,7 @@ def accuracy(
         ax.set_ylabel("accuracy on fresh inputs")
     if fixed or not single:
         ax.set_xlim(0, end)
-    ax.set_xlabel(r.scale_text)
+    ax.set_xlabel(r.abscissa_text)
 
 
 def published(

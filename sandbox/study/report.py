@@ -68,7 +68,7 @@ class Report:
 
     def publish(self, figures: Path, results: Path) -> None:
         """Writes the files that are committed; only of a preset as it stands."""
-        scale = self.result.scale_name
+        scale = self.result.scale
         assert scale is not None
         path = results / f"{self.study}.{scale}.json"
         self._write(figures / scale / self.study, path)
@@ -83,7 +83,7 @@ class Report:
     def header(self) -> dict[str, Any]:
         """Everything a result file says besides its claims."""
         r = self.result
-        out = {"study": self.study, "scale": r.scale_name, "preset": r.preset}
+        out = {"study": self.study, "scale": r.scale, "preset": r.preset}
         out |= describe_runs(self.config, r.every_run(), sum(r.seconds, 0.0))
         if r.teachers or r.plain:
             out["left_out"] = r.missing()
@@ -94,7 +94,7 @@ class Report:
     def title(self) -> str:
         """What heads the claims table."""
         r = self.result
-        text = f"{self.study}, {r.scale_name or f'{r.preset} with overrides'}"
+        text = f"{self.study}, {r.scale or f'{r.preset} with overrides'}"
         if r.teachers:
             learned = sum(int(t.usable.sum()) for t in r.teachers)
             n = sum(len(t.n90) for t in r.teachers)

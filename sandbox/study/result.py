@@ -165,7 +165,7 @@ class Taught:
         return out
 
     @property
-    def scale(self) -> np.ndarray:
+    def abscissa(self) -> np.ndarray:
         """What samples of every seed are divided by in figures; NaN leaves it out.
 
         Steps where training has a fixed length; millions of samples for a single
@@ -180,11 +180,13 @@ class Taught:
         return np.where(usable, np.full(len(n90), one) if alike else n90, np.nan)
 
     @property
-    def scale_text(self) -> str:
+    def abscissa_text(self) -> str:
         """The label of that axis."""
         if isinstance(self.setting.budget, Fixed):
             return "optimizer steps"
-        return "million samples" if len(self.scale) == 1 else "samples / n90 of teacher"
+        return (
+            "million samples" if len(self.abscissa) == 1 else "samples / n90 of teacher"
+        )
 
     def rows(
         self,
@@ -202,8 +204,8 @@ class Taught:
           until: abscissa up to which it does.
         """
         rows = [(steps, np.atleast_2d(y)) for steps, ys in curves for y in ys]
-        keep = np.flatnonzero(~np.isnan(self.scale))
-        flat = [(rows[i][0] / self.scale[i], y) for i in keep for y in rows[i][1]]
+        keep = np.flatnonzero(~np.isnan(self.abscissa))
+        flat = [(rows[i][0] / self.abscissa[i], y) for i in keep for y in rows[i][1]]
         flat = [
             (np.append(x, until), np.append(y, y[-1]))
             if y[-1] >= learned and x[-1] < until
@@ -320,7 +322,7 @@ class Result(Taught):
 
     Attributes:
       preset: what its config started from.
-      scale_name: the preset's name where nothing was overridden, else None.
+      scale: the preset's name where nothing was overridden, else None.
       parts: the teachers and students of every setting by name.
       plain: runs apart from teachers and students, by key, which is said as text.
       values: arrays that were computed, by piece.
@@ -331,7 +333,7 @@ class Result(Taught):
     """
 
     preset: str
-    scale_name: str | None
+    scale: str | None
     parts: Mapping[str, Taught]
     plain: Mapping[Any, Run]
     values: Mapping[str, dict[str, np.ndarray]]

@@ -364,7 +364,7 @@ class Setting:
         self.budget.check(self)
         self.rule.check(self.made_task)
         require(
-            self.budget.varies or self.lanes == 1,
+            self.budget.varies or self.together == 1,
             "setting.group must be 1 where the budget is Fixed.",
         )
 
@@ -374,7 +374,7 @@ class Setting:
         return self.task.task if isinstance(self.task, Strings) else self.task
 
     @property
-    def lanes(self) -> int:
+    def together(self) -> int:
         """Seeds of one group."""
         n = self.n_teachers
         return max(g for g in range(1, min(self.group, n) + 1) if n % g == 0)
@@ -417,9 +417,9 @@ class Setting:
                 eval_every=every,
                 checkpoint_every=every,
                 first_seed=first,
-                n_seeds=self.lanes,
+                n_seeds=self.together,
             )
-            for first in range(0, self.n_teachers, self.lanes)
+            for first in range(0, self.n_teachers, self.together)
         ]
 
     def student_spec(

@@ -242,7 +242,7 @@ class Study:
                 teachers=[t for p in parts.values() for t in p.teachers],
                 students=[s for p in parts.values() for s in p.students],
                 preset=preset,
-                scale_name=preset if asis else None,
+                scale=preset if asis else None,
                 parts=parts,
                 plain=plain,
                 values=values,
@@ -272,7 +272,7 @@ class Study:
         scale = ("paper" if paper else "smoke, cpu") if own else "any"
         made = self.paper_claims(r) if paper else self.claims(r)
         folder = f"{self.name()}.{r.preset or 'custom'}"
-        if r.scale_name is None:
+        if r.scale is None:
             folder += f".{digest(to_json(self))[:8]}"
         return Report(
             study=self.name(),
@@ -342,7 +342,7 @@ def run_all(preset: str, studies: Sequence[Study], options: Options) -> None:
     reports = []
     for study in studies:
         report = study.report(study.run(root=root, preset=preset))
-        if options.publish and report.result.scale_name is None:
+        if options.publish and report.result.scale is None:
             raise ConfigError("only a preset as it stands is published, no overrides.")
         report.write()
         if options.publish:

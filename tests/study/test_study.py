@@ -82,7 +82,7 @@ def result(own, root):
 
 def test_a_study_in_a_notebook_runs_like_ours(own, result):
     assert own.name() == "own_idea"
-    assert result.scale_name == "smoke" and list(result.parts) == [""]
+    assert result.scale == "smoke" and list(result.parts) == [""]
     assert list(result.strategies) == ["ce", "progressive"]
     assert result.n90["progressive"].values.shape == (2, 1)
     ((steps, y),) = result.curves("progressive")
@@ -119,7 +119,7 @@ def test_an_overridden_preset_has_no_scale_and_is_not_published(own, root, resul
     with pytest.raises(ConfigError, match="no overrides"):
         run_all("smoke", [changed], Options(root=root, publish=True))
     again = changed.run(root=root, progress=Silent(), preset="smoke")
-    assert again.scale_name is None and again.preset == "smoke"
+    assert again.scale is None and again.preset == "smoke"
     folder = changed.report(again).folder.name
     assert folder.startswith("own_idea.smoke.") and len(folder) > len("own_idea.smoke.")
 
