@@ -1,45 +1,40 @@
 """The PCFG studies from nothing to figures and claims, at the smallest size."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from experiments import (
-    pcfg_accuracy,
-    pcfg_autoregressive,
-    pcfg_curriculum,
-    pcfg_nonterminals,
-)
-from experiments.pcfg_setting import PRESETS, Setting
-from paper_repro import pcfg_accuracy as accuracy_claims
-from paper_repro import pcfg_curriculum as curriculum_claims
-from paper_repro import pcfg_nonterminals as nonterminal_claims
-from sandbox.errors import ConfigError
-from sandbox.plotting.style import save
+import sandbox.study as st
+from experiments.pcfg_accuracy import PcfgAccuracy, differences
+from experiments.pcfg_autoregressive import PcfgAutoregressive, _parts
+from experiments.pcfg_curriculum import PcfgCurriculum, best_for_others, drop
+from experiments.pcfg_nonterminals import PcfgNonterminals
+from sandbox.errors import ConfigError, SandboxError
 
-TINY = Setting(
-    start=("10", "11", "12"),
-    layers=1,
-    teacher_heads=2,
-    student_heads=1,
-    teacher_steps=40,
-    student_steps=40,
+OPTIMIZER = st.CosineAdam(peak=1e-2)
+TINY = st.Setting(
+    task=st.Strings(start=("10", "11", "12")),
+    teacher=st.Heads(2, layers=1),
+    student=st.Heads(1, layers=1),
+    teacher_optimizer=OPTIMIZER,
+    student_optimizer=OPTIMIZER,
+    budget=st.Fixed(teacher=40, student=40),
+    rule=st.ByDrop(),
+    unit="steps",
+    n_teachers=2,
+    group=1,
+    spacing=10,
+    student_every=10,
+    hold=10,
     batch=32,
     micro=32,
-    lr=1e-2,
-    spacing=10,
-    progressive_every=10,
-    progressive_speed=1.0,
-    hold=10,
-    n_seeds=2,
     eval_points=64,
-    probe_strings=16,
-    probe_places=2,
-    probe_every=20,
-    windows=(2, 3),
 )
-ACCURACY = pcfg_accuracy.Config(setting=TINY, taus=(1.0,))
+NGRAMS = st.Ngrams(every=20, strings=16, places=2, windows=(2, 3))
+ACCURACY = PcfgAccuracy(setting=TINY, taus=(1.0,), every=10)
+CURRICULUM = PcfgCurriculum(setting=TINY, ngrams=NGRAMS, candidates=(10, 20))
 
 
 @pytest.fixture(scope="module")
@@ -49,95 +44,158 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def accuracy(root):
-    return pcfg_accuracy.run(ACCURACY, root=root)
+    return ACCURACY.run(root=root)
 
 
 @pytest.fixture(scope="module")
 def curriculum(root):
-    config = pcfg_curriculum.Config(setting=TINY, candidates=(10, 20))
-    return pcfg_curriculum.run(config, root=root)
+    return CURRICULUM.run(root=root)
+
+
+def written(study, r):
+    """The claims of a study's report by id, and its facts, read back from its files."""
+    report = study.report(r)
+    report.write(quiet=True)
+    assert (report.folder / "figure.png").stat().st_size > 10_000
+    data = json.loads((report.folder / "claims.json").read_text())
+    return {c["id"]: c for c in data["claims"]}, data
 
 
 @pytest.mark.slow
-def test_accuracy_learns_draws_and_claims(accuracy, tmp_path):
+def test_accuracy_learns_draws_and_claims(accuracy):
     for t in accuracy.teachers:
-        assert t.loss[-1] < t.loss[0]
-        assert t.steps.tolist() == [0, 10, 20, 30, 40]
-    y = accuracy.accuracy("ce")
-    assert y.shape == (2, 5) and np.isfinite(y).all()
-    assert not np.array_equal(y, accuracy.accuracy("one_shot"))
-    assert save(pcfg_accuracy.draw(accuracy), tmp_path / "f")[0].stat().st_size > 10_000
-    claims = {c.id: c for c in accuracy_claims.claims(accuracy)}
-    gap = accuracy.accuracy("one_shot")[:, -1] - y[:, -1]
-    assert claims["G1.one_shot_ce.end"].obtained == pytest.approx(np.median(gap))
-    assert claims["G1.one_shot_ce.half"].seeds == {"teachers": 2, "students": 2}
+        loss = t.curves("loss")[0]
+        assert loss[-1] < loss[0]
+        assert (t.steps / TINY.batch).tolist() == [0, 10, 20, 30, 40]
+    ((_, y), _) = accuracy.curves("ce")
+    assert y.shape == (1, 1, 5) and np.isfinite(y).all()
+    assert not np.array_equal(y, accuracy.curves("one_shot")[0][1])
+    claims, _ = written(ACCURACY, accuracy)
+    gap = accuracy.at("one_shot").values - accuracy.at("ce").values
+    assert claims["G1.one_shot_ce.end"]["obtained"] == pytest.approx(np.median(gap))
+    assert claims["G1.one_shot_ce.half"]["seeds"] == {"teachers": 2, "students": 2}
     assert len(claims) == 6
 
 
 @pytest.mark.slow
-def test_curriculum_shares_teachers_draws_and_claims(accuracy, curriculum, tmp_path):
+def test_curriculum_shares_teachers_draws_and_claims(accuracy, curriculum):
     theirs = [t.run.folder.path for t in curriculum.teachers]
     assert theirs == [t.run.folder.path for t in accuracy.teachers]
-    assert curriculum.probed[0].steps.tolist() == [0, 20, 40]
-    assert curriculum.by_candidate(0.5).shape == (2, 2)
-    fig = pcfg_curriculum.draw(curriculum)
-    assert save(fig, tmp_path / "f")[0].stat().st_size > 10_000
-    ids = [c.id for c in curriculum_claims.phases(curriculum)]
-    ids += [c.id for c in curriculum_claims.ngrams(curriculum, fall=0.5)]
-    ids += [c.id for c in curriculum_claims.students(curriculum, 0.5)]
-    assert ids[:4] == ["G2", "G2.plateau", "G3.peak", "G3.fall"] and "G4.rule" in ids
-    y = curriculum.curve("m_robust/3/median")
-    fall = curriculum_claims.ngrams(curriculum, fall=0.5)[1]
-    assert fall.obtained == pytest.approx(np.median(y[:, -1] / y.max(1)), abs=1e-6)
-
-
-@pytest.mark.slow
-def test_nonterminals_are_probed_in_teachers_and_students(accuracy, root, tmp_path):
-    config = pcfg_nonterminals.Config(
-        accuracy=ACCURACY, probed=(10, 40), train=64, test=64, epochs=1, heads=1
+    assert curriculum.measured.steps.tolist() == [0, 20, 40]
+    assert CURRICULUM.by_candidate(curriculum, 0.5).shape == (2, 2)
+    claims, data = written(CURRICULUM, curriculum)
+    assert list(claims)[:4] == ["G2", "G2.plateau", "G3.peak", "G3.fall"]
+    assert "G4.rule" in claims and claims["G2"]["seeds"]["teachers"] == 2
+    y = curriculum.measured.m_robust(3)
+    assert claims["G3.fall"]["obtained"] == pytest.approx(
+        np.median(y[:, -1] / y.max(1))
     )
-    result = pcfg_nonterminals.run(config, root=root)
-    assert result.along["attention/nonterminal"].shape == (2, 2, 2)
-    assert set(result.students) == {"ce", "one_shot", "progressive", "two_shot"}
-    assert result.runs[0].folder.path == accuracy.students[0].folder.path
-    fig = pcfg_nonterminals.draw(result)
-    assert save(fig, tmp_path / "f")[0].stat().st_size > 10_000
-    assert nonterminal_claims.students(result).id == "G5.students"
+    located = [t.chosen.each[0].steepest / TINY.batch for t in curriculum.teachers]
+    assert drop(curriculum, "steepest").tolist() == located
+    peaks = data["measured"]["m_robust_median"]["3"]["peak_step"]
+    assert peaks == [20 * int(row.argmax()) for row in y]
+    whole = CURRICULUM.paper_claims(replace(curriculum, preset="paper"))
+    assert {c.id: c.rule for c in whole}["G3.fall"].endswith("<= 0.1, upper end <= 0.1")
 
 
 @pytest.mark.slow
-def test_other_settings_run(root, tmp_path):
-    config = pcfg_autoregressive._parts(TINY, level=1)
-    result = pcfg_autoregressive.run(config, root=root)
-    assert set(result.parts) == {"autoregressive", "grammar", "rate"}
-    fig = pcfg_autoregressive.draw(result)
-    assert save(fig, tmp_path / "f")[0].stat().st_size > 10_000
+def test_a_teacher_that_did_not_learn_is_left_out(curriculum, root):
+    fell = [float(np.ptp(t.curves("loss"))) for t in curriculum.teachers]
+    rule = st.ByDrop(least=sum(fell) / 2)
+    study = replace(CURRICULUM, setting=replace(TINY, rule=rule))
+    claims, data = written(study, study.run(root=root))
+    (lost,) = data["left_out"]
+    assert lost.startswith(f"seed {int(np.argmin(fell))}: teacher's loss fell by")
+    assert claims["G3.fall"]["seeds"]["teachers"] == 1
+    assert claims["G4.place"]["holds"] in (True, False)
+    assert claims["G4.others"]["holds"] is None  # there are no others
+    none = replace(CURRICULUM, setting=replace(TINY, rule=st.ByDrop(least=1e3)))
+    with pytest.raises(SandboxError, match=r"no teacher learned \(seed 0: .* by "):
+        none.run(root=root)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+def test_the_best_for_others_is_chosen_without_looking():
+    y = np.asarray([[0.1, 0.9], [0.8, 0.2], [0.7, np.nan]])
+    assert best_for_others(y).tolist() == [0.1, 0.2, pytest.approx(np.nan, nan_ok=True)]
+    assert np.isnan(best_for_others(y[:1])).all()
+
+
+@pytest.mark.slow
+def test_nonterminals_are_probed_in_teachers_and_students(accuracy, root):
+    sizes = {"train": 64, "test": 64, "epochs": 1, "heads": 1}
+    study = PcfgNonterminals(accuracy=ACCURACY, ngrams=NGRAMS, probed=(10, 40), **sizes)
+    r = study.run(root=root)
+    assert r.measured.along["attention/nonterminal"].shape == (2, 2, 2)
+    assert set(r.measured.students) == {"ce", "one_shot", "progressive", "two_shot"}
+    assert r.students[0][0].folder.path == accuracy.students[0][0].folder.path
+    claims, _ = written(study, r)
+    assert claims["G5.students"]["seeds"] == {"teachers": 2, "students": 2}
+    assert set(claims) == {
+        f"G5.{n}" for n in ("ngrams", "levels", "levels_gain", "students")
+    }
+
+
+@pytest.mark.slow
+def test_other_settings_run(root):
+    study = PcfgAutoregressive(**_parts(TINY), every=10)
+    r = study.run(root=root)
+    assert set(r.parts) == {"autoregressive", "grammar", "rate"}
+    pace = {n: p.strategies["progressive"].source for n, p in r.parts.items()}
+    assert [p.speed for p in pace.values()] == [2.0, 1.0, 1.0]
+    assert [p.every for p in pace.values()] == [640, 320, 320]
+    claims, data = written(study, r)
+    ours = differences(r.parts["rate"], (1.0,), "G6.rate")
+    assert {c.id for c in ours} < set(claims) and len(claims) == 18
+    assert data["ceiling"]["autoregressive"] is None < data["ceiling"]["rate"]
+
+
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "paper"])
 def test_every_study_builds_its_presets(preset):
-    for study in (
-        pcfg_accuracy,
-        pcfg_curriculum,
-        pcfg_nonterminals,
-        pcfg_autoregressive,
-    ):
-        assert study.PRESETS[preset]() == study.PRESETS[preset]()
+    for study in (PcfgAccuracy, PcfgCurriculum, PcfgNonterminals, PcfgAutoregressive):
+        assert study.preset(preset) == study.preset(preset)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("make", "message"),
     [
-        ({"grammar": "cfg3z"}, "no grammar"),
-        ({"start": ("99",)}, "start symbol 99"),
-        ({"hold": 7}, "setting.hold = 7 must be"),
-        ({"teacher_steps": 0}, "setting.teacher_steps"),
-        ({"rate": 0.0}, "task.rate"),
-        ({"level": 9, "task": "next_token"}, "task.level"),
-        ({"teacher_heads": 0}, "model.heads"),
-        ({"lr": -1.0}, "lr"),
+        (lambda: st.Strings(grammar="cfg3z"), "no grammar"),
+        (lambda: st.Strings(start=("99",)), "start symbol 99"),
+        (lambda: st.Strings(rate=0.0), "task.rate"),
+        (lambda: st.Strings(predict="next", level=9), "task.level"),
+        (lambda: st.Fixed(teacher=0), "budget.teacher"),
+        (lambda: st.Heads(0), "network.heads"),
+        (lambda: st.CosineAdam(peak=-1.0), "optimizer.peak"),
+        (lambda: replace(TINY, hold=40), "setting.hold = 40 must be"),
     ],
 )
-def test_bad_settings_are_refused_before_training(changes, message):
+def test_bad_settings_are_refused_before_training(make, message):
     with pytest.raises(ConfigError, match=message):
-        replace(TINY, **changes)
+        replace(TINY, task=made) if isinstance(made := make(), st.Strings) else made
+
+
+@pytest.mark.parametrize(
+    ("study", "changes", "message"),
+    [
+        (CURRICULUM, {"candidates": (20, 10)}, "candidates must be two or more"),
+        (CURRICULUM, {"candidates": (10, 15)}, "checkpoint 480"),
+        (CURRICULUM, {"ngrams": st.Ngrams(every=25)}, "ngrams.every = 25"),
+        (CURRICULUM, {"ngrams": replace(NGRAMS, windows=(2,))}, "must hold 3"),
+        (
+            CURRICULUM,
+            {"setting": replace(TINY, task=st.Strings(predict="next"))},
+            "setting.task must be masked: the n-gram probe masks tokens",
+        ),
+        (PcfgNonterminals(), {"probed": (25, 300)}, "probed must be increasing"),
+        (PcfgNonterminals(), {"train": 100}, "must divide probe.train = 100"),
+        (PcfgAutoregressive(), {"autoregressive": TINY}, "must predict next"),
+        (PcfgAutoregressive(), {"speed": 0.5}, "speed = 0.5 must be at least 1"),
+    ],
+)
+def test_bad_studies_are_refused_before_training(study, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(study, **changes)
+
+
+def test_windows_of_a_probe_are_increasing():
+    with pytest.raises(ConfigError, match="windows must be increasing"):
+        st.Ngrams(windows=(3, 2))
