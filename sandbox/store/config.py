@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import linecache
 import math
 import sys
 import types
@@ -113,10 +114,12 @@ def foreign_sources(value: Any) -> dict[str, str]:
     The code of a class is its source and that of every function, class, constant and
     import at the top of the same file that it refers to by name, directly or through
     another. Comments, layout and the order of definitions do not count, nor does what
-    stands under `if __name__ == "__main__"` or in another file.
+    stands under `if __name__ == "__main__"` or in another file. In a notebook,
+    functions and classes count as the cells that made them say, and data by its value.
 
     Raises:
-      ConfigError: a class is not defined in a file, or two share a tag.
+      ConfigError: a class is not defined in a file or a cell, one of a cell refers to
+        data that is not plain, or two share a tag.
     """
     found: dict[str, str] = {}
 
@@ -136,28 +139,79 @@ def foreign_sources(value: Any) -> dict[str, str]:
     return found
 
 
-@cache  # a class stays what it was when it was imported, whatever its file becomes
 def _code_hash(cls: type) -> str:
-    file, first = _file_of(cls), cls.__qualname__.partition(".")[0]
     try:
-        top = {} if file is None else _top_level(ast.parse(file.read_bytes()))
-    except (OSError, SyntaxError, ValueError):
-        top = {}
-    if first not in top:
+        code = _code_of_cells(cls) if _file_of(cls) is None else _code_of_file(cls)
+    except (OSError, SyntaxError, ValueError, KeyError) as e:
         raise ConfigError(
             f"{cls.__qualname__} must be defined in a file, because its source is part"
             " of the run's identity."
-        )
+        ) from e
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()
+
+
+@cache  # a class stays what it was when it was imported, whatever its file becomes
+def _code_of_file(cls: type) -> list[str]:
+    file, first = _file_of(cls), cls.__qualname__.partition(".")[0]
+    top = _top_level(ast.parse(file.read_bytes())) if file else {}
     todo, seen = [first], set()
     while todo:
         name = todo.pop()
         if name in seen or name not in top:
             continue
         seen.add(name)
-        for node in top[name]:
-            todo += [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
-    code = [ast.unparse(node) for name in sorted(seen) for node in top[name]]
-    return hashlib.sha256("\n".join(code).encode()).hexdigest()
+        todo += _names(top[name])
+    return [ast.unparse(node) for name in sorted(seen | {first}) for node in top[name]]
+
+
+def _code_of_cells(cls: type) -> list[str]:
+    """Name and code of a notebook's class and of all it refers to, as they are now."""
+    space = vars(sys.modules[cls.__module__]) | {cls.__qualname__: cls}
+    todo, seen = [cls.__qualname__.partition(".")[0]], dict[str, str]()
+    space[todo[0]]  # or it has no identity
+    while todo:
+        name = todo.pop()
+        if name in seen or name not in space:
+            continue
+        value = inspect.unwrap(space[name])
+        home, own = (getattr(value, f"__{a}__", "") for a in ("module", "qualname"))
+        if isinstance(value, types.ModuleType):
+            seen[name] = value.__name__
+        elif own and home != cls.__module__:
+            seen[name] = f"{home}.{own}"
+        elif nodes := _cell_of(value):
+            seen[name] = "\n".join(map(ast.unparse, nodes))
+            todo += _names(nodes)
+        elif isinstance(value, type):  # of data alone, which cells do not tell apart
+            data = {k: v for k, v in vars(value).items() if k[:2] != "__"}
+            made = fields(value) if is_dataclass(value) else ()
+            factories = [f for f in made if f.default_factory is not MISSING]
+            seen[name] = _plain([[f.name for f in made], data, factories])
+        else:
+            seen[name] = _plain(value)
+    return [f"{name}: {code}" for name, code in sorted(seen.items())]
+
+
+def _plain(value: Any) -> str:
+    if ast.literal_eval(repr(value)) != value:
+        raise ValueError("no plain data")
+    return repr(value)
+
+
+def _cell_of(value: Any) -> list[ast.stmt]:
+    """The statements of a cell that made a function, or a class with functions."""
+    for member in vars(value).values() if isinstance(value, type) else [value]:
+        inner = getattr(member, "fget", None) or getattr(member, "__func__", member)
+        code = getattr(inspect.unwrap(inner), "__code__", None)
+        if code and code.co_filename in linecache.cache:  # not what a dataclass adds
+            cell = "".join(linecache.getlines(code.co_filename))
+            top = _top_level(ast.parse(cell))
+            return top.get(value.__qualname__.partition(".")[0], [])
+    return []
+
+
+def _names(nodes: Iterable[ast.stmt]) -> list[str]:
+    return [n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name)]
 
 
 def _top_level(module: ast.Module) -> dict[str, list[ast.stmt]]:

@@ -1,7 +1,9 @@
 """The code of one's own classes is part of their identity."""
 
 import importlib.util
+import linecache
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -141,6 +143,87 @@ def test_ones_own_parity_is_never_the_built_in(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="two different classes are a_study:Parity"):
         from_json(RunSpec, data, extra=(mine, other))
     sys.modules.pop("a_study")
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """Runs a cell as IPython does: no file, its source in `linecache`."""
+    main = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(linecache, "cache", dict(linecache.cache))
+
+    def run(cell: str) -> dict[str, Any]:
+        name = f"/tmp/ipykernel_1/{hash(cell)}.py"  # the same cell, the same name
+        lines = cell.splitlines(keepends=True)
+        linecache.cache[name] = (len(cell), None, lines, name)
+        exec(compile(cell, name, "exec"), vars(main))
+        return vars(main)
+
+    return run
+
+
+CELLS = [
+    """import math
+import numpy as np
+from dataclasses import dataclass
+from typing import Literal
+from sandbox.tasks.parity import Parity as Base""",
+    "SCALE = 3\nTABLE = {}\nUNUSED = 4",
+    'TABLE["a"] = 1',
+    "@dataclass(frozen=True)\nclass Part:\n    size: int = 1",
+    "def helper(x):\n    return math.floor(deeper(x)) * SCALE",
+    "def deeper(x):\n    return x",
+    """@dataclass(frozen=True, kw_only=True)
+class Parity(Base):
+    part: Part = Part()
+    kind: Literal["a", "b"] = "a"
+
+    def labels(self, x, supports):
+        return helper(super().labels(x, supports)) + TABLE["a"]""",
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("return math.floor(deeper(x)) *", "return math.floor(deeper(x)) +", True),
+        ("math.floor", "math.ceil", True),
+        ("    return x", "    return -x", True),
+        ("SCALE = 3", "SCALE = 4", True),
+        ('TABLE["a"] = 1', 'TABLE["a"] = 2', True),
+        ("return helper", "return 1 + helper", True),
+        ("size: int = 1", "size: int = 2", True),
+        ("import Parity as Base", "import NoisyParity as Base", True),
+        ("UNUSED = 4", "UNUSED = 5", False),
+        ("    return x", "    # as it is\n    return x", False),
+    ],
+)
+def test_a_class_of_a_notebook_is_its_cells(
+    notebook: Callable[[str], dict[str, Any]], old: str, new: str, counts: bool
+) -> None:
+    """Also after cells were changed, run anew, and changed back."""
+
+    def code(old: str = "", new: str = "") -> dict[str, str]:
+        for cell in CELLS:
+            notebook(cell.replace(old, new) if old else cell)
+        made = notebook("made = Parity(d=10, k=2)")["made"]
+        assert to_json(made)["type"] == "__main__:Parity"
+        return foreign_sources(made)
+
+    before = code()
+    assert before.keys() == {"__main__:Parity", "__main__:Part"}
+    assert (code(old, new) != before) == counts
+    assert code() == before
+
+
+@pytest.mark.parametrize("data", ["np.arange(3)", "object()"])
+def test_a_notebook_class_refers_to_plain_data_only(
+    notebook: Callable[[str], dict[str, Any]], data: str
+) -> None:
+    for cell in [*CELLS, f"SCALE = {data}"]:
+        notebook(cell)
+    with pytest.raises(ConfigError, match="Parity must be defined in a file"):
+        foreign_sources(notebook("made = Parity(d=10, k=2)")["made"])
 
 
 def test_a_class_without_a_file_has_no_identity() -> None:
