@@ -249,13 +249,10 @@ class PcfgNonterminals(st.Study):
 
 def _order(x: Any, steps: np.ndarray, text: str) -> st.Quantity:
     """Rank correlation of `x` and every teacher's steps `(T, n)`, 0 if all alike."""
-    each = [
-        np.nan
-        if np.isnan(row).any()
-        else np.nan_to_num(rank_correlation(np.asarray(x), row))
-        for row in steps
-    ]
-    return st.of_teachers(each, f"Spearman of {text}")
+    each = [rank_correlation(np.asarray(x), row) for row in steps]
+    lost = np.isnan(steps).any(1)
+    known = np.where(lost, np.nan, np.nan_to_num(each))
+    return st.of_teachers(known, f"Spearman of {text}")
 
 
 if __name__ == "__main__":
