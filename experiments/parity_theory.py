@@ -1,7 +1,7 @@
 """The analysed setting: one large-batch step from labels, or from a checkpoint.
 
     python -m experiments.parity_theory smoke
-    python -m experiments.parity_theory cpu --label-seeds 10
+    python -m experiments.parity_theory cpu --theory.label-seeds 10
     python -m experiments.parity_theory --help
 
 The two-phase setting in which arXiv 2410.05464 proves its separation (after Barak et
@@ -14,258 +14,439 @@ until half of the squared update lies in it (`aligned`), and until the second la
 reaches accuracy .9 (`accuracy`). The teacher's own cost is left out, as in the theorem.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import Any
 
-from sandbox.errors import require
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+import sandbox.study as st
+from sandbox.plotting.curves import estimates, log_ticks
+from sandbox.plotting.style import color_of
+from sandbox.text import number
+from sandbox.theory import two_stage
+from sandbox.theory.exponents import (
+    Exponent,
+    Scaling,
+    difference,
+    survival_estimate,
+)
+from sandbox.theory.parity_bounds import coefficient_pair
+from sandbox.theory.two_stage import SUPERVISIONS, Problem, TwoStage
 
-    from experiments.parity_theory_measure import Control, Needed
-    from sandbox.theory.exponents import Exponent
-    from sandbox.train.progress import Progress
-
-SUPERVISIONS = ("labels", "checkpoint")
-CAPTION = """\
-The analysed setting: mirrored ReLU networks on (d, k)-sparse parity, one large-batch
-step of the first layer with the hinge loss, from labels (grey) or from the checkpoint
-of a teacher after its own first step (purple). Dashed: closed forms, without fitting.
-Top left: the population gradient from labels is the same at every neuron up to a sign,
-t_{k-1} in the support S (full markers) and t_{k+1} outside (hollow); measured means of
-65,536 samples a seed at cpu scale, bars two standard errors over seeds. t_3 is outside
-for k = 2 and in S for k = 4. Top middle: degree-1 coefficients of twelve checkpoints,
-in S large and of unequal size, outside about (k - 1)/(d - k) times that; a student's
-gradient is half of them. Top right: share of a student's squared update that lies in S,
-median and quartiles of seeds; dotted, chance. Bottom left: the batch at which half of
-it does. Bottom middle: the batch at which the k largest coordinates of the mean
-absolute update are S, among the teachers whose exact coefficients allow it (few at
-small d for k = 4 and 6). Medians with 95% bootstrap intervals. Bottom right: exponents
-in d fitted to single runs, censored ones included. Labels pay about d^k for an aligned
-update and d^(k-1) for the support, the checkpoint about d^1 and d^0 (with logarithms)
-for every k. Not shown: for k = 4 and 6 the checkpoint's student finds the support but
-its second layer seldom decodes it, since all of its rows are parallel and the
-coefficients unequal.
-"""
+Values = dict[str, np.ndarray]
+"""What `TwoStage.measure` returns."""
+MARKERS = {2: "o", 4: "s", 6: "^"}
+COLORS = {"labels": color_of("ce"), "checkpoint": color_of("two_shot")}
+"""Those of the strategies in other figures."""
+TEACHERS, FEWEST = 12, 3
+"""Teachers shown in the scatter, and runs from which a median is drawn."""
+CRITERIA = {
+    "aligned": ("half of the update in S", "o", True),
+    "support": ("top k is S", "D", False),
+    "accuracy": ("accuracy .9", "*", True),
+}
+"""Words, marks, and whether these are filled."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The study's knobs.
+class ParityTheory(st.Study):
+    """Claim P9 in the setting of the theorem itself.
 
     Attributes:
-      d_k2: dimensions of k = 2, odd and increasing; likewise `d_k4` and `d_k6`.
-      d_k4: of k = 4.
-      d_k6: of k = 6; may be empty.
-      checkpoint_d: further dimensions of every k, for students of checkpoints alone.
-      accuracy_k: k whose students go through the second stage at every batch.
-      label_seeds: students of labels at every (d, k).
-      checkpoint_seeds: students of checkpoints, each with a teacher of its own.
-      teacher_pairs: mirrored pairs of a teacher.
-      student_pairs: mirrored pairs of a student.
-      label_cap: largest batch of labels, in units of the closed form's `aligned_batch`.
-      checkpoint_cap: largest batch from a checkpoint.
-      check_blocks: blocks of 4096 rows behind each measured population gradient.
-      control_k: an odd k, the negative control.
-      control_d: its dimension, odd; the control beside it has one more.
+      theory: what is computed.
     """
 
-    d_k2: tuple[int, ...] = (17, 33, 65)
-    d_k4: tuple[int, ...] = (17, 25)
-    d_k6: tuple[int, ...] = ()
-    checkpoint_d: tuple[int, ...] = ()
-    accuracy_k: tuple[int, ...] = (2,)
-    label_seeds: int = 10
-    checkpoint_seeds: int = 20
-    teacher_pairs: int = 64
-    student_pairs: int = 32
-    label_cap: float = 16.0
-    checkpoint_cap: int = 8192
-    check_blocks: int = 8
-    control_k: int = 3
-    control_d: int = 17
+    theory: TwoStage = TwoStage()
 
-    def __post_init__(self) -> None:
-        """Refuses what the closed forms do not cover."""
-        lists = [(f"d_k{k}", 2 * k, dims) for k, dims in self.cases.items()]
-        lists.append(
-            ("checkpoint_d", 2 * max(self.cases, default=1), self.checkpoint_d)
-        )
-        for name, least, dims in lists:
-            require(
-                all(d % 2 == 1 and d > least for d in dims),
-                f"{name} must hold odd dimensions above 2 k = {least}, got {dims}: at"
-                " an even d ties show a student more than degree 1.",
-            )
-            require(
-                list(dims) == sorted(set(dims)), f"{name} must increase, got {dims}."
-            )
-        require(
-            all(k in self.cases for k in self.accuracy_k),
-            f"accuracy_k must name k that have dimensions, got {self.accuracy_k}.",
-        )
-        for name in ("label_seeds", "checkpoint_seeds"):
-            value = getattr(self, name)
-            require(value >= 2, f"{name} must be at least 2, got {value}.")
-        for name in ("teacher_pairs", "student_pairs", "check_blocks", "label_cap"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name} must be at least 1, got {value}.")
-        require(
-            self.checkpoint_cap >= 64,
-            f"checkpoint_cap must be at least 64, got {self.checkpoint_cap}.",
-        )
-        k, d = self.control_k, self.control_d
-        require(
-            k >= 3 and k % 2 == 1 and d % 2 == 1 and d > 2 * k + 2,
-            "control_k and control_d must be odd, 3 <= control_k < control_d / 2 - 1,"
-            f" got {k} and {d}.",
-        )
-
-    def dimensions(self, k: int, supervision: str) -> tuple[int, ...]:
-        """The dimensions of one k and supervision, increasing."""
-        more = self.checkpoint_d if supervision == "checkpoint" else ()
-        return tuple(sorted({*self.cases[k], *more}))
+    presets = {
+        "smoke": st.preset("Supports of 2 and 4, d up to 65, ten students of labels."),
+        "cpu": st.preset(
+            "Supports of 2, 4 and 6, labels up to d = 129, checkpoints up to 257.",
+            theory=TwoStage(
+                d_k2=(17, 33, 65, 129),
+                d_k4=(17, 25, 33, 49),
+                d_k6=(17, 21, 25),
+                checkpoint_d=(65, 129, 257),
+                label_seeds=20,
+                checkpoint_seeds=24,
+                check_blocks=16,
+                control_d=33,
+            ),
+        ),
+        "paper": st.preset(
+            "The same at larger d with more seeds; the theorem itself names no sizes.",
+            theory=TwoStage(
+                d_k2=(17, 33, 65, 129, 257, 513),
+                d_k4=(17, 25, 33, 49, 65, 97, 129),
+                d_k6=(17, 21, 25, 29, 33, 41, 49),
+                checkpoint_d=(65, 129, 257, 513, 1025),
+                label_seeds=50,
+                checkpoint_seeds=200,
+                teacher_pairs=256,
+                checkpoint_cap=131_072,
+                check_blocks=256,
+                control_d=65,
+            ),
+        ),
+    }
+    since = {"any": "2026-11-22 11ec04a"}
 
     @property
-    def cases(self) -> dict[int, tuple[int, ...]]:
-        """Dimensions of every k that has some."""
-        every = {2: self.d_k2, 4: self.d_k4, 6: self.d_k6}
-        return {k: dims for k, dims in every.items() if dims}
+    def computed(self) -> TwoStage:
+        """Everything: nothing is trained."""
+        return self.theory
 
+    @property
+    def cases(self) -> list[tuple[int, str, str]]:
+        """Every k, supervision and criterion."""
+        return [
+            (k, s, c)
+            for k in self.theory.cases
+            for s in SUPERVISIONS
+            for c in self.theory.criteria(k)
+        ]
 
-def smoke() -> Config:
-    """Supports of 2 and 4, d up to 65, ten students of labels."""
-    return Config()
+    def along(self, r: st.Result, k: int, supervision: str) -> dict[int, Values]:
+        """What was measured of one k, by d."""
+        every = self.theory.dimensions(k, supervision)
+        return {d: r.values[str(Problem(k, d, supervision))] for d in every}
 
-
-def cpu() -> Config:
-    """Supports of 2, 4 and 6, labels up to d = 129, checkpoints up to 257."""
-    return Config(
-        d_k2=(17, 33, 65, 129),
-        d_k4=(17, 25, 33, 49),
-        d_k6=(17, 21, 25),
-        checkpoint_d=(65, 129, 257),
-        label_seeds=20,
-        checkpoint_seeds=24,
-        checkpoint_cap=8192,
-        check_blocks=16,
-        control_d=33,
-    )
-
-
-def paper() -> Config:
-    """The same at larger d with more seeds; the theorem itself names no sizes."""
-    return Config(
-        d_k2=(17, 33, 65, 129, 257, 513),
-        d_k4=(17, 25, 33, 49, 65, 97, 129),
-        d_k6=(17, 21, 25, 29, 33, 41, 49),
-        checkpoint_d=(65, 129, 257, 513, 1025),
-        label_seeds=50,
-        checkpoint_seeds=200,
-        teacher_pairs=256,
-        checkpoint_cap=131072,
-        check_blocks=256,
-        control_d=65,
-    )
-
-
-PRESETS = {"smoke": smoke, "cpu": cpu, "paper": paper}
-
-
-@dataclass(frozen=True)
-class Result:
-    """Everything that was measured.
-
-    Attributes:
-      config: what was run.
-      needed: one entry a (k, d, supervision).
-      controls: the negative control, and the even d beside it.
-      seconds: what it took.
-    """
-
-    config: Config
-    needed: "tuple[Needed, ...]"
-    controls: "tuple[Control, Control]"
-    seconds: float
-
-    def along(self, k: int, supervision: str) -> "list[Needed]":
-        """The entries of one k, by d."""
-        return [n for n in self.needed if (n.k, n.supervision) == (k, supervision)]
+    def law(self, r: st.Result, k: int, supervision: str, criterion: str) -> Scaling:
+        """Needed batches and caps of all runs of one k, by d."""
+        found = self.along(r, k, supervision).items()
+        caps = {d: np.full(len(v["share"]), float(v["sizes"][-1])) for d, v in found}
+        return Scaling({d: (v[criterion], caps[d]) for d, v in found})
 
     def exponent(
-        self, k: int, supervision: str, criterion: str, *, common: bool = False
-    ) -> "Exponent":
-        """Fitted exponent in d of the needed batch, censored runs included.
+        self, r: st.Result, k: int, supervision: str, criterion: str
+    ) -> Exponent:
+        """Fitted exponent in d of the needed batch, censored runs included."""
+        law = self.law(r, k, supervision, criterion)
+        return law.exponent(seed=SUPERVISIONS.index(supervision))
 
-        Args:
-          k: size of the support.
-          supervision: one of `SUPERVISIONS`.
-          criterion: support, aligned or accuracy.
-          common: fit only the dimensions that labels were measured at.
-        """
-        import numpy as np
-
-        from sandbox.theory.exponents import fit_exponent
-
-        rows = self.along(k, supervision)
-        if common:
-            rows = [n for n in rows if n.d in self.config.cases[k]]
-        counts = [len(n.batch[criterion]) for n in rows]
-        d = np.repeat([float(n.d) for n in rows], counts)
-        caps = np.repeat([float(n.cap) for n in rows], counts)
-        batch = np.concatenate([n.batch[criterion] for n in rows])
-        return fit_exponent(d, batch, caps, seed=SUPERVISIONS.index(supervision))
-
-    def predicted(self, k: int, supervision: str, criterion: str) -> float:
+    def predicted(
+        self, r: st.Result, k: int, supervision: str, criterion: str
+    ) -> float:
         """Exponent of the closed form's batches over the same d; NaN without any."""
-        import numpy as np
-
-        rows = self.along(k, supervision)
-        batch = [n.predicted.get(criterion, np.nan) for n in rows]
-        if len(rows) < 2 or not np.isfinite(batch).all():
+        found = self.along(r, k, supervision)
+        batch = [float(v.get(f"predicted_{criterion}", np.nan)) for v in found.values()]
+        if len(batch) < 2 or not np.isfinite(batch).all():
             return float("nan")
-        return float(np.polyfit(np.log([n.d for n in rows]), np.log(batch), 1)[0])
+        return float(np.polyfit(np.log(list(found)), np.log(batch), 1)[0])
 
+    def figure(self, r: st.Result) -> Figure:
+        """Closed forms beside measured gradients, needed batches, and exponents.
 
-def run(config: Config, *, root: Path, progress: "Progress | None" = None) -> Result:
-    """Measures everything; nothing is stored, since it takes minutes.
+        The analysed setting: mirrored ReLU networks on (d, k)-sparse parity, one
+        large-batch step of the first layer with the hinge loss, from labels (grey) or
+        from the checkpoint of a teacher after its own first step (purple). Dashed:
+        closed forms, without fitting. Top left: the population gradient from labels is
+        the same at every neuron up to a sign, t_{k-1} in the support S (full markers)
+        and t_{k+1} outside (hollow); measured means of 65,536 samples a seed at cpu
+        scale, bars two standard errors over seeds. t_3 is outside for k = 2 and in S
+        for k = 4. Top middle: degree-1 coefficients of twelve checkpoints, in S large
+        and of unequal size, outside about (k - 1)/(d - k) times that; a student's
+        gradient is half of them. Top right: share of a student's squared update that
+        lies in S, median and quartiles of seeds; dotted, chance. Bottom left: the batch
+        at which half of it does. Bottom middle: the batch at which the k largest
+        coordinates of the mean absolute update are S, among the teachers whose exact
+        coefficients allow it (few at small d for k = 4 and 6). Medians with 95%
+        bootstrap intervals. Bottom right: exponents in d fitted to single runs,
+        censored ones included. Labels pay about d^k for an aligned update and d^(k-1)
+        for the support, the checkpoint about d^1 and d^0 (with logarithms) for every k.
+        Not shown: for k = 4 and 6 the checkpoint's student finds the support but its
+        second layer seldom decodes it, since all of its rows are parallel and the
+        coefficients unequal.
+        """
+        fig, ((a, b, c), (e, f, g)) = st.panels(2, 3, height=4.9)
+        self._draw_coefficients(a, r)
+        self._draw_degree1(b, r)
+        self._draw_shares(c, r)
+        self._draw_batches(e, r, "aligned")
+        self._draw_batches(f, r, "support")
+        self._draw_exponents(g, r)
+        ks = self.theory.cases
+        words = {"labels": "labels", "checkpoint": "checkpoint after stage one"}
+        handles = [
+            _mark(color=COLORS[s], label=f"taught by: {words[s]}") for s in words
+        ]
+        handles += [_mark(marker=MARKERS[k], ls="", label=f"k = {k}") for k in ks]
+        handles += [_mark(ls="--", lw=1, label="closed form")]
+        fig.legend(handles=handles, loc="outside upper left", ncols=len(ks) + 3)
+        return fig
 
-    Args:
-      config: what to measure.
-      root: not used; studies that train keep their runs there.
-      progress: not used; a line a problem is printed.
-    """
-    del root, progress
-    import time
+    def _draw_coefficients(self, ax: Axes, r: st.Result) -> None:
+        """Exact |t_{k-1}| and |t_{k+1}|, and measured ones with their errors."""
+        for k in self.theory.cases:
+            found = self.along(r, k, "labels")
+            d = np.asarray(list(found))
+            every = np.arange(d[0], d[-1] + 1, 2)
+            exact = np.abs([coefficient_pair(int(v), k) for v in every])
+            for j, (part, color) in enumerate(_parts(k)):
+                ax.plot(every, exact[:, j], "--", lw=1, color=color)
+                each = [v["measured"][:, part].mean(1) for v in found.values()]
+                mean = np.asarray([abs(v.mean()) for v in each])
+                error = np.asarray([2 * v.std(ddof=1) / len(v) ** 0.5 for v in each])
+                seen = mean > error  # the rest is noise, and has no place on a log axis
+                ax.errorbar(
+                    d[seen], mean[seen], np.minimum(error, 0.99 * mean)[seen],
+                    fmt=MARKERS[k], ms=3.5, lw=1, mfc="white" if j else color,
+                    color=color,
+                )  # fmt: skip
+        self._log_axes(ax, "labels")
+        ax.set(ylabel="|gradient|, any neuron", title="labels: in S (●), outside (○)")
 
-    from experiments.parity_theory_measure import measure, measure_controls
+    def _largest(self, r: st.Result, supervision: str) -> tuple[int, int, Values]:
+        """K = 4 if there is one, the largest d that labels have, and what was found."""
+        cases = self.theory.cases
+        k = 4 if 4 in cases else next(iter(cases))
+        d = cases[k][-1]
+        return k, d, self.along(r, k, supervision)[d]
 
-    begin = time.monotonic()
-    needed: list[Needed] = []
-    for k in config.cases:
+    def _draw_degree1(self, ax: Axes, r: st.Result) -> None:
+        """Measured degree-1 coefficients of a few checkpoints against exact ones."""
+        k, d, found = self._largest(r, "checkpoint")
+        exact, measured = (2 * found[v][:TEACHERS] for v in ("exact", "measured"))
+        ends = np.asarray([exact.min(), exact.max()])
+        ax.plot(ends, ends, "--", color="0.35", lw=0.8)
+        for (part, color), label in zip(_parts(k), ("in S", "outside"), strict=True):
+            x, y = exact[:, part].ravel(), measured[:, part].ravel()
+            ax.plot(x, y, "o", ms=3.5, mew=0, color=color, alpha=0.7, label=label)
+        ax.set(xlabel="exact E[$f_1 x_i$]", ylabel="measured")
+        ax.set_title(f"checkpoints, k = {k}, d = {d}")
+        ax.legend(loc="upper left", handletextpad=0.2)
+
+    def _draw_shares(self, ax: Axes, r: st.Result) -> None:
+        """Share of the update in S against the batch: median and quartiles of seeds."""
+        k, d, _ = self._largest(r, "labels")
+        for supervision, color in COLORS.items():
+            *_, v = self._largest(r, supervision)
+            b, share = v["sizes"], v["share"]
+            alive = (~np.isnan(share)).mean(0) >= 0.9
+            low, mid, high = np.nanquantile(share[:, alive], (0.25, 0.5, 0.75), axis=0)
+            ax.fill_between(b[alive], low, high, color=color, alpha=0.2, lw=0)
+            ax.plot(b[alive], mid, color=color)
+            ax.plot(b, v["predicted_share"], "--", color=color, lw=0.9)
+        ax.axhline(0.5, color="0.8", lw=0.8)
+        ax.axhline(k / d, color="0.8", lw=0.8, ls=":")
+        ax.set(xscale="log", ylim=(0, 1), title=f"k = {k}, d = {d}")
+        ax.set(xlabel="batch", ylabel="share of the update in S")
+        ax.minorticks_off()
+
+    def _draw_batches(self, ax: Axes, r: st.Result, criterion: str) -> None:
+        """Kaplan-Meier medians of `FEWEST` runs or more, with intervals.
+
+        A hollow triangle at the cap says that there is none.
+        """
+        for k in self.theory.cases:
+            for supervision, color in COLORS.items():
+                every = self.law(r, k, supervision, criterion).runs
+                runs = {d: v for d, v in every.items() if _counted(v[0]) >= FEWEST}
+                law, d, line = Scaling(runs), list(runs), criterion != "aligned"
+                if not runs:
+                    continue
+                estimates(
+                    ax, d, law.medians(), color=color, cap=law.caps,
+                    fmt=f"{MARKERS[k]}{'-' * line}", lw=0.6,
+                )  # fmt: skip
+                if criterion == "aligned":
+                    found = self.along(r, k, supervision)
+                    exact = [v["predicted_aligned"] for x, v in found.items() if x in d]
+                    ax.plot(d, exact, "--", color=color, lw=0.9)
+        self._log_axes(ax, "checkpoint")
+        ax.set(ylabel="needed batch", title=CRITERIA[criterion][0])
+
+    def _draw_exponents(self, ax: Axes, r: st.Result) -> None:
+        """Fitted exponents against k, with intervals."""
+        ks = np.asarray(list(self.theory.cases))
+        for k, s, c in self.cases:
+            e, (_, mark, fill) = self.exponent(r, k, s, c), CRITERIA[c]
+            if e.upper - e.lower < 3:
+                beside = 0.16 * (list(CRITERIA).index(c) - 1) + 0.05 * (s != "labels")
+                mfc, color = COLORS[s] if fill else "white", COLORS[s]
+                at, found = [k + beside], [e.estimate]
+                size = 6 if mark == "*" else 4
+                estimates(ax, at, found, color=color, fmt=mark, mfc=mfc, ms=size)
+        for y, text in ((ks, "$k$"), (ks - 1, "$k-1$"), (ks**0, "1")):
+            ax.plot(ks, y, ":", color="0.35", lw=0.9)
+            ax.text(ks[-1] + 0.25, y[-1], text, fontsize=6.5, va="center")
+        ax.axhline(0, color="0.8", lw=0.6)
+        ax.set(xlabel="k", xlim=(ks[0] - 0.6, ks[-1] + 0.9), xticks=ks)
+        ax.set(ylabel="exponent of the batch in d", title="fitted exponents, 95%")
+        handles = [
+            _mark(marker=shape, ls="", label=word, mfc="0.35" if fill else "white")
+            for word, shape, fill in CRITERIA.values()
+        ]
+        ax.legend(handles=handles, loc="upper left", fontsize=6)
+
+    def _log_axes(self, ax: Axes, supervision: str) -> None:
+        """Few dimensions that stand apart on a logarithmic axis."""
+        ticks: list[int] = []
+        every = {p.d for p in self.theory.problems if p.supervision == supervision}
+        for d in sorted(every):
+            if not ticks or d > 1.45 * ticks[-1]:
+                ticks.append(d)
+        ax.set(yscale="log", xlabel="d")
+        log_ticks(ax, ticks)
+        ax.minorticks_off()
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """Closed forms, gaps of exponents, growth with k, and the control."""
         for supervision in SUPERVISIONS:
-            for d in config.dimensions(k, supervision):
-                needed.append(measure(config, k, d, supervision))
-                took = time.monotonic() - begin
-                print(f"k={k}, d={d}, {supervision}: after {took:.0f} s", flush=True)
-    controls = measure_controls(config)
-    return Result(config, tuple(needed), controls, time.monotonic() - begin)
+            values = [
+                r.values[str(p)]["deviation"]
+                for p in self.theory.problems
+                if p.supervision == supervision
+            ]
+            words = f"population gradients from {supervision} are the closed form's"
+            what = "mean squared deviation in standard errors (1 if exact)"
+            each = st.of_teachers(np.mean(values, axis=0), what)
+            yield st.at_most(f"P9.gradient.{supervision}", each, 1.1, words)
+        cases = self.theory.cases
+        for criterion in two_stage.CRITERIA:
+            for k in cases:
+                if criterion not in self.theory.criteria(k):
+                    continue
+                a, b = (self.exponent(r, k, s, criterion) for s in SUPERVISIONS)
+                what = f"exponent of the batch in d ({criterion}, k = {k})"
+                yield st.at_least(
+                    f"P9.{criterion}.k{k}",
+                    self._statistic(r, k, a, b, f"{what}: labels - checkpoint"),
+                    1.0,
+                    "labels cost a higher power of d than the checkpoint",
+                    paper="d^(k-1) against poly(d)",
+                    lower=0.0,
+                )
+        low, high = min(cases), max(cases)
+        if low < high:
+            a, b = (self.exponent(r, k, "checkpoint", "aligned") for k in (high, low))
+            what = f"exponent from the checkpoint (aligned), k = {high} minus k = {low}"
+            yield st.at_most(
+                "P9.flat",
+                self._statistic(r, high, a, b, what),
+                1.0,
+                "the checkpoint's exponent does not grow with k",
+                paper=f"0, against {high - low} for labels",
+            )
+        k, d = self.theory.control_k, self.theory.control_d
+        odd, even = r.values["odd"], r.values["even"]
+        what, batch = "share of the update in S", f"batch {odd['batch']:,}"
+        words = (
+            f"k = {k} shows labels nothing at an odd d, where relu' has no even degree"
+        )
+        over = st.of_teachers(
+            odd["share"] / (k / d), f"{what} over k/d, d = {d}, {batch}"
+        )
+        yield st.at_most("P9.odd", over, 1.5, words, paper="chance (1)")
+        words = "with ties, at the even d beside it, the same batch shows the support"
+        share = st.of_teachers(even["share"], f"{what}, d = {d + 1}, {batch}")
+        yield st.at_least("P9.even", share, 0.5, words)
+
+    def _statistic(
+        self, r: st.Result, k: int, a: Exponent, b: Exponent, text: str
+    ) -> st.Statistic:
+        fewest = min(self.law(r, k, s, "aligned").fewest for s in SUPERVISIONS)
+        return st.Statistic(difference(a, b), text, fewest, a.runs + b.runs)
+
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        """Everything as JSON data."""
+        k = self.theory.control_k
+        return {
+            "measured": {
+                "exponents": [self._exponent(r, *case) for case in self.cases],
+                "problems": [
+                    _problem(p, r.values[str(p)]) for p in self.theory.problems
+                ],
+                "controls": [
+                    {
+                        "k": k,
+                        "d": d,
+                        "batch": int(v["batch"]),
+                        "closed_form_batch": number(float(v["predicted"])),
+                        "share": _quartiles(v["share"]),
+                        "supports_found": int(v["found"].sum()),
+                        "seeds": len(v["found"]),
+                    }
+                    for d, v in enumerate(
+                        (r.values["odd"], r.values["even"]), self.theory.control_d
+                    )
+                ],
+            }
+        }
+
+    def _exponent(self, r: st.Result, k: int, s: str, c: str) -> dict[str, Any]:
+        law, seed = self.law(r, k, s, c), SUPERVISIONS.index(s)
+        common = {d: v for d, v in law.runs.items() if d in self.theory.cases[k]}
+        return {
+            "k": k,
+            "supervision": s,
+            "criterion": c,
+            **law.exponent(seed=seed).to_json(),
+            "closed_form": number(self.predicted(r, k, s, c)),
+            "at_the_d_of_labels": Scaling(common).exponent(seed=seed).to_json(),
+            "local_slopes": law.slopes_to_json(draws=500),
+        }
+
+    def summary(self, r: st.Result) -> list[str]:
+        """Exponents, a line each."""
+        lines = []
+        for k, s, c in self.cases:
+            e, exact = self.exponent(r, k, s, c), self.predicted(r, k, s, c)
+            text = f"  k={k}, {s}, {c}: exponent {e.value:.2f}"
+            text += f" [{e.lower:.2f}, {e.upper:.2f}]"
+            text += f" (closed form: {exact:.2f})" if np.isfinite(exact) else ""
+            lines.append(text)
+        return lines
 
 
-def draw(result: Result) -> "Figure":
-    """Closed forms beside measured gradients, needed batches, and exponents."""
-    from experiments import parity_theory_figure
-
-    return parity_theory_figure.draw(result)
+def _mark(**style: Any) -> Line2D:
+    """A handle of a legend."""
+    return Line2D([], [], **{"color": "0.35", "ms": 4, **style})
 
 
-def main() -> None:
-    """Runs the study from the command line and draws its figure."""
-    from experiments.command import study_main
+def _parts(k: int) -> tuple[tuple[slice, str], tuple[slice, str]]:
+    """Coordinates in S and outside, each with its colour."""
+    return (slice(0, k), "0.35"), (slice(k, None), "#f89c20")
 
-    study_main("parity_theory", PRESETS, run, draw, __doc__)
+
+def _counted(batch: np.ndarray) -> int:
+    """Runs that a criterion can be asked of."""
+    return int((~np.isnan(batch)).sum())
+
+
+def _quartiles(values: np.ndarray) -> list[float]:
+    return [float(v) for v in np.quantile(values, (0.25, 0.5, 0.75))]
+
+
+def _problem(p: Problem, v: Values) -> dict[str, Any]:
+    """One problem as JSON data."""
+    cap = float(v["sizes"][-1])
+    batch = {c: v[c] for c in two_stage.CRITERIA if c in v}
+    medians = {c: survival_estimate(b, cap) for c, b in batch.items()}
+    sizes = {
+        f"mean_size_{where}": {
+            kind: float(np.abs(v[kind][:, part].mean(0)).mean())
+            for kind in ("measured", "exact")
+        }
+        for where, (part, _) in zip(("in_support", "outside"), _parts(p.k), strict=True)
+    }
+    return {
+        **p._asdict(),
+        "seeds": len(v["share"]),
+        "cap": int(cap),
+        "batch": {c: {**e.to_json("median"), "runs": e.n} for c, e in medians.items()},
+        "beyond_the_cap": {c: int(np.isinf(b).sum()) for c, b in batch.items()},
+        "closed_form_batch": {
+            c: number(float(v[f"predicted_{c}"])) for c in ("aligned", "support")
+        },
+        "teachers_that_separate": float(v["can"].mean()),
+        "accuracy_at_infinite_batch": _quartiles(v["ceiling"]),
+        "mean_squared_deviation": _quartiles(v["deviation"]),
+        **sizes,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    ParityTheory.main()
