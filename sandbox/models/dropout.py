@@ -6,6 +6,8 @@ anywhere, twice (once more in the backward pass), in any order; and one draw of 
 serves a whole model, which keeps it quick to compile.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, UInt
@@ -22,9 +24,7 @@ class Words:
 
     def take(self, *shape: int) -> UInt[Array, "..."]:
         """The next words, in an array of this shape."""
-        n = 1
-        for size in shape:
-            n *= size
+        n = math.prod(shape)
         taken, self.left = self.left[:n], self.left[n:]
         return taken.reshape(shape)
 

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from sandbox.errors import ConfigError
+from sandbox.errors import ConfigError, require
 from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields
 from sandbox.store.config import later
 from sandbox.types import Array, Batch
@@ -96,6 +96,26 @@ def stream_key(key: Any, what: int, split: str) -> Any:
     if split not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
     return jax.random.fold_in(jax.random.fold_in(key, what), SPLITS.index(split))
+
+
+def row_keys(stream: Any, t0: Any, n: int) -> Any:
+    """Keys of the rows t0 .. t0+n of a stream."""
+    t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
+    return jax.vmap(lambda i: jax.random.fold_in(stream, i))(t)
+
+
+def accuracy_and_loss(
+    logits: Array, labels: Array, weight: Array
+) -> dict[str, tuple[Array, Array]]:
+    """(weighted sum, weight) of top-1 accuracy and cross-entropy in nats."""
+    hit = (jnp.argmax(logits, -1) == labels).astype(weight.dtype)
+    log_q = jax.nn.log_softmax(logits, -1)
+    nll = -jnp.take_along_axis(log_q, labels[..., None], -1)[..., 0]
+    total = jnp.sum(weight)
+    return {
+        "accuracy": (jnp.sum(weight * hit), total),
+        "loss": (jnp.sum(weight * nll), total),
+    }
 
 
 def is_sequence_task(task: Task) -> TypeGuard[SequenceTask]:
@@ -183,6 +203,10 @@ class VectorTask:
 
     def support_key(self, key: Any) -> Any:
         """The key a random support is drawn from."""
+        require(
+            key is not None,
+            "a task with a random support needs the lane's task key; pass key=.",
+        )
         return jax.random.fold_in(key, _SUPPORT)
 
     def observe(self, clean: Int[Array, " B"], row_keys: Any) -> Int[Array, " B"]:
@@ -199,12 +223,10 @@ class VectorTask:
           n: number of rows.
           split: one of `SPLITS`.
         """
-        stream = stream_key(key, STREAM, split)
-        t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
-        row_keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(t)
-        x = self.inputs(row_keys)
+        keys = row_keys(stream_key(key, STREAM, split), t0, n)
+        x = self.inputs(keys)
         clean = self.labels(self.rotate(x, key), self.supports(key))
-        y = self.observe(clean, row_keys)
+        y = self.observe(clean, keys)
         return Batch(x=x, y=y, weight=jnp.ones(n, x.dtype), aux={"clean": clean})
 
     def enumerate(self, key: Any | None = None) -> Batch | None:
@@ -221,15 +243,7 @@ class VectorTask:
 
         Both are against the clean label, so label noise does not cap the accuracy.
         """
-        clean, w = batch.aux["clean"], batch.weight
-        hit = (jnp.argmax(logits, -1) == clean).astype(w.dtype)
-        log_q = jax.nn.log_softmax(logits, -1)
-        nll = -jnp.take_along_axis(log_q, clean[:, None], -1)[:, 0]
-        total = jnp.sum(w)
-        return {
-            "accuracy": (jnp.sum(w * hit), total),
-            "loss": (jnp.sum(w * nll), total),
-        }
+        return accuracy_and_loss(logits, batch.aux["clean"], batch.weight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float, Int
 
 from sandbox.tasks.channel import Channel, observed
 from sandbox.tasks.grammar_arrays import GrammarArrays
-from sandbox.tasks.inside import ChartPlan, chart_plan, inside, total
+from sandbox.tasks.inside import ChartPlan, chart_plan, evidence
 from sandbox.types import Array
 
 CELLS_AT_ONCE = 60_000
@@ -96,11 +96,8 @@ def _gradients(
 ) -> tuple[Array, Array]:
     """dZ/dw and which positions are inside their strings."""
     plan = chart_plan(arrays)
-
-    def z(w: Array, n: Array) -> Array:
-        return total(plan, inside(plan, w), n)
-
-    grads = map_strings(plan, weights.shape[1], jax.grad(z), weights, length)
+    slope = jax.grad(partial(evidence, plan))
+    grads = map_strings(plan, weights.shape[1], slope, weights, length)
     return grads, jnp.arange(weights.shape[1])[None, :] < length[:, None]
 
 
@@ -115,11 +112,8 @@ def log_evidence(
     """
     plan = chart_plan(arrays)
     scaled, taken = scaled_weights(weights, length)
-
-    def z(w: Array, n: Array) -> Array:
-        return total(plan, inside(plan, w), n)
-
-    return jnp.log(map_strings(plan, weights.shape[1], z, scaled, length)) + taken
+    z = map_strings(plan, weights.shape[1], partial(evidence, plan), scaled, length)
+    return jnp.log(z) + taken
 
 
 @in_float64

@@ -37,7 +37,7 @@ from sandbox.tasks.bayes import (
 from sandbox.tasks.channel import Channel, observed
 from sandbox.tasks.grammar_arrays import GrammarArrays
 from sandbox.tasks.grammar_sampler import Strings, sample_strings
-from sandbox.tasks.inside import chart_plan, inside, total
+from sandbox.tasks.inside import chart_plan, evidence
 from sandbox.tasks.windows import window_mask
 from sandbox.types import Array
 
@@ -92,10 +92,7 @@ def predict_at(
     n_tokens, k = tokens.shape[1], positions.shape[1]
 
     def one(row: Array, see: Array, n: Array, i: Array) -> Array:
-        def z(w: Array) -> Array:
-            return total(plan, inside(plan, w), n)
-
-        return jax.grad(z)(observed(row, see, v))[i]
+        return jax.grad(partial(evidence, plan))(observed(row, see, v), n)[i]
 
     grads = map_strings(
         plan,

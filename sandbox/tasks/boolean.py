@@ -120,11 +120,6 @@ class Expansion(BooleanTask):
         """All coordinates behind the label in increasing order, as the only row."""
         return place_support(self, self.support, self.k, key)
 
-    def monomials(self, key: Any) -> list[Int[Array, " a"]]:
-        """Coordinates of every set, in the order of `sets`."""
-        (support_k,) = self.supports(key)
-        return [support_k[np.asarray(s, int)] for s in self.sets]
-
     def labels(
         self, x: Float[Array, "B d"], supports: Int[Array, "1 k"]
     ) -> Int[Array, " B"]:
@@ -135,17 +130,18 @@ class Expansion(BooleanTask):
         return jnp.asarray(table, int)[row_B]
 
 
-def walsh_hadamard(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+def walsh_hadamard(values: Any) -> Any:
     """sum_z values(z) chi_A(z) for all A, N log2(N) additions; its own inverse times N.
 
-    Bit i of a row's number is set where z_i = -1, or where i is in A.
+    Bit i of a row's number is set where z_i = -1, or where i is in A. The other axes of
+    `values`, an array of NumPy's or jax's, are left as they are.
     """
-    out = np.array(values, float)
-    for i in range(len(out).bit_length() - 1):
-        pairs = out.reshape(-1, 2, 1 << i)
+    xp, shape = values.__array_namespace__(), values.shape
+    for i in range(len(values).bit_length() - 1):
+        pairs = values.reshape(-1, 2, 1 << i, *shape[1:])
         plus, minus = pairs[:, 0], pairs[:, 1]
-        out = np.stack([plus + minus, plus - minus], 1).reshape(-1)
-    return out
+        values = xp.stack([plus + minus, plus - minus], 1).reshape(shape)
+    return values
 
 
 @lru_cache(maxsize=64)
@@ -202,16 +198,6 @@ def leap(sets: Iterable[Sequence[int]]) -> int:
         todo.remove(new)
         worst, seen = max(worst, len(new - seen)), seen | new
     return worst
-
-
-def is_staircase(sets: Iterable[Sequence[int]]) -> bool:
-    """Whether every set of two or more contains another one that lacks one element.
-
-    The staircase property of arXiv 2108.10573, with all non-zero coefficients taken as
-    large enough.
-    """
-    known = {frozenset(s) for s in sets}
-    return all(any(s - {i} in known for i in s) for s in known if len(s) >= 2)
 
 
 # -------------------------------------------------------------------------- families

@@ -171,10 +171,6 @@ class MultiIndex(GaussianTask):
         """
         if not isinstance(self.support, RandomDirections):
             return jnp.eye(self.d)
-        require(
-            key is not None,
-            "a task with random directions needs the lane's task key; pass key=.",
-        )
         g = jax.random.normal(self.support_key(key), (self.d, self.d), jnp.float32)
         q, r = jnp.linalg.qr(g.astype(jnp.result_type(float)))
         return (q * jnp.where(jnp.diagonal(r) < 0, -1, 1)[None, :]).T

@@ -18,7 +18,6 @@ Example:
     ('13', '14', '15')
 """
 
-import difflib
 import os
 import re
 import stat
@@ -37,6 +36,7 @@ from sandbox.tasks.grammar_rule import (
     quoted,
     shown,
 )
+from sandbox.text import nearest
 
 __all__ = ["Grammar", "Rule", "RuleError", "load_grammar", "packaged"]
 
@@ -44,7 +44,6 @@ SUM_TOLERANCE = 1e-6
 """How far from 1 the probabilities of one symbol may sum; they are then scaled."""
 MAX_BYTES, MAX_NONTERMINALS, MAX_RULES = 2**20, 500, 5000
 """Largest file, and number of nonterminals and of rules."""
-_LONGEST = 40
 SPECIAL_TOKENS = ("BOS", "EOS", "PAD", "MASK")
 """Tokens that tasks add; no terminal may be called so, nor `<pad>` or `[PAD]`."""
 _SYMBOL = r"[\w/][\w/^<>-]*"
@@ -213,13 +212,9 @@ def _text(rule: Rule) -> str:
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
-    """`; did you mean NAME` with the known name nearest to a word, if one is near."""
-    short = [k for k in known if len(k) <= _LONGEST]
-    word = word[:_LONGEST]
-    close = difflib.get_close_matches(word, short, n=1)
-    if not close:  # cfg3z is near all of the others, 23 near none
-        return ""
-    return f" (did you mean {close[0]}?)"
+    """The known name nearest to a word, if one is near."""
+    name = nearest(word, known)
+    return f" (did you mean {name}?)" if name else ""
 
 
 def packaged() -> tuple[str, ...]:

@@ -65,7 +65,6 @@ class GrammarArrays:
       entropy: of the derivation under each symbol, in nats.
       string_entropy: of a whole derivation, the choice of the start symbol included;
         that of the string where the grammar is unambiguous.
-      entropy_rate: `string_entropy` by expected token, in nats.
     """
 
     grammar: Grammar
@@ -90,7 +89,6 @@ class GrammarArrays:
     level_length_distribution: Float[np.ndarray, "levels n"]
     entropy: Float[np.ndarray, " s"]
     string_entropy: float
-    entropy_rate: float
 
     @property
     def terminals(self) -> tuple[str, ...]:
@@ -161,7 +159,6 @@ def compile_grammar(grammar: Grammar) -> GrammarArrays:
     entropy = grammar_graph.derivation_entropies(rules)
     expected_length = np.array([expected.get(s, 1.0) for s in place])
     entropies = np.array([entropy.get(s, 0.0) for s in place])
-    string_entropy = float(entropies[start].mean() + np.log(len(start)))
     arrays = GrammarArrays(
         grammar=grammar,
         symbols=tuple(s[1:-1] if is_terminal(s) else s for s in place),
@@ -184,8 +181,7 @@ def compile_grammar(grammar: Grammar) -> GrammarArrays:
         length_distribution=lengths,
         level_length_distribution=occurs @ lengths / nodes[:, None],
         entropy=entropies,
-        string_entropy=string_entropy,
-        entropy_rate=string_entropy / float(expected_length[start].mean()),
+        string_entropy=float(entropies[start].mean() + np.log(len(start))),
     )
     for value in vars(arrays).values():
         if isinstance(value, np.ndarray):

@@ -171,15 +171,12 @@ def growth_rate(rules: Sequence[Rule]) -> tuple[float, list[str]]:
 
 def expected_lengths(rules: Sequence[Rule]) -> dict[str, float]:
     """Expected number of terminals under each nonterminal."""
-    order = nonterminals(rules)
-    place, total = {s: i for i, s in enumerate(order)}, totals(rules)
-    terminals = np.zeros(len(order))
-    for r in rules:
-        n = sum(is_terminal(s) for s in r.right)
-        terminals[place[r.left]] += n * r.probability / total[r.left]
-    mean = mean_children(rules, order)
-    x = np.linalg.solve(np.eye(len(order)) - mean, terminals)
-    return dict(zip(order, x.tolist(), strict=True))
+    total = totals(rules)
+    words = [sum(map(is_terminal, r.right)) for r in rules]
+    return _solved(
+        rules,
+        [n * r.probability / total[r.left] for n, r in zip(words, rules, strict=True)],
+    )
 
 
 def derivation_entropies(rules: Sequence[Rule]) -> dict[str, float]:
@@ -188,12 +185,17 @@ def derivation_entropies(rules: Sequence[Rule]) -> dict[str, float]:
     H(A) = H(rule of A) + sum over B of M[A, B] H(B). It is the entropy of the string
     where the grammar is unambiguous, and above it otherwise.
     """
+    total = totals(rules)
+    p = [r.probability / total[r.left] for r in rules]
+    return _solved(rules, [-(v * np.log(v)) for v in p])
+
+
+def _solved(rules: Sequence[Rule], own: Sequence[float]) -> dict[str, float]:
+    """X = b + M x, b[a] the sum of what is each rule of a's own."""
     order = nonterminals(rules)
-    place, total = {s: i for i, s in enumerate(order)}, totals(rules)
-    choice = np.zeros(len(order))
-    for r in rules:
-        p = r.probability / total[r.left]
-        choice[place[r.left]] -= p * np.log(p)
-    mean = mean_children(rules, order)
-    x = np.linalg.solve(np.eye(len(order)) - mean, choice)
+    place = {s: i for i, s in enumerate(order)}
+    b = np.zeros(len(order))
+    for r, value in zip(rules, own, strict=True):
+        b[place[r.left]] += value
+    x = np.linalg.solve(np.eye(len(order)) - mean_children(rules, order), b)
     return dict(zip(order, x.tolist(), strict=True))

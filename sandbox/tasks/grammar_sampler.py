@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt
 
 from sandbox.errors import require
+from sandbox.tasks.base import row_keys
 from sandbox.tasks.grammar_arrays import GrammarArrays
 from sandbox.types import Array
 
@@ -206,14 +207,8 @@ def sample_strings(
         1 <= n <= (2**31 - 1) // widest,
         f"n must lie in 1..{(2**31 - 1) // widest}, got {n}; draw in several calls.",
     )
-    t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
-
-    def random_words(i: Any) -> Any:
-        return jax.random.bits(
-            jax.random.fold_in(stream, i), (tables.n_words,), jnp.uint32
-        )
-
-    words, count = _expand(arrays, tables, jax.vmap(random_words)(t))
+    draw = jax.vmap(lambda key: jax.random.bits(key, (tables.n_words,), jnp.uint32))
+    words, count = _expand(arrays, tables, draw(row_keys(stream, t0, n)))
     extra = (length or longest) - longest
     words = tuple(jnp.pad(w, ((0, 0), (0, extra))) for w in words)
     return _unpack(arrays, tables, words, count)

@@ -77,10 +77,6 @@ class Hierarchy(BooleanTask):
             return jnp.arange(n)[:, None] * k + window
         if self.layout == "shared":
             return jnp.arange(n)[:, None] + window
-        require(
-            key is not None,
-            "a task with a random support needs the lane's task key; pass key=.",
-        )
         node_keys = jax.random.split(self.support_key(key), n)
         draw = jax.vmap(lambda kk: jnp.sort(jax.random.permutation(kk, self.d)[:k]))
         return draw(node_keys)

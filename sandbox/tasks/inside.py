@@ -296,8 +296,8 @@ def total(
     return out / len(plan.start)
 
 
-def log_total(
+def evidence(
     plan: ChartPlan, weights: Float[Array, "N V"], length: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """Log Z; -inf where the evidence is impossible."""
-    return jnp.log(total(plan, inside(plan, weights), length))
+    """Z from leaf weights; 0 where they are impossible."""
+    return total(plan, inside(plan, weights), length)

@@ -85,10 +85,6 @@ def place_support(
     elif isinstance(support, ExplicitSupport):
         s = jnp.asarray(sorted(support.indices))
     else:
-        require(
-            key is not None,
-            "a task with a random support needs the lane's task key; pass key=.",
-        )
         s = jnp.sort(jax.random.permutation(task.support_key(key), task.d)[:k])
     return s[None, :]
 

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int, UInt
 
 from sandbox.errors import require
 from sandbox.store.bounds import check_fields
-from sandbox.tasks.base import STREAM, stream_key
+from sandbox.tasks.base import STREAM, accuracy_and_loss, row_keys, stream_key
 from sandbox.tasks.grammar import Grammar, load_grammar
 from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
 from sandbox.tasks.grammar_sampler import sample_strings
@@ -154,14 +154,9 @@ class GrammarTask:
         self, key: Any, t0: Any, n: int, *, split: str, count: int
     ) -> UInt[Array, "n count N"]:
         """Random words of every position of rows t0 .. t0+n, apart from the strings."""
-        stream = stream_key(key, _CORRUPT, split)
-        t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
         shape = (count, self.positions)
-
-        def one(i: Any) -> Any:
-            return jax.random.bits(jax.random.fold_in(stream, i), shape, jnp.uint32)
-
-        return jax.vmap(one)(t)
+        keys = row_keys(stream_key(key, _CORRUPT, split), t0, n)
+        return jax.vmap(lambda k: jax.random.bits(k, shape, jnp.uint32))(keys)
 
     def sample(self, key: Any, t0: Any, n: int, *, split: str) -> Batch:
         """Rows t0 .. t0+n of the stream `split`; jittable, `n` static.
@@ -207,12 +202,4 @@ class GrammarTask:
 
         Both are over scored positions, which all count alike.
         """
-        w = batch.weight
-        hit = (jnp.argmax(logits, -1) == batch.y).astype(w.dtype)
-        log_q = jax.nn.log_softmax(logits, -1)
-        nll = -jnp.take_along_axis(log_q, batch.y[..., None], -1)[..., 0]
-        total = jnp.sum(w)
-        return {
-            "accuracy": (jnp.sum(w * hit), total),
-            "loss": (jnp.sum(w * nll), total),
-        }
+        return accuracy_and_loss(logits, batch.y, batch.weight)

@@ -19,7 +19,6 @@ from sandbox.tasks.base import BooleanTask, cube_rows
 from sandbox.tasks.boolean import (
     Expansion,
     expansion_values,
-    is_staircase,
     junta,
     leap,
     majority_of_parities,
@@ -113,8 +112,6 @@ def test_a_support_is_followed(support: object, key: jax.Array) -> None:
     bits = np.asarray(batch.x)[:, s] < 0
     table = np.asarray((0, 1, 1, 0, 1, 0, 0, 0))
     np.testing.assert_array_equal(batch.y, table[bits @ [1, 2, 4]])
-    named = [np.asarray(m).tolist() for m in task.monomials(key)]
-    assert named == [[int(s[i]) for i in a] for a in task.sets]
     np.testing.assert_array_equal(task.bayes(batch), np.eye(2)[np.asarray(batch.y)])
 
 
@@ -137,7 +134,6 @@ def test_staircases(steps: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(cube.y, expected)
     assert np.asarray(cube.y).sum() == 128
     assert task.leap == leap(task.sets) == max(steps)
-    assert is_staircase(task.sets) == (max(steps) == 1)
 
 
 def test_a_staircase_of_one_step_is_parity(key: jax.Array) -> None:
@@ -151,7 +147,8 @@ def test_a_staircase_of_one_step_is_parity(key: jax.Array) -> None:
 @pytest.mark.parametrize("step", [1, 2, 6])
 def test_the_target_of_the_template_is_a_staircase(step: int) -> None:
     """Written by hand there, by expansion here."""
-    ours, theirs = staircase(7, (step,) * (6 // step)), template.Target(d=7, step=step)
+    ours = staircase(7, (step,) * (6 // step))
+    theirs = template.Staircase(d=7, step=step)
     np.testing.assert_array_equal(cube_of(theirs).y, cube_of(ours).y)
     np.testing.assert_array_equal(theirs.supports(None), ours.supports(None))
     assert ours.leap == step
@@ -211,9 +208,8 @@ def test_leap_is_the_best_order() -> None:
 
 def test_merged_staircases_need_not_be_staircases() -> None:
     flat = tuple(one("1", "2", "123"))
-    assert leap(flat) == 1 and not is_staircase(flat)
+    assert leap(flat) == 1
     assert merged_staircase(6, flat).sets == flat
-    assert is_staircase(one("1", "12", "123", "3")) and not is_staircase(one("12"))
     with pytest.raises(ConfigError, match=r"merged staircase.*is 2"):
         merged_staircase(6, tuple(one("1", "123")))
 

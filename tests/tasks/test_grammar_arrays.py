@@ -46,7 +46,6 @@ def test_statistics_by_listing_all_derivations(brute, name: str) -> None:
     np.testing.assert_allclose(a.level_length_distribution[0], share, atol=1e-14)
     assert a.expected_nodes[-1] == pytest.approx(p @ lengths)
     assert a.string_entropy == pytest.approx(-(p @ np.log(p)))
-    assert a.entropy_rate == pytest.approx(-(p @ np.log(p)) / (p @ lengths))
     for s in range(len(a.symbols)):  # every symbol as the start
         if s < a.n_nonterminals:
             below = brute.derivations(g.starting_from((a.symbols[s],)))
