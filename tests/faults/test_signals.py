@@ -17,6 +17,8 @@ from tests.faults.conftest import PATIENCE, Study
 GRACE = 25.0
 """Seconds: Slurm kills 30 s after SIGTERM, unless told otherwise."""
 ALWAYS = {"STUDY_SAVE_SECONDS": "0"}
+ON_SIGNAL = {"STUDY_SAVE_SECONDS": "1e9"}
+"""However slow the machine is, the state is saved for a signal alone."""
 
 
 def stopped(study: Study, faults: str, **env: str | None) -> tuple[str, float]:
@@ -36,7 +38,8 @@ def test_signals_while_training_saving_and_probing(
     study: Study, reference: Study
 ) -> None:
     """One study, stopped in teachers (while saving too), probe and students."""
-    err, _ = stopped(study, "open step 5 SIGTERM 0;open resume 1 SIGUSR1 0")
+    faults = "open step 5 SIGTERM 0;open resume 1 SIGUSR1 0"
+    err, _ = stopped(study, faults, **ON_SIGNAL)
     assert "by signal SIGTERM; its state is saved in" in err.splitlines()[-1]
     assert len(list(study.root.rglob("resume-*"))) == 1
     assert study.verify().returncode == 0
