@@ -115,7 +115,8 @@ def estimates(
       x: abscissae.
       found: the numbers; one that does not exist is left out.
       color: of all marks.
-      cap: ordinates beyond which nothing is known; intervals end there.
+      cap: ordinates beyond which nothing is known; intervals end there. Without one,
+        an infinite end is not drawn.
       fmt: of the marks within the cap, as in `Axes.plot`.
       label: legend entry.
       **line: passed to `Axes.plot`.
@@ -127,8 +128,8 @@ def estimates(
     style: dict[str, Any] = {"ms": 3.5, "lw": 1.0, "color": color} | line
     ax.plot(x[there & ~beyond], y[there & ~beyond], fmt, label=label, **style)
     ax.plot(x[beyond], y[beyond], "^", ms=5, color=color, mfc="white")
-    seen = there & np.isfinite(low) & np.isfinite(high)
-    ax.vlines(x[seen], low[seen], high[seen], color=color, lw=1.0, alpha=0.7)
+    low, high = (np.where(np.isfinite(v), v, y)[there] for v in (low, high))
+    ax.vlines(x[there], low, high, color=color, lw=1.0, alpha=0.7)
 
 
 def log_steps(ax: Axes) -> None:

@@ -300,7 +300,7 @@ def make_students(
     return Students(task, jnp.stack(keys), w, bias, tuple(teachers))
 
 
-def batch_sizes(cap: float) -> list[int]:
+def batch_sizes(cap: int | float) -> list[int]:
     """About powers of sqrt(2) up to `cap`: multiples of `FIRST`, then of `BLOCK`."""
     steps = [round(2 ** (g / 2)) for g in range(64)]
     every = {

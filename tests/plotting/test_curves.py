@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from sandbox.plotting.curves import band, stack_ragged, strips
+from sandbox.plotting.curves import band, estimates, stack_ragged, strips
 from sandbox.plotting.style import save, styled
+from sandbox.theory.sample_complexity import Estimate
 
 
 def curves():
@@ -58,3 +59,24 @@ def test_same_figure_same_bytes(tmp_path):
         return [p.read_bytes() for p in save(fig, tmp_path / stem)]
 
     assert draw("one") == draw("two")
+
+
+def test_estimates_end_at_their_cap_and_what_does_not_exist_is_left_out():
+    nan, inf = np.nan, np.inf
+    found = [
+        Estimate(2.0, 1.0, 4.0, 5),
+        Estimate(inf, 3.0, inf, 5),
+        Estimate(nan, nan, nan, 0),
+        Estimate(5.0, nan, nan, 1),
+    ]
+    ax = Figure().subplots()
+    estimates(ax, [1, 2, 3, 4], found, color="k", cap=8)
+    within, beyond = ax.get_lines()
+    assert [list(v) for v in within.get_data()] == [[1, 4], [2, 5]]
+    assert [list(v) for v in beyond.get_data()] == [[2], [8]]
+    bars = [p[:, 1].tolist() for p in ax.collections[0].get_segments()]
+    assert bars == [[1, 4], [3, 8], [5, 5]]
+    free = Figure().subplots()
+    estimates(free, [1, 2, 3, 4], found, color="k")
+    within, beyond = free.get_lines()
+    assert len(within.get_xdata()) == 2 and not len(beyond.get_xdata())
