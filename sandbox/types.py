@@ -10,9 +10,14 @@ Shapes are written with these letters, in annotations and as suffixes of locals:
     N  positions of a sequence   V  vocabulary   H  attention heads
     E  hidden size of a transformer   D  size of one head   F  size of its MLP
 
-Importing this module does not import jax, so the records of a study (and therefore
-`--help` and config errors) answer at once. `Array` is `jax.Array` for the type
-checker and unconstrained at run time; jaxtyping still checks shapes and dtypes.
+Results are read in the order (seeds, strategies, evaluations or checkpoints, ...), less
+the axes that are not there: `Metrics.curves` is (S, R), a checkpoint (S, L, ...), what
+`measure_trajectory` finds (S, R, ...). Only the table behind the curves, which grows by
+evaluations, is stored and held as (R, S, L).
+
+Importing this module does not import jax, so commands that only read files answer at
+once. `Array` is `jax.Array` for the type checker and unconstrained at run time; jaxtyping
+still checks shapes and dtypes.
 
 Example:
     >>> from sandbox.types import Batch

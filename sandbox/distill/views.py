@@ -2,7 +2,7 @@
 
 A view maps the trained tensors phi to the student's parameters. `Identity` is the plain
 case: phi is the student. Shared expansions and pruning are further views of the same
-five functions, so they need no other loop.
+functions, so they need no other loop.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from sandbox.types import Array, Params
 
 @dataclass(frozen=True)
 class Identity:
-    """phi is the student's parameters; there is no co-trained teacher."""
+    """phi is the student's parameters."""
 
     def init(self, key: Any, model: Model) -> Params:
         """Fresh trained tensors."""
@@ -25,11 +25,6 @@ class Identity:
     def student(self, phi: Params) -> Params:
         """The student's parameters."""
         return phi
-
-    def teacher(self, phi: Params) -> Params | None:
-        """Parameters of a teacher that lives in phi; none here."""
-        del phi
-        return None
 
     def lr_scale(self, phi: Params) -> Params:
         """A learning-rate factor for every leaf."""
