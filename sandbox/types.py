@@ -16,8 +16,8 @@ the axes that are not there: `Metrics.curves` is (S, R), a checkpoint (S, L, ...
 evaluations, is stored and held as (R, S, L).
 
 Importing this module does not import jax, so commands that only read files answer at
-once. `Array` is `jax.Array` for the type checker and unconstrained at run time; jaxtyping
-still checks shapes and dtypes.
+once. `Array` is `jax.Array` for the type checker and unconstrained at run time;
+jaxtyping still checks shapes and dtypes.
 
 Example:
     >>> from sandbox.types import Batch

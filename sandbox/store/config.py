@@ -25,7 +25,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sandbox.errors import ConfigError
 from sandbox.store.bounds import LONGEST, cut, shown
-from sandbox.store.bounds import is_number as is_number
 
 _LARGEST = 2**63
 """Whole numbers of a record are smaller in size: they fit any reader's integers."""
