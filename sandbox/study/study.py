@@ -61,6 +61,7 @@ from sandbox.study.teachers import Teachers, train_teachers
 from sandbox.text import table
 from sandbox.train.loop import fit
 from sandbox.train.progress import Progress
+from sandbox.train.resumable import compute
 from sandbox.train.run import Run, folder_of
 from sandbox.train.spec import RunSpec
 
@@ -225,8 +226,6 @@ class Study:
         values: Mapping[str, dict[str, np.ndarray]] = {}
         seconds: list[float] = []
         if self.computed is not None:
-            from sandbox.train.resumable import compute
-
             found = compute(
                 self.computed, self.computed.pieces(), root=root, progress=progress
             )

@@ -167,7 +167,9 @@ def test_records_are_what_they_were(scale):
 
 
 def test_groups_are_the_largest_that_divide_the_seeds():
-    sizes = {n: replace(TINY, n_teachers=n, group=5).together for n in (1, 3, 5, 6, 7, 10)}
+    sizes = {
+        n: replace(TINY, n_teachers=n, group=5).together for n in (1, 3, 5, 6, 7, 10)
+    }
     assert sizes == {1: 1, 3: 3, 5: 5, 6: 3, 7: 1, 10: 5}
 
 
