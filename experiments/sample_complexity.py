@@ -393,7 +393,7 @@ class SampleComplexity(st.Study):
             mfc = "white" if best else color
             estimates(ax, x, fits, color=color, fmt="o", label=label, mfc=mfc)
         ax.plot(ks, [k - 1 for k in ks], ":", color="0.35", lw=0.9)
-        ax.text(ks[-1], ks[-1] - 1, "k - 1", ha="right", va="bottom", fontsize=6.5)
+        ax.text(ks[-1] + 0.1, ks[-1] - 1, "k - 1", va="center", fontsize=6.5)
         ax.axhline(0, color="0.8", lw=0.6)
         ax.set(xticks=ks, xlabel="k", ylabel="exponent of n90 in d")
         ax.set_title("fitted exponents, 95%")
