@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.parity_setting import paper
+from experiments import parity_mlp, pcfg_accuracy
 from sandbox.distill.sources import Final, NShot, Progressive, UntilSaturation
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError, StoreError
@@ -151,7 +151,7 @@ def test_the_estimate_of_an_evaluation_is_near_what_xla_plans() -> None:
 
 
 def test_the_paper_preset_passes_with_room() -> None:
-    (teacher,) = paper().teacher_specs()
+    (teacher,) = parity_mlp.PAPER.teacher_specs()
     need = peak_memory(teacher)
     assert OVERHEAD < need.total < 2e9
     assert need.params == (100 * 50_000 + 50_000 + 2 * 50_000 + 2) * 4
@@ -276,9 +276,9 @@ def test_what_is_left_is_read_from_the_system(
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
-sys.argv = ["experiments.parity_mlp", "smoke", "--setting.teacher-width", "20000000"]
-from experiments.parity_mlp import main
-main()
+sys.argv = ["parity_mlp", "smoke", "--setting.teacher.width", "20000000"]
+from experiments.parity_mlp import ParityMLP
+ParityMLP.main()
 """
 
 
@@ -306,7 +306,7 @@ def test_many_checkpoints_are_told_and_must_fit(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (teacher,) = paper().teacher_specs()
+    (teacher,) = parity_mlp.PAPER.teacher_specs()
     folder = folder_of(teacher, tmp_path / "runs")
     total = 281 * peak_memory(teacher).params
     monkeypatch.setattr(preflight.shutil, "disk_usage", usage(total))
@@ -354,7 +354,5 @@ def test_attention_that_is_computed_again_is_not_counted_as_kept() -> None:
 
     The process that trained it held 6.2 GB, having timed its students before.
     """
-    from experiments import pcfg_setting
-
-    memory = peak_memory(pcfg_setting.paper().teacher_spec(0))
+    memory = peak_memory(pcfg_accuracy.PAPER.teacher_specs()[0])
     assert 1.5e9 < memory.training < 6e9
