@@ -17,8 +17,18 @@ from sandbox.train import generic, online_sgd
 from sandbox.train.devices import over_devices, place, seed_mesh
 from sandbox.train.forward import forward
 from sandbox.train.spec import RunSpec
-from sandbox.train.teaching import LaneArrays, Plan, init_key, task_key
+from sandbox.train.teaching import (
+    ALIVE,
+    Kernel,
+    LaneArrays,
+    Plan,
+    init_key,
+    run_chunk,
+    task_key,
+)
 from sandbox.types import Array, Params
+
+KERNELS: dict[str, Kernel] = {"online_sgd": online_sgd, "generic": generic}
 
 
 class Engine:
@@ -27,6 +37,7 @@ class Engine:
     Attributes:
       spec: the record.
       plan: its compiled-in part.
+      kernel: what computes.
       keys: task keys `(S,)`.
       mesh: the local devices that share the seeds; None for one device.
     """
@@ -35,7 +46,7 @@ class Engine:
         """Derives plan and keys; compiles nothing yet."""
         self.spec = spec
         self.plan = Plan.of(spec)
-        self.blocked = spec.engine_used == "online_sgd"
+        self.kernel = KERNELS[spec.engine_used]
         self.mesh = seed_mesh(spec.n_seeds)
         self.keys = self.place(jnp.stack([task_key(s) for s in spec.seeds]))
         self.lanes = LaneArrays.of(spec.strategies)
@@ -49,7 +60,7 @@ class Engine:
         view = self.plan.structure.view
         which = jnp.asarray([own.index(i) for i in inits])
         phi = _init(view, self.plan.model, keys.reshape(len(seeds), -1), which)
-        return self.place(_start(self.plan, self.blocked, phi))
+        return self.place(_start(self.kernel, self.plan, phi))
 
     def place(self, state: Any) -> Any:
         """Anything with a leading seed axis, each seed on its device."""
@@ -59,7 +70,7 @@ class Engine:
         self, state: Any, t0: int, n_segments: int, teacher: Params | None, index: Any
     ) -> Any:
         """Trains `n_segments` segments from sample t0; `state` is donated."""
-        return _chunk(self.plan, self.blocked, self.mesh)(
+        return _chunk(self.kernel, self.plan, self.mesh)(
             state,
             self.keys,
             np.uint32(t0),
@@ -71,12 +82,12 @@ class Engine:
 
     def params(self, state: Any) -> Params:
         """Deployed parameters `(S, L, ...)`."""
-        return _params(self.plan, self.blocked, state)
+        return _params(self.kernel, self.plan, state)
 
     def first_bad(self, state: Any) -> np.ndarray:
         """First non-finite sample `(S, L)`; -1 for lanes that are alive."""
         bad = np.asarray(state.bad).astype(np.int64)
-        return np.where(bad == int(online_sgd.ALIVE), -1, bad)
+        return np.where(bad == int(ALIVE), -1, bad)
 
     def read_loss(self, state: Any) -> tuple[np.ndarray, Any]:
         """Mean training loss since the last reading, `(S, L)`, and the state reset."""
@@ -99,14 +110,13 @@ class Engine:
 
 
 @lru_cache(maxsize=64)
-def _chunk(plan: Plan, blocked: bool, mesh: Mesh | None) -> Callable[..., Any]:
+def _chunk(kernel: Kernel, plan: Plan, mesh: Mesh | None) -> Callable[..., Any]:
     """The compiled chunk: state, keys, t0, n_segments, teacher, index, lanes."""
-    chunk = online_sgd.run_chunk if blocked else generic.run_chunk
     if mesh is None:
-        return partial(chunk, plan)
+        return partial(run_chunk, kernel, plan)
     own = replace(plan, n_seeds=plan.n_seeds // mesh.size)
     split = (True, True, False, False, True, True, False)
-    return over_devices(partial(chunk, own), mesh, split, donate=True)
+    return over_devices(partial(run_chunk, kernel, own), mesh, split, donate=True)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -121,17 +131,13 @@ def _init(view: Identity, model: Model, keys: Array, which: Array) -> Params:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _start(plan: Plan, blocked: bool, phi: Params) -> Any:
-    fresh = online_sgd.from_params if blocked else partial(generic.from_phi, plan)
-    return jax.vmap(fresh)(phi)
+def _start(kernel: Kernel, plan: Plan, phi: Params) -> Any:
+    return jax.vmap(partial(kernel.from_phi, plan))(phi)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _params(plan: Plan, blocked: bool, state: Any) -> Params:
-    if blocked:
-        return jax.vmap(online_sgd.to_params)(state)
-    deploy = jax.vmap(jax.vmap(plan.structure.view.deploy))
-    return deploy(state.phi)
+def _params(kernel: Kernel, plan: Plan, state: Any) -> Params:
+    return jax.vmap(partial(kernel.deployed, plan))(state)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sandbox.train.engine import Engine
+from sandbox.train.lanes import teacher_places
 from sandbox.train.spec import RunSpec
 from sandbox.train.teaching import init_key
 
@@ -23,16 +24,13 @@ def seconds_per_sample(spec: RunSpec, *, seconds: float = 2.0) -> float:
     """
     engine = Engine(spec)
     state = engine.init()
-    names = [s.name.removesuffix(f"#{s.init}") for s in spec.strategies]
-    taught = [s.source.needs_teacher for s in spec.strategies]
-    own = sorted({n for n, need in zip(names, taught, strict=True) if need})
-    k, teacher = len(own), None
+    places = teacher_places(spec.strategies)
+    k, teacher = max(places) + 1, None
     if spec.teacher is not None and k:
         keys = jnp.stack([init_key(s, "teacher") for s in spec.seeds])
         one = jax.vmap(spec.teacher.spec.model.init)(keys)
         teacher = jax.tree.map(lambda p: jnp.repeat(p[:, None], k, 1), one)
-    row = [own.index(n) if n in own else 0 for n in names]
-    index = np.tile(np.asarray(row), (spec.n_seeds, 1))
+    index = np.tile(np.maximum(places, 0), (spec.n_seeds, 1))
     state = jax.block_until_ready(engine.run(state, 0, 1, teacher, index))
     done, begin = 0, time.monotonic()
     while done == 0 or time.monotonic() - begin < seconds:

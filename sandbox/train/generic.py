@@ -7,7 +7,6 @@ engine through `sandbox.train.teaching`. Sequences go by length through
 the floats' range is frozen at the start of that segment; the others do not notice.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,14 +16,7 @@ from jax import lax
 from sandbox.distill.losses import value
 from sandbox.tasks.base import is_sequence_task
 from sandbox.train.buckets import loss_by_length
-from sandbox.train.online_sgd import ALIVE
-from sandbox.train.teaching import (
-    LaneArrays,
-    Plan,
-    in_turn,
-    make_segment,
-    over_seeds,
-)
+from sandbox.train.teaching import ALIVE, Plan, Segment, in_turn
 from sandbox.types import Array, Params
 
 
@@ -139,55 +131,38 @@ def _close(
     )
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def run_chunk(
-    plan: Plan,
-    state: GenericState,
-    keys: Array,
-    t0: Array,
-    n_segments: Array,
-    teacher: Params | None,
-    index: Array,
-    lanes: LaneArrays,
+def train(
+    plan: Plan, state: GenericState, key: Array, t0: Array, seg: Segment
 ) -> GenericState:
-    """Trains every seed on `n_segments` segments from sample t0."""
-    active = jnp.max(index) + 1
+    """One seed after a segment, step by step."""
     size = plan.batch_size
     n_steps = plan.segment // size
+    xs = jax.tree.map(
+        lambda a: a.reshape(n_steps, size, *a.shape[1:]),
+        (seg.x, seg.weight, seg.supervision),
+    )
+    rate = seg.rate.reshape(n_steps, size)[:, 0]
+    t_step = t0 + size * jnp.arange(n_steps, dtype=jnp.uint32)
 
-    def one(state, key, t_start, teacher, index):
-        seg = make_segment(plan, key, t_start, teacher, index, lanes, active)
-        xs = jax.tree.map(
-            lambda a: a.reshape(n_steps, size, *a.shape[1:]),
-            (seg.x, seg.weight, seg.supervision),
-        )
-        rate = seg.rate.reshape(n_steps, size)[:, 0]
-        t_step = t_start + size * jnp.arange(n_steps, dtype=jnp.uint32)
+    def body(carry, inp):
+        (x, weight, sup), eta, t = inp
+        lanes_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), sup)
+        noise = plan.noise_key(key, t)
 
-        def body(carry, inp):
-            (x, weight, sup), eta, t = inp
-            lanes_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), sup)
-            noise = plan.noise_key(key, t)
+        def step(phi, optimizer, sup):
+            return _lane_step(plan, phi, optimizer, x, weight, sup, eta, t, noise)
 
-            def step(phi, optimizer, sup):
-                rest = (x, weight, sup, eta, t, noise)
-                return _lane_step(plan, phi, optimizer, *rest)
+        each: Any = in_turn if plan.in_turn else jax.vmap
+        phi, optimizer, loss = each(step)(*carry, lanes_first)
+        return (phi, optimizer), loss
 
-            args = (*carry, lanes_first)
-            each: Any = in_turn if plan.in_turn else jax.vmap
-            phi, optimizer, loss = each(step)(*args)
-            return (phi, optimizer), loss
+    begin = (state.phi, state.optimizer)
+    (phi, optimizer), loss_tL = lax.scan(body, begin, (xs, rate, t_step))
+    close = jax.vmap(_close, (0, 0, 0, 1, None, None))
+    weight_t = xs[1].reshape(n_steps, -1).sum(1)
+    return close(state, phi, optimizer, loss_tL, weight_t, t_step)
 
-        begin = (state.phi, state.optimizer)
-        (phi, optimizer), loss_tL = lax.scan(body, begin, (xs, rate, t_step))
-        close = jax.vmap(_close, (0, 0, 0, 1, None, None))
-        weight_t = xs[1].reshape(n_steps, -1).sum(1)
-        return close(state, phi, optimizer, loss_tL, weight_t, t_step)
 
-    def segment(i, state):
-        t = jnp.uint32(t0) + jnp.uint32(plan.segment) * i.astype(jnp.uint32)
-        t_S = jnp.broadcast_to(t, (plan.n_seeds,))
-        args = (state, keys, t_S, teacher, index)
-        return over_seeds(one, plan.n_seeds, *args, one_by_one=plan.in_turn)
-
-    return lax.fori_loop(0, n_segments, segment, state)
+def deployed(plan: Plan, state: GenericState) -> Params:
+    """Parameters of one seed, stacked over lanes."""
+    return jax.vmap(plan.structure.view.deploy)(state.phi)

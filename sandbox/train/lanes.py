@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from sandbox.distill.sources import Adaptive, Lane
+from sandbox.distill.strategy import Strategy
 from sandbox.errors import StoreError
 from sandbox.store.trajectories import Trajectory
 from sandbox.train.spec import RunSpec
@@ -14,6 +15,18 @@ from sandbox.types import Params
 LABELS, ABSENT = -1, -2
 CACHE = 16
 """Checkpoints kept in memory, all seeds of each."""
+
+
+def teacher_places(strategies: tuple[Strategy, ...]) -> list[int]:
+    """Place of each lane's checkpoint among those that a seed could need at once.
+
+    Lanes of one source need the same, unless each advances by its own evaluations; -1
+    for lanes that labels teach.
+    """
+    own = [(s.source, isinstance(s.source, Adaptive) and s.name) for s in strategies]
+    taught = [o for o in own if o[0].needs_teacher]
+    places = {o: i for i, o in enumerate(dict.fromkeys(taught))}
+    return [places.get(o, -1) for o in own]
 
 
 class LanePlan:
@@ -107,20 +120,6 @@ class LanePlan:
                 self.position[s, i] += 1
                 self.switched_at[s, i] = t
 
-    @property
-    def most_teachers(self) -> int:
-        """Checkpoints that a seed's lanes could need at once.
-
-        Lanes of one source need the same, unless each advances by its own evaluations.
-        """
-        return len(
-            {
-                (s.source, i if isinstance(s.source, Adaptive) else 0)
-                for i, s in enumerate(self.spec.strategies)
-                if s.source.needs_teacher
-            }
-        )
-
     def teachers_at(self, t: int) -> tuple[Params | None, np.ndarray]:
         """Parameters `(S, K, ...)` of the active checkpoints and `(S, L)` indices in K.
 
@@ -133,7 +132,7 @@ class LanePlan:
             return None, np.zeros(steps.shape, np.int32)
         unique = [sorted({int(v) for v in row if v >= 0}) for row in steps]
         fallback = [self.trajectory.steps[-1]]  # for seeds whose lanes are all absent
-        k = self.most_teachers
+        k = max(teacher_places(self.spec.strategies)) + 1
         unique = [(u or fallback) + (u or fallback)[:1] * k for u in unique]
         unique = [u[:k] for u in unique]
         index = [

@@ -22,23 +22,19 @@ products of the next block would overflow), is frozen at the start of that block
 others do not notice.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Float, UInt
 
 from sandbox.distill.losses import Supervision, delta, is_plain, value
-from sandbox.train.teaching import LaneArrays, Plan, make_segment, over_seeds
+from sandbox.train.teaching import ALIVE, Plan, Segment
 from sandbox.types import Array, Params
 
 INNER_BLOCKS = 4
 """Pieces of a block; corrections from earlier pieces are one product each."""
-ALIVE = np.uint32(2**32 - 1)
-"""`bad` of a lane that is still finite."""
 _HIGH = lax.Precision.HIGHEST
 
 
@@ -66,10 +62,11 @@ class OnlineState(NamedTuple):
     weight: Array
 
 
-def from_params(params: Params) -> OnlineState:
+def from_phi(plan: Plan, phi: Params) -> OnlineState:
     """State of one seed from parameters stacked over lanes `(L, ...)`."""
-    k0, b0 = params["layer_0"]["kernel"], params["layer_0"]["bias"]
-    k1, b1 = params["layer_1"]["kernel"], params["layer_1"]["bias"]
+    del plan
+    k0, b0 = phi["layer_0"]["kernel"], phi["layer_0"]["bias"]
+    k1, b1 = phi["layer_1"]["kernel"], phi["layer_1"]["bias"]
     n_lanes, d, m = k0.shape
     w = jnp.concatenate([k0, b0[:, None, :]], 1)  # (L, d+1, m)
     w = jnp.swapaxes(w, 0, 1).reshape(d + 1, n_lanes * m)
@@ -84,8 +81,9 @@ def from_params(params: Params) -> OnlineState:
     return OnlineState(w, u, cc, u_sum, c_sum, bad, zero, zero)
 
 
-def to_params(state: OnlineState) -> Params:
+def deployed(plan: Plan, state: OnlineState) -> Params:
     """Parameters of one seed, stacked over lanes."""
+    del plan
     n_lanes, m = state.u.shape[1:]
     w = jnp.swapaxes(state.w.reshape(-1, n_lanes, m), 0, 1)
     if state.u.shape[0] == 1:
@@ -223,46 +221,23 @@ def _close(
     )
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def run_chunk(
-    plan: Plan,
-    state: OnlineState,
-    keys: Array,
-    t0: Array,
-    n_segments: Array,
-    teacher: Params | None,
-    index: Array,
-    lanes: LaneArrays,
+def train(
+    plan: Plan, state: OnlineState, key: Array, t0: Array, seg: Segment
 ) -> OnlineState:
-    """Trains every seed on `n_segments` segments from sample t0.
-
-    The trip count is an argument, so chunks of any length run the same program and the
-    chunk length cannot change a bit.
-    """
-    active = jnp.max(index) + 1
+    """One seed after a segment, block by block."""
+    del key
     size, n_blocks = plan.block, plan.segment // plan.block
+    xs = (
+        jnp.concatenate([seg.x, jnp.ones((plan.segment, 1), seg.x.dtype)], 1),
+        jnp.where(seg.weight > 0, seg.rate, 0),  # a mean over one row
+        seg.weight,
+        seg.supervision,
+    )
+    xs = jax.tree.map(lambda a: a.reshape(n_blocks, size, *a.shape[1:]), xs)
+    t_block = t0 + size * jnp.arange(n_blocks, dtype=jnp.uint32)
 
-    def one(state, key, t_start, teacher, index):
-        seg = make_segment(plan, key, t_start, teacher, index, lanes, active)
-        ones = jnp.ones((plan.segment, 1), seg.x.dtype)
-        xs = (
-            jnp.concatenate([seg.x, ones], 1),
-            jnp.where(seg.weight > 0, seg.rate, 0),  # a mean over one row
-            seg.weight,
-            seg.supervision,
-        )
-        xs = jax.tree.map(lambda a: a.reshape(n_blocks, size, *a.shape[1:]), xs)
-        t_block = t_start + size * jnp.arange(n_blocks, dtype=jnp.uint32)
+    def body(s, inp):
+        (x, eta, weight, sup), t_b = inp
+        return _block(plan, s, x, eta, weight, sup, t_b), None
 
-        def body(s, inp):
-            (x, eta, weight, sup), t_b = inp
-            return _block(plan, s, x, eta, weight, sup, t_b), None
-
-        return lax.scan(body, state, (xs, t_block))[0]
-
-    def segment(i, state):
-        t = jnp.uint32(t0) + jnp.uint32(plan.segment) * i.astype(jnp.uint32)
-        t_S = jnp.broadcast_to(t, (plan.n_seeds,))
-        return over_seeds(one, plan.n_seeds, state, keys, t_S, teacher, index)
-
-    return lax.fori_loop(0, n_segments, segment, state)
+    return lax.scan(body, state, (xs, t_block))[0]

@@ -27,6 +27,7 @@ from sandbox.train.buckets import micro_size
 from sandbox.train.engine import Engine
 from sandbox.train.forward import ROWS
 from sandbox.train.lanes import CACHE as KEPT
+from sandbox.train.lanes import teacher_places
 from sandbox.train.progress import seeds_text
 from sandbox.train.signals import say
 from sandbox.train.spec import RunSpec
@@ -120,7 +121,7 @@ def _teacher(spec: RunSpec) -> tuple[int, int, int]:
     asked = [[set(s.checkpoints(a)) for s in taught] for a in lanes if a is not None]
     key = jax.random.key(0)
     one = _bytes(jax.eval_shape(spec.teacher.spec.model.init, key))
-    n_active = max((min(len(a), len(set().union(*a))) for a in asked), default=1)
+    n_active = max(teacher_places(spec.strategies)) + 1
     n_stored = min(KEPT, len(set().union(*[step for a in asked for step in a])))
     return one, spec.n_seeds * n_active * one, n_stored
 

@@ -6,10 +6,13 @@ The teacher's logits are computed once per seed and checkpoint and serve all lan
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Float, Int, Integer
 
 from sandbox.distill.losses import Supervision, supervise
@@ -24,6 +27,8 @@ from sandbox.train.optim import Optimizer
 from sandbox.train.spec import RunSpec
 from sandbox.types import Array, Params
 
+ALIVE = np.uint32(2**32 - 1)
+"""`bad` of a lane that is still finite."""
 _TASK, _TEACHER_INIT, _STUDENT_INIT = 0, 1, 2  # folds of a seed's key
 _NOISE = 16  # fold of the task key behind dropout; probes use 3 to 8
 
@@ -210,15 +215,65 @@ def in_turn(fn: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: jax.lax.map(lambda a: fn(*a), args)
 
 
-def over_seeds(
-    fn: Callable[..., Any], n_seeds: int, *args: Any, one_by_one: bool = False
-) -> Any:
-    """Applies `fn` to each seed's slice of `args`.
+@runtime_checkable
+class Kernel(Protocol):
+    """What an engine is: three functions on one seed, all its lanes together.
 
-    By vmap, or one after the other; directly for one seed.
+    A state is a named tuple with `bad`, `loss` and `weight`, each `(L,)`: the first
+    sample that left the floats' range or `ALIVE`, and the sums of training losses and
+    of their weights since they were last read.
     """
-    if n_seeds == 1:
-        out = fn(*jax.tree.map(lambda a: a[0], args))
-        return jax.tree.map(lambda a: a[None], out)
-    each = in_turn if one_by_one else jax.vmap
-    return each(fn)(*args)
+
+    def from_phi(self, plan: Plan, phi: Params) -> Any:
+        """The state that starts from trained tensors `(L, ...)`."""
+        ...
+
+    def train(self, plan: Plan, state: Any, key: Array, t0: Array, seg: Segment) -> Any:
+        """The state after a segment.
+
+        Args:
+          plan: static plan.
+          state: before it.
+          key: the seed's task key.
+          t0: first sample of the segment.
+          seg: its rows.
+        """
+        ...
+
+    def deployed(self, plan: Plan, state: Any) -> Params:
+        """Parameters `(L, ...)` as they are stored and evaluated."""
+        ...
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def run_chunk(
+    kernel: Kernel,
+    plan: Plan,
+    state: Any,
+    keys: Array,
+    t0: Array,
+    n_segments: Array,
+    teacher: Params | None,
+    index: Array,
+    lanes: LaneArrays,
+) -> Any:
+    """Trains every seed on `n_segments` segments from sample t0.
+
+    The trip count is an argument, so chunks of any length run the same program and the
+    chunk length cannot change a bit.
+    """
+    active = jnp.max(index) + 1
+
+    def one(state, key, t, teacher, index):
+        seg = make_segment(plan, key, t, teacher, index, lanes, active)
+        return kernel.train(plan, state, key, t, seg)
+
+    def segment(i, state):
+        t = jnp.uint32(t0) + jnp.uint32(plan.segment) * i.astype(jnp.uint32)
+        args = (state, keys, jnp.broadcast_to(t, (plan.n_seeds,)), teacher, index)
+        if plan.n_seeds == 1:
+            out = one(*jax.tree.map(lambda a: a[0], args))
+            return jax.tree.map(lambda a: a[None], out)
+        return (in_turn if plan.in_turn else jax.vmap)(one)(*args)
+
+    return lax.fori_loop(0, n_segments, segment, state)

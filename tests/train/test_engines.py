@@ -19,6 +19,7 @@ from sandbox.distill.strategy import Anneal, Loss, Strategy, Target
 from sandbox.models.mlp import MLP
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import NoisyParity, Parity, RandomSupport
+from sandbox.train import generic
 from sandbox.train.engine import Engine
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.spec import RunSpec, Stop, TeacherRef
@@ -88,7 +89,7 @@ def train(
 
 def poisoned(engine: Engine, state: Any, seed: int, lane: int, bad: float) -> Any:
     """Puts a bad number among the first-layer weights of one lane."""
-    if not engine.blocked:
+    if engine.kernel is generic:
         kernel = state.phi["layer_0"]["kernel"].at[seed, lane, 3, 5].set(bad)
         phi = state.phi | {"layer_0": state.phi["layer_0"] | {"kernel": kernel}}
         return state._replace(phi=phi)

@@ -19,7 +19,7 @@ from sandbox.errors import ConfigError, StoreError
 from sandbox.models.mlp import MLP
 from sandbox.store.folders import RunFolder
 from sandbox.tasks.parity import Parity
-from sandbox.train import engine, generic, lanes, online_sgd, preflight
+from sandbox.train import engine, lanes, preflight
 from sandbox.train.engine import Engine
 from sandbox.train.loop import fit
 from sandbox.train.optim import Adam
@@ -27,6 +27,7 @@ from sandbox.train.preflight import OVERHEAD, Memory, most_checkpoints, peak_mem
 from sandbox.train.progress import Silent
 from sandbox.train.run import folder_of
 from sandbox.train.spec import RunSpec, Stop, TeacherRef
+from sandbox.train.teaching import run_chunk
 from tests.golden import make_golden as golden
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,10 +108,11 @@ def compiled_chunk(spec: RunSpec, k: int) -> Any:
         teacher = jax.tree.map(
             lambda p: jax.ShapeDtypeStruct((*shape, *p.shape), p.dtype), one
         )
-    chunk = online_sgd.run_chunk if it.blocked else generic.run_chunk
     index = np.zeros((spec.n_seeds, len(spec.strategies)), np.int32)
     at = (np.uint32(0), np.int32(1))
-    run = chunk.lower(it.plan, state, it.keys, *at, teacher, index, it.lanes)
+    run = run_chunk.lower(
+        it.kernel, it.plan, state, it.keys, *at, teacher, index, it.lanes
+    )
     return run.compile().memory_analysis()
 
 
