@@ -5,13 +5,11 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sandbox.cli import main, measure
-from sandbox.cli.probe import Request
 from sandbox.distill.strategy import Strategy
 from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
@@ -130,21 +128,6 @@ def test_nonterminals_end_to_end(
     assert lines[4].split()[2] == f"{found[0, 1, 0]:.3f}±{error[0, 1, 0]:.3f}"
 
 
-def request_of(spec: RunSpec) -> Request:
-    """A checked command, without its files."""
-    return Request(
-        run=SimpleNamespace(spec=spec),
-        lane=0,
-        strategy="ce",
-        seeds=((0, 3), (1, 4)),
-        steps=(0, 6400),
-        probes=("ngram",),
-        points=2,
-        root=Path(),
-        out=None,
-    )
-
-
 def test_the_table_of_ngrams() -> None:
     """Two seeds; arrays come back in no order, columns in that of n."""
     names = ["kl/all", "m_close/10/median", "m_robust/10/median", "exact/accuracy"]
@@ -152,8 +135,8 @@ def test_the_table_of_ngrams() -> None:
     value = np.array([[0.1, 0.3], [0.5, 0.7]])  # (steps, seeds)
     arrays = {name: value + i for i, name in enumerate(names)}
     arrays["accuracy_se"] = np.array([[0.3, 0.4], [0.0, 0.0]])
-    request = request_of(SPEC)
-    header, first, last = measure._ngram_table(arrays, request).splitlines()
+    shown = measure._table((0, 6400), measure._ngram(arrays))
+    header, first, last = shown.splitlines()
     words = "step accuracy exact robust 2 robust 10 close 2 close 10 KL 2 KL 10 KL all"
     assert header.split() == words.split()
     assert first.split()[:3] == ["0", "8.200±0.250", "3.2000"]
@@ -163,5 +146,5 @@ def test_the_table_of_ngrams() -> None:
 
 
 def test_the_ngram_probe_is_that_of_the_run() -> None:
-    found = measure._probe("ngram", request_of(SPEC))
+    found = measure._probe("ngram", SPEC, points=2)
     assert found == NgramProbe(task=TASK, model=SPEC.model)

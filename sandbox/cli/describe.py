@@ -1,9 +1,4 @@
-"""What `sandbox grammar` prints: the part that needs jax.
-
-All numbers are exact unless they are said to be estimates. Levels are depths in the
-derivation tree (`sandbox.tasks.grammar_arrays`). A grammar that recurses has neither
-levels nor samples; its expected length and entropy are printed.
-"""
+"""What `sandbox grammar` prints: the part that needs jax."""
 
 import math
 from collections.abc import Iterator
@@ -24,7 +19,7 @@ from sandbox.tasks.grammar_ambiguity import ambiguity, count_parses
 from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
 from sandbox.tasks.grammar_rule import is_terminal, listed
 from sandbox.tasks.grammar_sampler import sample_strings, to_tree
-from sandbox.text import table
+from sandbox.text import printable, table
 
 BINS, BAR = 12, 40
 """Most rows of a histogram, and characters of its longest bar."""
@@ -46,28 +41,6 @@ def sizes(grammar: Grammar) -> str:
     )
 
 
-def recursion(grammar: Grammar) -> str:
-    """What is known of a grammar that recurses."""
-    rate, where = graph.growth_rate(grammar.rules)
-    lengths = graph.expected_lengths(grammar.rules)
-    entropies = graph.derivation_entropies(grammar.rules)
-    n = len(grammar.start)
-    length = sum(lengths[s] for s in grammar.start) / n
-    nats = sum(entropies[s] for s in grammar.start) / n + math.log(n)
-    return (
-        f"recursion: through {listed(where)}, spectral radius {rate:.6g}; no fixed"
-        " levels, no longest string; training tasks refuse such a grammar\n"
-        f"expected length: {length:.6g} tokens\n{_entropy(nats, length)}"
-    )
-
-
-def _entropy(nats: float, length: float) -> str:
-    return (
-        f"entropy of the derivation: {nats:.6g} nats, {nats / length:.6g} nats by"
-        f" expected token"
-    )
-
-
 def levels(arrays: GrammarArrays) -> str:
     """One row a level: its symbols, nodes, and the tokens under a node."""
     n = np.arange(arrays.longest + 1)
@@ -75,11 +48,10 @@ def levels(arrays: GrammarArrays) -> str:
     for level in range(arrays.n_levels):
         p = arrays.level_length_distribution[level]
         mean = float(p @ n)
-        names = arrays.level_name(level)
         rows.append(
             [
                 str(level),
-                names if len(names) <= 30 else names[:27] + "...",
+                printable(arrays.level_name(level), 30),
                 f"{arrays.expected_nodes[level]:.6g}",
                 str(arrays.max_nodes[level]),
                 str(arrays.level_min_length[level]),
@@ -95,17 +67,14 @@ def levels(arrays: GrammarArrays) -> str:
 def histogram(arrays: GrammarArrays, level: int) -> Iterator[str]:
     """The distribution of the tokens under a node of a level, as lines of text."""
     p = arrays.level_length_distribution[level]
-    low = int(arrays.level_min_length[level])
-    high = int(arrays.level_max_length[level])
+    low, high = arrays.level_min_length[level], arrays.level_max_length[level]
     step = -(-(high - low + 1) // BINS)
-    edges = range(low, high + 1, step)
-    shares = [float(p[a : a + step].sum()) for a in edges]
+    shares = {a: float(p[a : a + step].sum()) for a in range(low, high + 1, step)}
     width = len(str(high))
-    for a, share in zip(edges, shares, strict=True):
-        b = min(a + step - 1, high)
-        span = f"{a:>{width}}" + (f" to {b:>{width}}" if step > 1 else "")
-        bar = "#" * round(BAR * share / max(shares))
-        yield f"  {span}  {share:7.4f} {bar}".rstrip()
+    for a, share in shares.items():
+        to = f" to {min(a + step - 1, high):>{width}}" if step > 1 else ""
+        bar = "#" * round(BAR * share / max(shares.values()))
+        yield f"  {a:>{width}}{to}  {share:7.4f} {bar}".rstrip()
 
 
 def about_ambiguity(grammar: Grammar, arrays: GrammarArrays | None) -> str:
@@ -124,13 +93,11 @@ def about_ambiguity(grammar: Grammar, arrays: GrammarArrays | None) -> str:
 
 
 def _draw(arrays: GrammarArrays, n: int, seed: int) -> Any:
-
     draw = jax.jit(partial(sample_strings, arrays), static_argnums=2)
     return jax.device_get(draw(jax.random.key(seed), 0, n))
 
 
 def _tree_counts(arrays: GrammarArrays) -> Iterator[int]:
-
     strings = _draw(arrays, PARSED, 1)
     for tokens, n in zip(strings.tokens, strings.length, strict=True):
         yield count_parses(arrays, tokens[:n])
@@ -165,17 +132,13 @@ def draw_lengths(arrays: GrammarArrays) -> Figure:
     columns = min(3, arrays.n_levels)
     n_rows = -(-arrays.n_levels // columns)
     with styled():
-        figure, axes = plt.subplots(
-            n_rows, columns, figsize=(WIDE, 1.6 * n_rows + 0.4), squeeze=False
-        )
-        for level, ax in enumerate(axes.flat):
-            if level >= arrays.n_levels:
-                ax.set_axis_off()
-                continue
-            low = int(arrays.level_min_length[level])
-            high = int(arrays.level_max_length[level])
-            p = arrays.level_length_distribution[level, low : high + 1]
-            ax.bar(np.arange(low, high + 1), p, width=1.0, color=color_of("lengths"))
+        figure = plt.figure(figsize=(WIDE, 1.6 * n_rows + 0.4))
+        for level in range(arrays.n_levels):
+            ax = figure.add_subplot(n_rows, columns, level + 1)
+            low, high = arrays.level_min_length[level], arrays.level_max_length[level]
+            n = np.arange(low, high + 1)
+            p = arrays.level_length_distribution[level, n]
+            ax.bar(n, p, width=1.0, color=color_of("lengths"))
             name = arrays.level_name(level)
             ax.set_title(name if len(name) <= 24 else f"level {level}")
             ax.set_xlabel("tokens")
@@ -189,24 +152,38 @@ def describe(
     grammar: Grammar, *, n_samples: int, seed: int, figure: Path | None
 ) -> None:
     """Prints everything that was asked for."""
-    if grammar.recursive:
-        print(sizes(grammar), recursion(grammar), sep="\n")
-        print(about_ambiguity(grammar, None))
-        return
-    arrays = compile_grammar(grammar)
-    low, high = arrays.level_min_length[0], arrays.level_max_length[0]
-    length = float(arrays.expected_nodes[-1])
+    arrays = None if grammar.recursive else compile_grammar(grammar)
     print(sizes(grammar))
-    print(f"expected length: {length:.6g} tokens, {low} to {high}")
-    print(_entropy(arrays.string_entropy, length))
+    tokens, nats = (
+        sum(under[s] for s in grammar.start) / len(grammar.start)
+        for under in (
+            graph.expected_lengths(grammar.rules),
+            graph.derivation_entropies(grammar.rules),
+        )
+    )
+    nats += math.log(len(grammar.start))
+    if arrays is None:
+        rate, where = graph.growth_rate(grammar.rules)
+        span = ""
+        print(
+            f"recursion: through {listed(where)}, spectral radius {rate:.6g}; no fixed"
+            " levels, no longest string; training tasks refuse such a grammar"
+        )
+    else:
+        span = f", {arrays.level_min_length[0]} to {arrays.longest}"
+    print(f"expected length: {tokens:.6g} tokens{span}")
+    by_token = f"{nats / tokens:.6g} nats by expected token"
+    print(f"entropy of the derivation: {nats:.6g} nats, {by_token}")
     print(about_ambiguity(grammar, arrays))
+    if arrays is None:
+        return
     print(f"\n{arrays.n_levels} levels; nodes in a tree, and tokens under a node:")
     print(levels(arrays))
     for level in range(arrays.n_levels):
         print(f"\ntokens under a node of level {level} ({arrays.level_name(level)}):")
-        print("\n".join(histogram(arrays, level)))
+        print(*histogram(arrays, level), sep="\n")
     if figure is not None:
         png, _ = save(draw_lengths(arrays), figure.with_suffix(""))
         print(f"\nfigure: {png}")
     if n_samples:
-        print("\n".join(samples(arrays, n_samples, seed)))
+        print(*samples(arrays, n_samples, seed), sep="\n")

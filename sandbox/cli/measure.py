@@ -2,15 +2,14 @@
 
 import io
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from sandbox.cli.probe import Request
-from sandbox.errors import StoreError
+from sandbox.cli.probe import Probe
 from sandbox.probes.alignment import AlignmentProbe
 from sandbox.probes.fourier import FourierProbe
 from sandbox.probes.ngram import NgramProbe
@@ -18,86 +17,72 @@ from sandbox.probes.nonterminals import NonterminalProbe
 from sandbox.probes.offline import measure_trajectory
 from sandbox.probes.spectrum import SpectrumProbe
 from sandbox.store.config import to_json
-from sandbox.store.files import write_atomic
+from sandbox.store.files import make_folder, write_atomic
 from sandbox.store.provenance import versions
 from sandbox.text import table
+from sandbox.train.run import Run
 
 _MAX_DEGREE = 5
 
 Arrays = dict[str, np.ndarray]
+Columns = Iterator[tuple[str, Sequence[str]]]
+"""A name, and a cell for every step, or for every level of every step."""
 
 
-def measure(request: Request) -> None:
-    """Measures every probe of a request, prints its table, exports it if asked."""
-    spec = request.run.spec
-    with jax.enable_x64(spec.dtype == "float64"):
-        for name in request.probes:
-            probe = _probe(name, request)
-            measured = measure_trajectory(
-                request.run,
-                probe,
-                root=request.root,
-                steps=request.steps,
-                seeds=[position for position, _ in request.seeds],
-                lane=request.lane,
-            )
-            arrays = {k: np.swapaxes(v, 0, 1) for k, v in measured.values.items()}
-            print(f"\n{name}: {_title(request)}")
-            print(_TABLES[name](arrays, request))
-            if request.out is not None:
-                _export(request.out, name, probe, measured.values, request)
-                print(f"written to {request.out}")
-
-
-def _probe(name: str, request: Request) -> Any:
-    spec = request.run.spec
-    if name == "alignment":
-        return AlignmentProbe(spec.task)
-    if name == "spectrum":
-        return SpectrumProbe(spec.task, spec.model)
-    if name == "nonterminals":
-        return NonterminalProbe(task=spec.task, model=spec.model)
-    if name == "ngram":
-        return NgramProbe(task=spec.task, model=spec.model)
-    degrees = tuple(range(1, min(_MAX_DEGREE, spec.task.d) + 1))
-    return FourierProbe(spec.task, spec.model, degrees=degrees, points=request.points)
-
-
-def _export(
-    path: Path, name: str, probe: Any, arrays: Arrays, request: Request
+def measure(
+    args: Probe, run: Run, lane: int, seeds: Sequence[int], steps: Sequence[int]
 ) -> None:
-    about = {
-        "probe": {"name": name, **_settings(probe)},
-        "run": str(request.run.folder.path),
-        "strategy": request.strategy,
-        "task": to_json(request.run.spec.task),
-        "model": to_json(request.run.spec.model),
-        "versions": versions(),
-    }
-    sink = io.BytesIO()
-    np.savez_compressed(
-        sink,
-        steps=np.asarray(request.steps, np.int64),
-        seeds=np.asarray([s for _, s in request.seeds], np.int64),
-        about=np.asarray(json.dumps(about, sort_keys=True)),
-        **arrays,  # pyright: ignore[reportArgumentType]
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StoreError(f"cannot make {path.parent}: {e.strerror or e}.") from e
-    write_atomic(path, sink.getvalue())
-
-
-def _settings(probe: Any) -> dict[str, Any]:
-    return {k: v for k, v in asdict(probe).items() if k not in ("task", "model")}
-
-
-def _title(request: Request) -> str:
-    folder = request.run.folder.path
-    seeds = [str(s) for _, s in request.seeds]
+    """Measures what was asked for of a run, prints the tables, exports it if asked."""
+    spec, folder = run.spec, run.folder.path
+    strategy = spec.strategies[lane].name
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
-    return f"{folder.parent.name} {folder.name}, strategy {request.strategy}, {which}"
+    with jax.enable_x64(spec.dtype == "float64"):
+        for name in dict.fromkeys(args.probes):
+            probe = _probe(name, spec, args.points)
+            values = measure_trajectory(
+                run,
+                probe,
+                root=folder.resolve().parent.parent,
+                steps=steps,
+                seeds=[spec.seeds.index(s) for s in seeds],
+                lane=lane,
+            ).values
+            by_step = {k: np.swapaxes(v, 0, 1) for k, v in values.items()}
+            title = f"{folder.parent.name} {folder.name}, strategy {strategy}, {which}"
+            print(
+                f"\n{name}: {title}", _table(steps, _COLUMNS[name](by_step)), sep="\n"
+            )
+            if args.out is None:
+                continue
+            parts = {part: to_json(getattr(spec, part)) for part in ("task", "model")}
+            settings = {k: v for k, v in asdict(probe).items() if k not in parts}
+            about = {"run": str(folder), "strategy": strategy, "versions": versions()}
+            about |= {"probe": {"name": name, **settings}, **parts}
+            sink = io.BytesIO()
+            np.savez_compressed(
+                sink,
+                steps=np.asarray(steps, np.int64),
+                seeds=np.asarray(seeds, np.int64),
+                about=np.asarray(json.dumps(about, sort_keys=True)),
+                **values,  # pyright: ignore[reportArgumentType]
+            )
+            make_folder(args.out.parent)
+            write_atomic(args.out, sink.getvalue())
+            print(f"written to {args.out}")
+
+
+def _probe(name: str, spec: Any, points: int) -> Any:
+    task, model = spec.task, spec.model
+    if name == "alignment":
+        return AlignmentProbe(task)
+    if name == "spectrum":
+        return SpectrumProbe(task, model)
+    if name == "nonterminals":
+        return NonterminalProbe(task=task, model=model)
+    if name == "ngram":
+        return NgramProbe(task=task, model=model)
+    degrees = tuple(range(1, min(_MAX_DEGREE, task.d) + 1))
+    return FourierProbe(task, model, degrees=degrees, points=points)
 
 
 def mean_size(c: np.ndarray, se: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,112 +96,97 @@ def mean_size(c: np.ndarray, se: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       se: their standard errors.
     """
     size = np.abs(c)
-    if c.shape[-1] == 2:
-        size, error = size[..., 1], se[..., 1]
-    else:
-        top = size.argmax(-1)[..., None]
-        size = np.take_along_axis(size, top, -1)[..., 0]
-        error = np.take_along_axis(se, top, -1)[..., 0]
-    size, error = size.reshape(len(c), -1), error.reshape(len(c), -1)
+    two = c.shape[-1] == 2
+    top = np.ones((*c.shape[:-1], 1), int) if two else size.argmax(-1, keepdims=True)
+    size, error = (
+        np.take_along_axis(a, top, -1).reshape(len(c), -1) for a in (size, se)
+    )
     return size.mean(1), np.sqrt((error**2).sum(1)) / error.shape[1]
 
 
-def _fourier_table(arrays: Arrays, request: Request) -> str:
-    header, columns = ["step"], [[f"{s:,}" for s in request.steps]]
+def _table(steps: Sequence[int], columns: Columns) -> str:
+    header, cells = zip(*columns, strict=True)
+    more = [""] * (len(cells[0]) // len(steps) - 1)
+    first = [cell for step in steps for cell in (f"{step:,}", *more)]
+    rows = list(zip(first, *cells, strict=True))
+    return table(("step", *header), rows, right="r" * len(rows[0]))
+
+
+def _with_error(
+    mean: Iterable[float], error: Iterable[float], digits: int
+) -> list[str]:
+    pairs = zip(mean, error, strict=True)
+    return [f"{m:.{digits}f}±{e:.{digits}f}" for m, e in pairs]
+
+
+def _mean(arrays: Arrays, name: str, digits: int, *, se: bool = False) -> list[str]:
+    """Means over the seeds of `(R, S, ...)`; seeds are independent."""
+    mean = arrays[name].mean(1).flat
+    if not se:
+        return [f"{m:.{digits}f}" for m in mean]
+    error = arrays[f"{name}_se"]
+    return _with_error(mean, (np.sqrt((error**2).sum(1)) / error.shape[1]).flat, digits)
+
+
+def _fourier(arrays: Arrays) -> Columns:
     names = [n for n in arrays if n.startswith(("in_support/", "off_support/"))]
     for name in sorted(names, key=lambda n: (int(n.partition("/")[2]), n)):
         group, _, degree = name.partition("/")
-        if not arrays[name].shape[3]:  # no monomials of this degree
-            continue
-        mean, error = mean_size(arrays[name], arrays[f"{group}_se/{degree}"])
-        header.append(f"{group.removesuffix('_support')} {degree}")
-        columns.append([f"{m:.5f}±{e:.5f}" for m, e in zip(mean, error, strict=True)])
-    rows = list(zip(*columns, strict=True))
-    return table(header, rows, right="r" * len(header))
+        if arrays[name].shape[3]:  # else there are no monomials of this degree
+            found = mean_size(arrays[name], arrays[f"{group}_se/{degree}"])
+            yield f"{group.removesuffix('_support')} {degree}", _with_error(*found, 5)
 
 
-def _alignment_table(arrays: Arrays, request: Request) -> str:
+def _alignment(arrays: Arrays) -> Columns:
     """Share of squared weights on the support, over neurons, nodes and seeds."""
-    header = ["step", "mean", "median", "90%", "99%", "largest", "chance"]
-    rows = []
-    for r, step in enumerate(request.steps):
-        share = arrays["alignment"][r]
-        marks = np.quantile(share, (0.5, 0.9, 0.99, 1.0))
-        values = (share.mean(), *marks, arrays["chance"][r].mean())
-        rows.append([f"{step:,}", *(f"{v:.4f}" for v in values)])
-    return table(header, rows, right="r" * len(header))
+    share = arrays["alignment"].reshape(len(arrays["alignment"]), -1)
+    marks = np.quantile(share, (0.5, 0.9, 0.99, 1.0), axis=1)
+    chance = arrays["chance"].reshape(len(share), -1).mean(1)
+    names = ("mean", "median", "90%", "99%", "largest", "chance")
+    for name, values in zip(names, (share.mean(1), *marks, chance), strict=True):
+        yield name, [f"{v:.4f}" for v in values]
 
 
-def _spectrum_table(arrays: Arrays, request: Request) -> str:
+def _spectrum(arrays: Arrays) -> Columns:
     """Exact weight of each degree: largest class, mean over seeds (in support)."""
-    weight, inside = arrays["weight"], arrays["in_support"].sum(2)  # (R, S, d+1, C)
-    degrees = range(min(weight.shape[2], 9))
-    header = ["step", *(f"degree {j}" for j in degrees)]
-    rows = []
-    for r, step in enumerate(request.steps):
-        mean, within = (a[r].max(-1).mean(0) for a in (weight, inside))
-        cells = [f"{mean[j]:.4f} ({within[j]:.4f})" for j in degrees]
-        rows.append([f"{step:,}", *cells])
-    return table(header, rows, right="r" * len(header))
+    both = (arrays["weight"], arrays["in_support"].sum(2))  # (R, S, d+1, C)
+    weight, inside = (a.max(-1).mean(1).T for a in both)
+    for j, pair in enumerate(zip(weight[:9], inside[:9], strict=True)):
+        pairs = zip(*pair, strict=True)
+        yield f"degree {j}", [f"{w:.4f} ({within:.4f})" for w, within in pairs]
 
 
-def _nonterminals_table(arrays: Arrays, request: Request) -> str:
+def _nonterminals(arrays: Arrays) -> Columns:
     """Accuracies of each level: nonterminals, and boundaries with their classes alike.
 
-    A column's error is over held-out strings; those of seeds are independent.
+    A column's error is over held-out strings.
     """
-    header, columns = ["step", "level"], []
-    targets = {"nonterminal": "nonterminal", "boundary_balanced": "boundary"}
-    for target, word in targets.items():
+    n_steps, _, n_levels = arrays["majority/nonterminal"].shape
+    yield "level", [str(level) for level in range(n_levels)] * n_steps
+    for target in ("nonterminal", "boundary_balanced"):
+        word = target.removesuffix("_balanced")
         for kind in ("attention", "linear"):
-            columns.append(_mean_over_seeds(arrays, f"{kind}/{target}"))
-            header.append(f"{word} {kind}")
-        for kind in ("control", "untrained"):
-            columns.append(arrays[f"{kind}/attention/{target}"].mean(1))
-            header.append(kind)
-        columns.append(arrays[f"majority/{target}"].mean(1))
-        header.append("majority")
-    rows = []
-    for r, step in enumerate(request.steps):
-        for level in range(columns[0].shape[1]):
-            cells = (c[r, level] for c in columns)
-            shown = (c if isinstance(c, str) else f"{c:.3f}" for c in cells)
-            rows.append([f"{step:,}" if level == 0 else "", str(level), *shown])
-    return table(header, rows, right="r" * len(header))
+            yield f"{word} {kind}", _mean(arrays, f"{kind}/{target}", 3, se=True)
+        for kind in ("control/attention", "untrained/attention", "majority"):
+            yield kind.partition("/")[0], _mean(arrays, f"{kind}/{target}", 3)
 
 
-def _mean_over_seeds(arrays: Arrays, name: str) -> np.ndarray:
-    """Texts `mean±se` from `(R, S, ...)` numbers, `(R, ...)`."""
-    mean, error = arrays[name].mean(1), arrays[f"{name}_se"]
-    error = np.sqrt((error**2).sum(1)) / error.shape[1]
-    texts = [f"{m:.3f}±{e:.3f}" for m, e in zip(mean.flat, error.flat, strict=True)]
-    return np.asarray(texts, object).reshape(mean.shape)
-
-
-def _ngram_table(arrays: Arrays, request: Request) -> str:
+def _ngram(arrays: Arrays) -> Columns:
     """Medians over strings and positions, and nats, averaged over seeds."""
     sizes = sorted({int(n.split("/")[1]) for n in arrays if n.startswith("m_robust/")})
-    header = ["step", "accuracy", "exact"]
-    columns = [_mean_over_seeds(arrays, "accuracy"), arrays["exact/accuracy"].mean(1)]
+    yield "accuracy", _mean(arrays, "accuracy", 3, se=True)
+    yield "exact", _mean(arrays, "exact/accuracy", 4)
     for name in ("robust", "close"):
         for n in sizes:
-            header.append(f"{name} {n}")
-            columns.append(arrays[f"m_{name}/{n}/median"].mean(1))
+            yield f"{name} {n}", _mean(arrays, f"m_{name}/{n}/median", 4)
     for n in (*sizes, "all"):
-        header.append(f"KL {n}")
-        columns.append(arrays[f"kl/{n}"].mean(1))
-    rows = []
-    for r, step in enumerate(request.steps):
-        cells = (c[r] for c in columns)
-        shown = (c if isinstance(c, str) else f"{c:.4f}" for c in cells)
-        rows.append([f"{step:,}", *shown])
-    return table(header, rows, right="r" * len(header))
+        yield f"KL {n}", _mean(arrays, f"kl/{n}", 4)
 
 
-_TABLES = {
-    "fourier": _fourier_table,
-    "alignment": _alignment_table,
-    "spectrum": _spectrum_table,
-    "nonterminals": _nonterminals_table,
-    "ngram": _ngram_table,
+_COLUMNS = {
+    "fourier": _fourier,
+    "alignment": _alignment,
+    "spectrum": _spectrum,
+    "nonterminals": _nonterminals,
+    "ngram": _ngram,
 }

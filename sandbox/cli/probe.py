@@ -21,36 +21,7 @@ from sandbox.store.folders import RunFolder
 from sandbox.store.trajectories import Trajectory
 from sandbox.text import unknown
 
-CUBE = ("fourier", "alignment", "spectrum")
-STRINGS = ("nonterminals", "ngram")
-PROBES = CUBE + STRINGS
-
-
-@dataclass(frozen=True)
-class Request:
-    """A checked command.
-
-    Attributes:
-      run: the `sandbox.train.run.Run`.
-      lane: position of the strategy.
-      strategy: its name.
-      seeds: (position, seed) of each one to probe.
-      steps: checkpoints to probe.
-      probes: names from `PROBES`.
-      points: Monte-Carlo inputs.
-      root: where runs and measurements are stored.
-      out: file to export to, if any.
-    """
-
-    run: Any
-    lane: int
-    strategy: str
-    seeds: tuple[tuple[int, int], ...]
-    steps: tuple[int, ...]
-    probes: tuple[str, ...]
-    points: int
-    root: Path
-    out: Path | None
+PROBES = ("fourier", "alignment", "spectrum", "nonterminals", "ngram")
 
 
 @dataclass(frozen=True)
@@ -116,52 +87,35 @@ class Probe:
     root: Root = None
 
     def run(self) -> int:
-        """Checks the request, measures, prints and stores."""
-        request = check(self)
+        """Checks the request against the stored run, measures, prints and stores."""
+        known = ", ".join(PROBES)
+        require(bool(self.probes), f"--probes: name one or more of {known}.")
+        for name in self.probes:
+            require(name in PROBES, f"--probes: {unknown('probe', name, PROBES)}")
+        require(self.points >= 2, f"--points must be at least 2, got {self.points}.")
+        require(self.points < 2**32, "--points must be less than 2^32.")
+        require(
+            self.out is None or len(set(self.probes)) == 1,
+            "--out names one file; give one probe with it.",
+        )
+        folder = resolve(self.name, root_of(self.root))
+        steps = _steps(self.steps, folder)
+        classes = study_classes(self.study) if self.study else ()
+        # lazily: a run that is not there is told before the train package is imported.
+        from sandbox.train.run import open_run
+
+        run = open_run(folder.path, extra=classes)
+        _check_task(self.probes, run.spec.task)
+        _warn_changed(folder, run.spec)
+        lane = _lane(self.strategy, [s.name for s in run.spec.strategies])
+        seeds = _seeds(self.seed, run.spec.strategies[lane].name, run)
+        if self.out is not None:
+            _check_out(self.out, folder)
         # lazily: it imports jax, which no mistake should wait for.
         from sandbox.cli.measure import measure
 
-        measure(request)
+        measure(self, run, lane, seeds, steps)
         return 0
-
-
-def check(args: Probe) -> Request:
-    """Turns arguments into a request, or says in one sentence what is wrong."""
-    probes = _probes(args.probes)
-    require(args.points >= 2, f"--points must be at least 2, got {args.points}.")
-    require(args.points < 2**32, "--points must be less than 2^32.")
-    require(
-        args.out is None or len(probes) == 1,
-        "--out names one file; give one probe with it.",
-    )
-    folder = resolve(args.name, root_of(args.root))
-    steps = _steps(args.steps, folder)
-    classes = study_classes(args.study) if args.study else ()
-    # lazily: a run that is not there is told before the train package is imported.
-    from sandbox.train.run import open_run
-
-    opened = open_run(folder.path, extra=classes)
-    _check_task(probes, opened.spec.task)
-    _warn_changed(folder, opened.spec)
-    lane, strategy = _strategy(args.strategy, [s.name for s in opened.spec.strategies])
-    return Request(
-        run=opened,
-        lane=lane,
-        strategy=strategy,
-        seeds=_seeds(args.seed, strategy, opened),
-        steps=steps,
-        probes=probes,
-        points=args.points,
-        root=folder.path.resolve().parent.parent,
-        out=_target(folder, args.out),
-    )
-
-
-def _probes(names: tuple[str, ...]) -> tuple[str, ...]:
-    require(bool(names), f"--probes: name one or more of {', '.join(PROBES)}.")
-    for name in names:
-        require(name in PROBES, f"--probes: {unknown('probe', name, PROBES)}")
-    return tuple(dict.fromkeys(names))
 
 
 def _check_task(probes: tuple[str, ...], task: Any) -> None:
@@ -171,18 +125,18 @@ def _check_task(probes: tuple[str, ...], task: Any) -> None:
     from sandbox.tasks.masking import MaskedLM
     from sandbox.tasks.sequences import GrammarTask
 
-    fits: dict[str, tuple[type, str]] = dict.fromkeys(
-        CUBE, (VectorTask, "tasks on vectors")
-    )
-    fits["spectrum"] = (BooleanTask, "tasks on the Boolean cube")
-    fits["nonterminals"] = (GrammarTask, "tasks on strings of a grammar")
-    fits["ngram"] = (MaskedLM, "masked-token prediction")
+    fits: dict[str, tuple[type, str]] = {
+        "fourier": (VectorTask, "tasks on vectors"),
+        "alignment": (VectorTask, "tasks on vectors"),
+        "spectrum": (BooleanTask, "tasks on the Boolean cube"),
+        "nonterminals": (GrammarTask, "tasks on strings of a grammar"),
+        "ngram": (MaskedLM, "masked-token prediction"),
+    }
     mine = [name for name, (kind, _) in fits.items() if isinstance(task, kind)]
     for name in probes:
-        kind, words = fits[name]
         require(
-            isinstance(task, kind),
-            f"--probes: {name} measures {words}, and the task of this run is"
+            name in mine,
+            f"--probes: {name} measures {fits[name][1]}, and the task of this run is"
             f" {type(task).__name__}; it can be measured"
             f" with {' and '.join(mine) or 'none of them'}.",
         )
@@ -190,22 +144,21 @@ def _check_task(probes: tuple[str, ...], task: Any) -> None:
 
 def _steps(words: tuple[str, ...], folder: RunFolder) -> tuple[int, ...]:
     """The checkpoints that `--steps` asks for, all of them stored."""
-    every = 0
+    by_number, every = words[:1] == ("every",), 1
     wanted: list[int] = []
     try:
-        if words[:1] == ("every",):
-            (every,) = (int(w) for w in words[1:])
-            require(every >= 1, f"--steps every N needs N >= 1, got {every}.")
+        if by_number:
+            (every,) = map(int, words[1:])
         elif words != ("all",):
             wanted = [int(p) for w in words for p in w.replace("_", "").split(",") if p]
-            require(bool(wanted), "--steps must name at least one checkpoint.")
-    except ConfigError:
-        raise
     except ValueError as e:
         raise ConfigError(
             "--steps must be all, a list such as 0,20000,40000, or every N, got"
             f" {' '.join(words)[:60]!r}."
         ) from e
+    require(every >= 1, f"--steps every N needs N >= 1, got {every}.")
+    named = by_number or wanted or words == ("all",)
+    require(bool(named), "--steps must name at least one checkpoint.")
     stored = Trajectory(folder).steps
     if not stored:
         raise StoreError(
@@ -218,15 +171,13 @@ def _steps(words: tuple[str, ...], folder: RunFolder) -> tuple[int, ...]:
                 f"--steps: {step} is not one of the {len(stored)} checkpoints of"
                 f" {folder.path}; the nearest is {near}, the last {stored[-1]}."
             )
-    if every:
-        chosen = tuple(s for s in stored if s % every == 0)
-        require(
-            bool(chosen) and chosen != (0,),
-            f"--steps: no checkpoint of {folder.path} after 0 is a multiple of {every};"
-            f" they are {stored[min(1, len(stored) - 1)]} apart.",
-        )
-        return chosen
-    return tuple(sorted(set(wanted))) or stored
+    chosen = tuple(s for s in stored if s % every == 0 and (not wanted or s in wanted))
+    require(
+        not by_number or chosen not in ((), (0,)),
+        f"--steps: no checkpoint of {folder.path} after 0 is a multiple of {every};"
+        f" they are {stored[min(1, len(stored) - 1)]} apart.",
+    )
+    return chosen
 
 
 def study_classes(name: str) -> tuple[type, ...]:
@@ -263,34 +214,34 @@ def _warn_changed(folder: RunFolder, spec: Any) -> None:
             )
 
 
-def _strategy(name: str | None, names: list[str]) -> tuple[int, str]:
+def _lane(name: str | None, names: list[str]) -> int:
+    """The position of the strategy that is asked for."""
     if name is None:
         require(
             len(names) == 1,
             f"--strategy: the run trains {', '.join(names)}; choose one of them.",
         )
-        return 0, names[0]
-    hint = unknown("strategy", name, names)
-    require(name in names, f"--strategy: {hint}")
-    return names.index(name), name
+        return 0
+    require(name in names, f"--strategy: {unknown('strategy', name, names)}")
+    return names.index(name)
 
 
-def _seeds(seed: int | None, strategy: str, opened: Any) -> tuple[tuple[int, int], ...]:
-    """Positions and seeds to probe, without those that had no teacher."""
-    seeds = opened.spec.seeds
-    if seed is not None and seed not in seeds:
-        raise ConfigError(
-            f"--seed: the run has seeds {seeds[0]} to {seeds[-1]}, got {seed}."
-        )
-    absent = {o["seed"] for o in _lanes(opened, "absent") if o["strategy"] == strategy}
+def _seeds(seed: int | None, strategy: str, run: Any) -> list[int]:
+    """The seeds to probe, without those that had no teacher."""
+    seeds = run.spec.seeds
+    require(
+        seed is None or seed in seeds,
+        f"--seed: the run has seeds {seeds[0]} to {seeds[-1]}, got {seed}.",
+    )
+    absent = {o["seed"] for o in _lanes(run, "absent") if o["strategy"] == strategy}
     wanted = seeds if seed is None else (seed,)
-    kept = tuple((seeds.index(s), s) for s in wanted if s not in absent)
+    kept = [s for s in wanted if s not in absent]
     require(
         bool(kept),
         f"--seed: strategy {strategy!r} was not trained for {wanted}: no teacher.",
     )
-    for o in _lanes(opened, "failed"):
-        if o["strategy"] == strategy and o["seed"] in [s for _, s in kept]:
+    for o in _lanes(run, "failed"):
+        if o["strategy"] == strategy and o["seed"] in kept:
             print(
                 f"warning: seed {o['seed']} became non-finite at sample {o['sample']};"
                 " its later checkpoints repeat its last finite parameters.",
@@ -299,34 +250,25 @@ def _seeds(seed: int | None, strategy: str, opened: Any) -> tuple[tuple[int, int
     return kept
 
 
-def _lanes(opened: Any, kind: str) -> list[dict[str, Any]]:
-    """The lanes that a run's outcome lists as `absent` or `failed`.
-
-    Raises:
-      StoreError: its outcome lists none of that kind, or not in the form written.
-    """
-    data = opened.outcome
-    lanes = data.get(kind) if isinstance(data, dict) else None
+def _lanes(run: Any, kind: str) -> list[dict[str, Any]]:
+    """The lanes that a run's outcome lists as `absent` or `failed`."""
+    lanes = run.outcome.get(kind) if isinstance(run.outcome, dict) else None
     wanted = {"seed", "strategy"} | ({"sample"} if kind == "failed" else set())
     sound = isinstance(lanes, list) and all(
         isinstance(o, dict) and wanted <= o.keys() for o in lanes
     )
     if not sound:
-        raise StoreError(
-            f"{opened.folder.path / 'outcome.json'} does not list the {kind} lanes."
-        )
+        outcome = run.folder.path / "outcome.json"
+        raise StoreError(f"{outcome} does not list the {kind} lanes.")
     return lanes or []
 
 
-def _target(folder: RunFolder, out: Path | None) -> Path | None:
-    """The file to export to; never inside a run folder."""
-    if out is None:
-        return None
+def _check_out(out: Path, folder: RunFolder) -> None:
+    """Refuses a file that cannot be made, or in a run's folder."""
     require(
         not out.resolve().is_relative_to(folder.path.resolve()),
         f"--out: {out} is inside the run's folder, which must not change.",
     )
     require(not out.is_dir(), f"--out: {out} is a folder; name a file.")
-    parents = [p for p in out.absolute().parents if p.exists()]
-    require(parents[0].is_dir(), f"--out: {parents[0]} is not a folder.")
-    return out
+    parent = next(p for p in out.absolute().parents if p.exists())
+    require(parent.is_dir(), f"--out: {parent} is not a folder.")
