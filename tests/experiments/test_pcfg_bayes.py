@@ -66,7 +66,7 @@ def test_figure_and_result_file(result, capsys):
 
 
 def test_it_is_opened_again(result, monkeypatch):
-    monkeypatch.setattr(Exact, "_ceilings", None)
+    monkeypatch.setattr("experiments.pcfg_bayes.accuracy_ceiling", None)
     again = STUDY.run(root=result.root)
     assert again.values.keys() == STUDY.exact.pieces().keys()
     assert again.seconds == result.seconds
