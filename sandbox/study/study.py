@@ -123,6 +123,12 @@ class Study:
         """Makes the subclass a frozen record."""
         super().__init_subclass__()
         dataclass(frozen=True, kw_only=True)(cls)
+        taken = [f.name for f in fields(Options) if f.name in cls.__annotations__]
+        require(
+            not taken,
+            f"{cls.__name__}: the command line has an option {', '.join(taken)} of its"
+            " own; call the field something else.",
+        )
 
     def __post_init__(self) -> None:
         """Refuses what would fail later; subclasses say more in `check`."""

@@ -147,6 +147,11 @@ def test_a_grid_ends_with_one_table_and_one_figure(own, root, result, capsys):
     assert len(list((root / "teacher").iterdir())) == 1  # shared by all points
 
 
+def test_a_field_cannot_take_the_name_of_an_option():
+    with pytest.raises(ConfigError, match="option grid of its own"):
+        type("Clash", (st.Study,), {"__annotations__": {"grid": int}, "grid": 1})
+
+
 def test_lanes_are_checked_when_a_study_is_built(own):
     with pytest.raises(ConfigError, match=r"target\.tau"):
         own(tau=-1.0)
