@@ -68,7 +68,11 @@ STUDY = [
     ),
     ("parity_mlp", "smoke --setting.n-teachers 1.5", "--setting.n-teachers: invalid"),
     ("parity_mlp", "smoke --setting.n-teachers 0", "setting.n_teachers must be at"),
-    ("parity_mlp", "smoke --setting.task.k 30", "task.k must lie in 1..d = 1..24"),
+    (
+        "parity_mlp",
+        "smoke --setting.task.k 30",
+        "error: task.k must lie in 1..d = 1..24, got 30.\n",
+    ),
     ("parity_mlp", "smoke --setting.task.d " + "9" * 30, "task.d must be at most 2147"),
     ("parity_mlp", "smoke --setting.rule.degrees", "rule.degrees must lie in 1..d"),
     ("parity_mlp", "smoke --setting.rule.degrees 2", "rule.degrees must hold 1"),
