@@ -38,6 +38,8 @@ _DESCRIPTION = "\0"
 """Stands in tyro's help for a description, whose lines it would join."""
 _HELP = ("-h", "--help")
 _PRESETS = """\
+{description}
+
 presets:
 {presets}
 
@@ -53,22 +55,16 @@ several:
 def parse(
     f: Callable[..., T], argv: Sequence[str], *, prog: str, description: str = ""
 ) -> T:
-    """Calls `f` with what the command line gives for its parameters.
+    """Calls a function, or makes a record, with what the command line gives.
 
-    Args:
-      f: a record or a function, its parameters annotated and described as tyro reads
-        them.
-      argv: the words after the program's name.
-      prog: the program's name.
-      description: shown by `--help` as it is written; the docstring of `f` if empty.
+    The parameters of `f` are annotated and described as tyro reads them. `--help` shows
+    the description as it is written, or the docstring of `f` where there is none.
 
     Raises:
       SystemExit: after `--help`, and with code 2 after a mistake was told.
     """
-    parameters = inspect.signature(f).parameters.values()
-    names = [_option(p.name) for p in parameters]
-    about = description or inspect.getdoc(f) or ""
-    return _parse(f, argv, prog, about, names, *_PLAIN)
+    names = [_option(name) for name in inspect.signature(f).parameters]
+    return _parse(f, argv, prog, description or inspect.getdoc(f) or "", names, *_PLAIN)
 
 
 def parse_config(
@@ -86,8 +82,8 @@ def parse_config(
       argv: the words after the program's name.
       prog: the program's name.
       description: shown by `--help` as it is written.
-      options: a record of what else can be asked for, with a field `grid` of type
-        `tuple[str, ...]`: options that are no fields of a preset's record.
+      options: defaults of what else can be asked for, with a field `grid` of type
+        `tuple[str, ...]`.
 
     Returns:
       The preset's name, a record for every point of the grid (its last field varies
@@ -96,8 +92,8 @@ def parse_config(
     asked = ("options", Annotated[type(options), _FLATTEN, *_PLAIN], options)
     if argv and argv[0] in _HELP:
         listed = "\n".join(f"  {name:<10}{what}" for name, (what, _) in presets.items())
-        text = _PRESETS.format(presets=listed, prog=prog, first=next(iter(presets)))
-        text = f"{description.strip()}\n\n{text}"
+        filled = {"description": description.strip(), "presets": listed, "prog": prog}
+        text = _PRESETS.format(**filled, first=next(iter(presets)))
         _parse(make_dataclass("_", [asked]), argv[:1], f"{prog} PRESET", text, [])
     with _told():
         preset = choose(argv, presets, what="preset", prog=prog)
@@ -114,8 +110,8 @@ def parse_config(
     found = read().options
     with _told():
         axes = [_axis(text, overrides) for text in found.grid]
-    points = (itertools.chain(*point) for point in itertools.product(*axes))
-    records = [read(*words).config for words in points]
+    points = itertools.product(*axes)
+    records = [read(*itertools.chain(*point)).config for point in points]
     return preset, records, found
 
 
@@ -164,35 +160,28 @@ def _parse(
 
 
 def _mistake(event: Any, names: Sequence[str]) -> str:
-    """What is wrong with a command line, in one sentence.
-
-    Args:
-      event: what tyro says of it, of one of the classes in `tyro._errors`.
-      names: of all options.
-    """
+    """What is wrong with a command line, of which tyro says so, in one sentence."""
     kind = type(event).__name__
     words = getattr(event, "tokens", None) or getattr(event, "unrecognized_tokens", [])
-    named = _shown(event.argument) if getattr(event, "argument", None) else ""
-    if kind == "InstantiationFailure" and not named:  # a record's own sentence
+    argument = getattr(event, "argument", None)
+    if kind == "InstantiationFailure" and not argument:  # a record's own sentence
         return event.message
-    if words:
-        option = next((w for w in words if w.startswith("--")), None)
-        if option:
-            text = _no_option(option.partition("=")[0].replace("_", "-"), names)
-        else:
-            text = f"unrecognized arguments: {' '.join(words)}"
+    named = f"{_shown(argument)}: " if argument else ""
+    text = "these arguments do not fit together"
+    if option := next((w for w in words if w.startswith("--")), None):
+        text = _no_option(option.partition("=")[0].replace("_", "-"), names)
+    elif words:
+        text = f"unrecognized arguments: {' '.join(words)}"
     elif kind == "InstantiationFailure":
-        text = f"{named}: {str(event.message).partition(chr(10))[0]}"
+        text = named + str(event.message).partition("\n")[0]
     elif kind == "InvalidChoice":
-        text = f"{named}: {unknown('choice', event.value, event.choices)}"
+        text = named + unknown("choice", event.value, event.choices)
     elif kind == "BadValue":
         n = event.argument.lowered.nargs
-        text = f"{named}: expected {'one argument' if n == 1 else f'{n} arguments'}"
+        text = f"{named}expected {'one argument' if n == 1 else f'{n} arguments'}"
     elif kind == "MissingArgs":
         missing = [_shown(a.arg) for a in event.missing_arguments]
         text = f"{' and '.join(missing)} must be given"
-    else:
-        text = "these arguments do not fit together"
     return f"{printable(text, 600)} (see `{event.prog} --help`)"
 
 
@@ -265,9 +254,8 @@ def guarded(action: Callable[[], T]) -> T | None:
             sys.stdout.flush()
             return result
     except KeyboardInterrupt as e:
-        print(
-            "interrupted; the same command goes on from what is stored", file=sys.stderr
-        )
+        text = "interrupted; the same command goes on from what is stored"
+        print(text, file=sys.stderr)
         raise SystemExit(Interrupted.exit_code) from e
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

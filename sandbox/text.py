@@ -36,9 +36,9 @@ def printable(text: str, most: int = 1000) -> str:
 
 def number(value: int | float) -> float | str | None:
     """A number as JSON can hold it: NaN as null, infinities as text."""
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+    if math.isfinite(value):
+        return value
+    return None if math.isnan(value) else str(float(value))
 
 
 def digits(value: int | float) -> str:
@@ -48,13 +48,9 @@ def digits(value: int | float) -> str:
 
 def size(n_bytes: int | float) -> str:
     """Bytes as `812 B`, `3.4 MB`."""
-    if n_bytes < 1000:
-        return f"{n_bytes} B"
-    for unit in ("kB", "MB", "GB"):
-        n_bytes /= 1000
-        if n_bytes < 1000:
-            return f"{n_bytes:.1f} {unit}"
-    return f"{n_bytes / 1000:.1f} TB"
+    power = next((p for p in range(4) if n_bytes < 1000 ** (p + 1)), 4)
+    unit = ("B", "kB", "MB", "GB", "TB")[power]
+    return f"{n_bytes / 1000**power:.1f} {unit}" if power else f"{n_bytes} B"
 
 
 def table(

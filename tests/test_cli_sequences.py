@@ -146,5 +146,5 @@ def test_the_table_of_ngrams() -> None:
 
 
 def test_the_ngram_probe_is_that_of_the_run() -> None:
-    found = measure._probe("ngram", SPEC, points=2)
+    found = measure._PROBES["ngram"][0](SPEC, 2)
     assert found == NgramProbe(task=TASK, model=SPEC.model)

@@ -29,37 +29,19 @@ PARSED = 20
 """Strings whose trees are counted where ambiguity is estimated."""
 
 
-def sizes(grammar: Grammar) -> str:
-    """Name, start, and how many of everything."""
-    words = sorted({s for r in grammar.rules for s in r.right if is_terminal(s)})
-    longest = max(len(r.right) for r in grammar.rules)
-    n = len(graph.nonterminals(grammar.rules))
-    return (
-        f"{grammar.name} from {listed(grammar.start)}: {len(grammar.rules)} rules of"
-        f" {n} nonterminals, at most {longest} symbols"
-        f" on a right side; {len(words)} terminals ({listed(words)})"
-    )
-
-
 def levels(arrays: GrammarArrays) -> str:
     """One row a level: its symbols, nodes, and the tokens under a node."""
     n = np.arange(arrays.longest + 1)
     rows = []
     for level in range(arrays.n_levels):
         p = arrays.level_length_distribution[level]
-        mean = float(p @ n)
-        rows.append(
-            [
-                str(level),
-                printable(arrays.level_name(level), 30),
-                f"{arrays.expected_nodes[level]:.6g}",
-                str(arrays.max_nodes[level]),
-                str(arrays.level_min_length[level]),
-                f"{mean:.6g}",
-                f"{float(p @ (n - mean) ** 2) ** 0.5:.4g}",
-                str(arrays.level_max_length[level]),
-            ]
-        )
+        mean = p @ n
+        nodes = (arrays.expected_nodes[level], arrays.max_nodes[level])
+        tokens = (arrays.level_min_length[level], mean)
+        cells = [str(level), printable(arrays.level_name(level), 30)]
+        cells += [f"{v:.6g}" for v in (*nodes, *tokens)]
+        cells += [f"{(p @ (n - mean) ** 2) ** 0.5:.4g}"]
+        rows.append([*cells, str(arrays.level_max_length[level])])
     header = ("level", "symbols", "nodes", "most", "shortest", "mean", "sd", "longest")
     return table(header, rows, right="rlrrrrrr")
 
@@ -153,24 +135,25 @@ def describe(
 ) -> None:
     """Prints everything that was asked for."""
     arrays = None if grammar.recursive else compile_grammar(grammar)
-    print(sizes(grammar))
-    tokens, nats = (
-        sum(under[s] for s in grammar.start) / len(grammar.start)
-        for under in (
-            graph.expected_lengths(grammar.rules),
-            graph.derivation_entropies(grammar.rules),
-        )
+    words = sorted({s for r in grammar.rules for s in r.right if is_terminal(s)})
+    print(
+        f"{grammar.name} from {listed(grammar.start)}: {len(grammar.rules)} rules of"
+        f" {len(graph.nonterminals(grammar.rules))} nonterminals, at most"
+        f" {max(len(r.right) for r in grammar.rules)} symbols on a right side;"
+        f" {len(words)} terminals ({listed(words)})"
     )
-    nats += math.log(len(grammar.start))
+    lengths = graph.expected_lengths(grammar.rules)
+    entropies = graph.derivation_entropies(grammar.rules)
+    n = len(grammar.start)
+    tokens = sum(lengths[s] for s in grammar.start) / n
+    nats = sum(entropies[s] for s in grammar.start) / n + math.log(n)
+    span = f", {arrays.level_min_length[0]} to {arrays.longest}" if arrays else ""
     if arrays is None:
         rate, where = graph.growth_rate(grammar.rules)
-        span = ""
         print(
             f"recursion: through {listed(where)}, spectral radius {rate:.6g}; no fixed"
             " levels, no longest string; training tasks refuse such a grammar"
         )
-    else:
-        span = f", {arrays.level_min_length[0]} to {arrays.longest}"
     print(f"expected length: {tokens:.6g} tokens{span}")
     by_token = f"{nats / tokens:.6g} nats by expected token"
     print(f"entropy of the derivation: {nats:.6g} nats, {by_token}")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sandbox.text import size
 
 _DRIVERS = (("cuda13", 580), ("cuda12", 525))
 """Extras and the oldest NVIDIA driver each of them runs on, newest first."""
-_PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "libtpu")
+_PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "libtpu")
 _SETTINGS = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "SANDBOX_RUNS")
 
 
@@ -39,36 +40,25 @@ class Doctor:
 
     def run(self) -> int:
         """Prints the report."""
-        lines, ready = report(self.root or default_root())
-        for name, text in lines:
+        settings = [f"{n}={os.environ[n]}" for n in _SETTINGS if n in os.environ]
+        jax_text, devices = _jax()
+        runs_text, writable = _runs(self.root or default_root())
+        system = (platform.system(), platform.release(), platform.machine())
+        told = hasattr(os, "sched_getaffinity")  # not on macOS
+        usable = len(os.sched_getaffinity(0)) if told else os.cpu_count()
+        for name, text in (
+            ("python", f"{platform.python_version()} at {sys.executable}"),
+            ("system", " ".join(system)),
+            ("cores", f"{usable} usable of {os.cpu_count()}"),
+            ("memory", _memory()),
+            *([("set", "  ".join(settings))] if settings else []),
+            ("jax", jax_text),
+            *(("device", d) for d in devices),
+            *_accelerators(" ".join(devices)),
+            ("runs", runs_text),
+        ):
             print(f"{name:<10}{text}")
-        return 0 if ready else 1
-
-
-def report(root: Path) -> tuple[list[tuple[str, str]], bool]:
-    """Pairs of (what, finding), and whether one can train here."""
-    lines = [
-        ("python", f"{platform.python_version()} at {sys.executable}"),
-        ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
-        ("cores", _cores()),
-        ("memory", _memory()),
-    ]
-    settings = [f"{n}={os.environ[n]}" for n in _SETTINGS if n in os.environ]
-    if settings:
-        lines.append(("set", "  ".join(settings)))
-    jax_text, devices = _jax()
-    lines.append(("jax", jax_text))
-    lines += [("device", d) for d in devices]
-    lines += _accelerators(" ".join(devices))
-    runs_text, writable = _runs(root)
-    lines.append(("runs", runs_text))
-    return lines, bool(devices) and writable
-
-
-def _cores() -> str:
-    usable = getattr(os, "sched_getaffinity", None)
-    n = len(usable(0)) if usable else os.cpu_count()
-    return f"{n} usable of {os.cpu_count()}"
+        return 0 if devices and writable else 1
 
 
 def _memory() -> str:
@@ -85,84 +75,65 @@ def _jax() -> tuple[str, list[str]]:
     """Version and devices; no device if jax cannot be used."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
-        import jax
+        import jax  # lazily: it may be broken, which is what this command tells
 
         devices = [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()]
     except Exception as e:  # whatever a broken installation raises
         first = str(e).strip().split("\n")[0]
         return f"cannot be used ({type(e).__name__}: {first})", []
-    plugins = [f"{n} {v}" for n in _PLUGINS if (v := _version(n))]
-    text = ", ".join(
-        [f"jax {jax.__version__}", f"jaxlib {_version('jaxlib')}", *plugins]
-    )
-    return text, devices
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    found = []
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package)}")
+    return ", ".join(found), devices
 
 
 def _accelerators(devices: str) -> list[tuple[str, str]]:
     """What GPU and TPU hardware is there and what to install for it."""
-    lines = []
     driver, cards = nvidia()
+    lines = [("nvidia", "no driver found")]
     if driver:
         used = "gpu:" in devices or "cuda:" in devices
-        lines.append(("nvidia", f"driver {driver}" + (f", {cards}" if cards else "")))
+        lines = [("nvidia", f"driver {driver}" + (f", {cards}" if cards else ""))]
         lines.append(("", "jax uses it" if used else advice(driver)))
-    else:
-        lines.append(("nvidia", "no driver found"))
     chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
+    tpu = "none found"
     if "tpu:" in devices:
-        lines.append(("tpu", "jax uses it"))
+        tpu = "jax uses it"
     elif "TPU_NAME" in os.environ or (chips and not driver):
-        lines.append(("tpu", f"looks like a TPU machine: {_install('tpu')}"))
-    else:
-        lines.append(("tpu", "none found"))
-    return lines
+        tpu = f"looks like a TPU machine: {_install('tpu')}"
+    return [*lines, ("tpu", tpu)]
 
 
 def nvidia() -> tuple[str, str]:
     """Driver version and cards; empty where there is no NVIDIA driver."""
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=driver_version,name,memory.total"]
-        try:
-            done = subprocess.run(
-                [*query, "--format=csv,noheader"],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            done = None
-        if done is not None and done.returncode == 0 and done.stdout.strip():
-            cards = [line.split(", ", 1) for line in done.stdout.strip().split("\n")]
+    query = ["nvidia-smi", "--query-gpu=driver_version,name,memory.total"]
+    query.append("--format=csv,noheader")
+    with suppress(OSError, subprocess.SubprocessError):
+        text = subprocess.check_output(
+            query, stderr=subprocess.DEVNULL, text=True, timeout=20
+        )
+        if text.strip():
+            cards = [line.split(", ", 1) for line in text.strip().split("\n")]
             return cards[0][0], "; ".join(c[-1] for c in cards)
-    try:
+    with suppress(OSError):
         text = Path("/proc/driver/nvidia/version").read_text()
-    except OSError:
-        return "", ""
-    found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
-    return (found.group(1), "") if found else ("", "")
+        found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
+        return (found.group(1) if found else ""), ""
+    return "", ""
 
 
 def advice(driver: str) -> str:
     """Which extra fits an NVIDIA driver."""
-    try:
-        major = int(driver.split(".")[0])
-    except ValueError:
+    major = driver.split(".")[0]
+    if not major.isdecimal():
         return (
             f"driver version {driver!r} is not understood; see the README's GPU lines"
         )
     for extra, oldest in _DRIVERS:
-        if major >= oldest:
+        if int(major) >= oldest:
             return f"jax does not use it: {_install(extra)} (driver >= {oldest})"
-    oldest = min(v for _, v in _DRIVERS)
-    return f"jax cannot use it: update the driver to {oldest} or newer"
+    return f"jax cannot use it: update the driver to {_DRIVERS[-1][1]} or newer"
 
 
 def _install(extra: str) -> str:
@@ -171,9 +142,7 @@ def _install(extra: str) -> str:
 
 def _runs(root: Path) -> tuple[str, bool]:
     """Whether runs can be stored under `root`, and how much fits."""
-    there = root.absolute()
-    while not there.exists():
-        there = there.parent
+    there = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
     note = "" if there == root.absolute() else " (made by the first run)"
     try:
         with tempfile.TemporaryFile(dir=there):

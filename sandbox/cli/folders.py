@@ -32,12 +32,11 @@ def root_of(root: Path | None) -> Path:
     return default_root() if root is None else root
 
 
-def folders(root: Path) -> list[RunFolder]:
-    """Every run under `root`, also one that has lost its config."""
-    found = {
-        p.parent for name in ("config.json", MANIFEST) for p in root.glob(f"*/*/{name}")
-    }
-    return [RunFolder(p) for p in sorted(found)]
+def folders(root: Path, *also: str) -> list[RunFolder]:
+    """Every run under `root`: what holds a config, a manifest, or a file of `also`."""
+    names = ("config.json", MANIFEST, *also)
+    files = (p.relative_to(root) for name in names for p in root.glob(f"*/*/{name}"))
+    return [RunFolder(root.joinpath(*p)) for p in sorted({f.parts[:2] for f in files})]
 
 
 def resolve(name: str, root: Path) -> RunFolder:
@@ -76,11 +75,9 @@ def held(run: RunFolder) -> bool:
         handle = os.open(run.path / ".lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

@@ -1,7 +1,4 @@
-"""`sandbox grammar`: the arguments, checked before jax starts.
-
-The numbers are those of `sandbox.cli.describe`.
-"""
+"""`sandbox grammar`: the arguments, checked before jax starts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,18 +37,16 @@ class Describe:
 
     def run(self) -> int:
         """Checks the arguments and prints."""
-        samples, seed, figure = self.samples, self.seed, self.figure
-        require(samples >= 0, f"--samples must be at least 0, got {samples}.")
+        n, seed, figure = self.samples, self.seed, self.figure
+        require(n >= 0, f"--samples must be at least 0, got {n}.")
         require(seed in range(2**31), f"--seed must lie in 0..2^31-1, got {seed}.")
         png = figure is None or figure.suffix == ".png"
         require(png, f"--figure must end in .png, got {figure}.")
         grammar = load_grammar(self.grammar, self.start or None)
-        require(
-            figure is None or not grammar.recursive,
-            "--figure needs a grammar without recursion.",
-        )
+        drawn = figure is None or not grammar.recursive
+        require(drawn, "--figure needs a grammar without recursion.")
         # lazily: it imports jax, which no mistake should wait for.
         from sandbox.cli.describe import describe
 
-        describe(grammar, n_samples=samples, seed=seed, figure=figure)
+        describe(grammar, n_samples=n, seed=seed, figure=figure)
         return 0

@@ -1,6 +1,7 @@
 """`sandbox runs`: one line a run folder, from JSON alone."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,7 @@ def _row(run: RunFolder) -> list[str]:
     cells = [
         *(run.path.parent.name, run.path.name),
         *(_record_text(spec.get("task")), _record_text(spec.get("model"))),
-        _names(spec.get("strategies")),
-        _seeds(spec),
+        *(_names(spec.get("strategies")), _seeds(spec)),
         f"{samples:,}" if _is_count(samples) else "?",
         state,
         size(_size(run.path)),
@@ -78,10 +78,9 @@ def _record_text(record: Any) -> str:
     for name, value in list(record.items())[:20]:
         if isinstance(value, dict):
             words.append(_word_of(value.get("type", "?")))
-        elif isinstance(value, list):
-            words.append(f"{name}={'x'.join(_word_of(v) for v in value[:20])}")
         elif name != "type":
-            words.append(f"{name}={_word_of(value)}")
+            parts = value[:20] if isinstance(value, list) else [value]
+            words.append(f"{name}={'x'.join(map(_word_of, parts))}")
     return " ".join(words)
 
 
@@ -141,23 +140,20 @@ def _resume_meta(path: Path) -> dict[str, Any]:
             with open(file, "rb") as f:
                 length = int.from_bytes(f.read(8), "little")
                 header = json.loads(f.read(min(length, _MOST_JSON)))
-            meta = json.loads(header["__metadata__"]["meta"])
+            return dict(json.loads(header["__metadata__"]["meta"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # being replaced right now, cut short, or no such file at all
-        if isinstance(meta, dict):
-            return meta
     return {}
 
 
 def _read(path: Path) -> dict[str, Any]:
     """A stored JSON object; empty where there is none that can be read."""
-    try:
+    with suppress(SandboxError, OSError, RecursionError):
         if not _is_plain(path) or path.stat().st_size > _MOST_JSON:
             return {}
         data = read_json(path)
-    except (SandboxError, OSError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}
+        return data if isinstance(data, dict) else {}
+    return {}
 
 
 def _seeds(spec: dict[str, Any]) -> str:
@@ -170,8 +166,6 @@ def _seeds(spec: dict[str, Any]) -> str:
 def _size(path: Path) -> int:
     total = 0
     for p in path.rglob("*"):
-        try:
+        with suppress(OSError):  # a temporary file that was just renamed
             total += p.lstat().st_size if _is_plain(p) else 0
-        except OSError:
-            continue  # a temporary file that was just renamed
     return total

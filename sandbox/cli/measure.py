@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,7 +38,8 @@ def measure(
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
     with jax.enable_x64(spec.dtype == "float64"):
         for name in dict.fromkeys(args.probes):
-            probe = _probe(name, spec, args.points)
+            make, columns = _PROBES[name]
+            probe = make(spec, args.points)
             values = measure_trajectory(
                 run,
                 probe,
@@ -49,9 +50,7 @@ def measure(
             ).values
             by_step = {k: np.swapaxes(v, 0, 1) for k, v in values.items()}
             title = f"{folder.parent.name} {folder.name}, strategy {strategy}, {which}"
-            print(
-                f"\n{name}: {title}", _table(steps, _COLUMNS[name](by_step)), sep="\n"
-            )
+            print(f"\n{name}: {title}", _table(steps, columns(by_step)), sep="\n")
             if args.out is None:
                 continue
             parts = {part: to_json(getattr(spec, part)) for part in ("task", "model")}
@@ -69,20 +68,6 @@ def measure(
             make_folder(args.out.parent)
             write_atomic(args.out, sink.getvalue())
             print(f"written to {args.out}")
-
-
-def _probe(name: str, spec: Any, points: int) -> Any:
-    task, model = spec.task, spec.model
-    if name == "alignment":
-        return AlignmentProbe(task)
-    if name == "spectrum":
-        return SpectrumProbe(task, model)
-    if name == "nonterminals":
-        return NonterminalProbe(task=task, model=model)
-    if name == "ngram":
-        return NgramProbe(task=task, model=model)
-    degrees = tuple(range(1, min(_MAX_DEGREE, task.d) + 1))
-    return FourierProbe(task, model, degrees=degrees, points=points)
 
 
 def mean_size(c: np.ndarray, se: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,20 +97,18 @@ def _table(steps: Sequence[int], columns: Columns) -> str:
     return table(("step", *header), rows, right="r" * len(rows[0]))
 
 
-def _with_error(
-    mean: Iterable[float], error: Iterable[float], digits: int
-) -> list[str]:
-    pairs = zip(mean, error, strict=True)
+def _with_error(mean: np.ndarray, error: np.ndarray, digits: int) -> list[str]:
+    pairs = zip(mean.flat, error.flat, strict=True)
     return [f"{m:.{digits}f}±{e:.{digits}f}" for m, e in pairs]
 
 
 def _mean(arrays: Arrays, name: str, digits: int, *, se: bool = False) -> list[str]:
     """Means over the seeds of `(R, S, ...)`; seeds are independent."""
-    mean = arrays[name].mean(1).flat
+    mean = arrays[name].mean(1)
     if not se:
-        return [f"{m:.{digits}f}" for m in mean]
+        return [f"{m:.{digits}f}" for m in mean.flat]
     error = arrays[f"{name}_se"]
-    return _with_error(mean, (np.sqrt((error**2).sum(1)) / error.shape[1]).flat, digits)
+    return _with_error(mean, np.sqrt((error**2).sum(1)) / error.shape[1], digits)
 
 
 def _fourier(arrays: Arrays) -> Columns:
@@ -183,10 +166,19 @@ def _ngram(arrays: Arrays) -> Columns:
         yield f"KL {n}", _mean(arrays, f"kl/{n}", 4)
 
 
-_COLUMNS = {
-    "fourier": _fourier,
-    "alignment": _alignment,
-    "spectrum": _spectrum,
-    "nonterminals": _nonterminals,
-    "ngram": _ngram,
+def _fourier_probe(spec: Any, points: int) -> FourierProbe:
+    degrees = tuple(range(1, min(_MAX_DEGREE, spec.task.d) + 1))
+    return FourierProbe(spec.task, spec.model, degrees=degrees, points=points)
+
+
+_PROBES: dict[str, tuple[Callable[[Any, int], Any], Callable[[Arrays], Columns]]] = {
+    "fourier": (_fourier_probe, _fourier),
+    "alignment": (lambda spec, _: AlignmentProbe(spec.task), _alignment),
+    "spectrum": (lambda spec, _: SpectrumProbe(spec.task, spec.model), _spectrum),
+    "nonterminals": (
+        lambda spec, _: NonterminalProbe(task=spec.task, model=spec.model),
+        _nonterminals,
+    ),
+    "ngram": (lambda spec, _: NgramProbe(task=spec.task, model=spec.model), _ngram),
 }
+"""Makes the probe of a run's record and a number of points; its columns."""

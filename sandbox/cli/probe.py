@@ -1,8 +1,4 @@
-"""`sandbox probe`: the arguments, checked against the stored run before jax starts.
-
-The measuring itself is in `sandbox.cli.measure`. A measurement is kept beside the runs,
-addressed by its content, so asking again prints at once; `--out` exports it.
-"""
+"""`sandbox probe`: the arguments, checked against the stored run before jax starts."""
 
 import importlib
 import os
@@ -159,22 +155,20 @@ def _steps(words: tuple[str, ...], folder: RunFolder) -> tuple[int, ...]:
     require(every >= 1, f"--steps every N needs N >= 1, got {every}.")
     named = by_number or wanted or words == ("all",)
     require(bool(named), "--steps must name at least one checkpoint.")
-    stored = Trajectory(folder).steps
+    stored, path = Trajectory(folder).steps, folder.path
     if not stored:
-        raise StoreError(
-            f"{folder.path} stored no checkpoints, so it cannot be probed."
-        )
+        raise StoreError(f"{path} stored no checkpoints, so it cannot be probed.")
     for step in wanted:
         if step not in stored:
             near = min(stored, key=lambda s: abs(s - step))
             raise StoreError(
                 f"--steps: {step} is not one of the {len(stored)} checkpoints of"
-                f" {folder.path}; the nearest is {near}, the last {stored[-1]}."
+                f" {path}; the nearest is {near}, the last {stored[-1]}."
             )
     chosen = tuple(s for s in stored if s % every == 0 and (not wanted or s in wanted))
     require(
         not by_number or chosen not in ((), (0,)),
-        f"--steps: no checkpoint of {folder.path} after 0 is a multiple of {every};"
+        f"--steps: no checkpoint of {path} after 0 is a multiple of {every};"
         f" they are {stored[min(1, len(stored) - 1)]} apart.",
     )
     return chosen
@@ -207,11 +201,12 @@ def _warn_changed(folder: RunFolder, spec: Any) -> None:
     now = foreign_sources(spec)
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
-            print(
-                f"warning: {name} was edited since {folder.path} was trained; the probe"
-                " uses it as it is now.",
-                file=sys.stderr,
-            )
+            text = f"{name} was edited since {folder.path} was trained"
+            _warn(f"{text}; the probe uses it as it is now.")
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _lane(name: str | None, names: list[str]) -> int:
@@ -242,11 +237,8 @@ def _seeds(seed: int | None, strategy: str, run: Any) -> list[int]:
     )
     for o in _lanes(run, "failed"):
         if o["strategy"] == strategy and o["seed"] in kept:
-            print(
-                f"warning: seed {o['seed']} became non-finite at sample {o['sample']};"
-                " its later checkpoints repeat its last finite parameters.",
-                file=sys.stderr,
-            )
+            text = f"seed {o['seed']} became non-finite at sample {o['sample']}"
+            _warn(f"{text}; its later checkpoints repeat its last finite parameters.")
     return kept
 
 

@@ -1,7 +1,6 @@
 """`sandbox verify`: compares every stored file with the checksum recorded for it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -9,6 +8,9 @@ import tyro
 from sandbox.cli.folders import Root, folders, held, resolve, root_of
 from sandbox.errors import StoreError
 from sandbox.store.folders import RunFolder
+
+_PARTS = ("ckpt/step_*.safetensors", "resume-*.safetensors")
+"""What a run holds that has lost its config before it was finished."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Verify:
     def run(self) -> int:
         """Prints what is wrong and returns 1 if anything is."""
         root = root_of(self.root)
-        found = [resolve(self.name, root)] if self.name else _folders(root)
+        found = [resolve(self.name, root)] if self.name else folders(root, *_PARTS)
         sound = bad = unfinished = 0
         for folder in found:
             writing = not folder.complete and held(folder)
@@ -59,19 +61,9 @@ class Verify:
         return 1 if bad else 0
 
 
-def _folders(root: Path) -> list[RunFolder]:
-    """Every run, also one that has lost its config before it was finished."""
-    paths = {r.path for r in folders(root)}
-    paths |= {p.parent.parent for p in root.glob("*/*/ckpt/step_*.safetensors")}
-    paths |= {p.parent for p in root.glob("*/*/resume-*.safetensors")}
-    return [RunFolder(p) for p in sorted(paths)]
-
-
 def _problems(folder: RunFolder) -> list[str]:
     try:
-        if folder.complete:
-            return folder.problems()
-        return folder.unfinished_problems()
+        return folder.problems() if folder.complete else folder.unfinished_problems()
     except StoreError as e:
         return [str(e)]
     except OSError as e:
