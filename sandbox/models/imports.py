@@ -49,11 +49,13 @@ class _Family(NamedTuple):
       architecture: the one class that is accepted.
       names: config fields of layers, heads, width, positions and MLP width.
       fixed: accepted values of other fields, the first being their default.
+      tensors: by part of the parameters; those of a layer after its `layer` prefix.
     """
 
     architecture: str
     names: tuple[str, str, str, str, str]
     fixed: Mapping[str, tuple[Any, ...]]
+    tensors: Mapping[str, str]
 
 
 _FAMILIES = {
@@ -74,6 +76,19 @@ _FAMILIES = {
             "is_decoder": (False,),
             "add_cross_attention": (False,),
         },
+        {
+            "token": "bert.embeddings.word_embeddings",
+            "position": "bert.embeddings.position_embeddings",
+            "layer": "bert.encoder.layer",
+            "qkv": "attention.self.query attention.self.key attention.self.value",
+            "out": "attention.output.dense",
+            "attention_norm": "attention.output.LayerNorm",
+            "up": "intermediate.dense",
+            "down": "output.dense",
+            "mlp_norm": "output.LayerNorm",
+            "norm": "cls.predictions.transform.LayerNorm",
+            "decoder": "cls.predictions.decoder",
+        },
     ),
     "gpt2": _Family(
         "GPT2LMHeadModel",
@@ -85,6 +100,19 @@ _FAMILIES = {
             "scale_attn_weights": (True,),
             "scale_attn_by_inverse_layer_idx": (False,),
             "add_cross_attention": (False,),
+        },
+        {
+            "token": "transformer.wte",
+            "position": "transformer.wpe",
+            "layer": "transformer.h",
+            "qkv": "attn.c_attn",
+            "out": "attn.c_proj",
+            "attention_norm": "ln_1",
+            "up": "mlp.c_fc",
+            "down": "mlp.c_proj",
+            "mlp_norm": "ln_2",
+            "norm": "transformer.ln_f",
+            "decoder": "lm_head",
         },
     ),
 }
@@ -111,31 +139,37 @@ def load_transformer(
     Returns:
       The record and its parameters, in jax's default float dtype.
     """
-    folder = Path(folder)
-    config = _config(folder / "config.json")
+    where = Path(folder) / "config.json"
+    config = _config(where)
     kind: Any = str(config.get("model_type"))
     require(
         kind in _FAMILIES,
-        f"model_type in {folder / 'config.json'} must be bert or gpt2, got {kind!r}.",
+        f"model_type in {where} must be bert or gpt2, got {kind!r}.",
     )
     family = _FAMILIES[kind]
-    fields = _sizes(config, family, folder)
-    tied = config.get("tie_word_embeddings", True)
-    vocab = _whole(config, "vocab_size", folder)
-    order = _order(tokens, vocab)
+    sizes = _sizes(config, family, where)
+    vocab = sizes.pop("vocab")
+    order = list(range(vocab) if tokens is None else tokens)
+    whole = all(isinstance(t, int | np.integer) and 0 <= t < vocab for t in order)
+    require(
+        whole and len(set(order)) == len(order),
+        f"tokens must be different whole numbers in 0..{vocab - 1}, the model's own"
+        f" numbers of our tokens, got {order}.",
+    )
     model = Transformer(
         kind=kind,
         vocab=len(order),
         n_classes=len(order) if n_classes is None else n_classes,
-        tied=tied,
+        tied=config.get("tie_word_embeddings", True),
         dropout=dropout,
         compute=compute,
-        **fields,
+        **sizes,
     )
-    with _Reader(folder / "model.safetensors") as read:
-        params = (_bert if kind == "bert" else _gpt2)(read, model, vocab, order)
-        read.finish()
-    return Imported(model, _to_jax(params))
+    read = _Reader(where.with_name("model.safetensors"))
+    params = _params(read, model, family.tensors, vocab, order)
+    read.finish()
+    dtype = jnp.result_type(float)
+    return Imported(model, jax.tree.map(lambda a: jnp.asarray(a, dtype), params))
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -148,19 +182,22 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _whole(config: Mapping[str, Any], name: str, folder: Path) -> int:
-    value = config.get(name)
-    require(
-        type(value) is int and value >= 1,
-        f"{name} in {folder / 'config.json'} must be a whole number of at least 1, got"
-        f" {value!r}.",
-    )
-    return value  # pyright: ignore[reportReturnType]
-
-
-def _sizes(config: Mapping[str, Any], family: _Family, folder: Path) -> dict[str, int]:
+def _sizes(config: Mapping[str, Any], family: _Family, where: Path) -> dict[str, int]:
     """Fields of the record; refuses configs whose numbers would differ from ours."""
-    where = folder / "config.json"
+
+    def whole(name: str) -> int:
+        value = config.get(name)
+        require(
+            type(value) is int and value >= 1,
+            f"{name} in {where} must be a whole number of at least 1, got {value!r}.",
+        )
+        return value  # pyright: ignore[reportReturnType]
+
+    def multiple(name: str, value: int, of: str, unit: int) -> int:
+        said = f"must be a multiple of {of} {unit}, got {value}."
+        require(value % unit == 0, f"{name} in {where} {said}")
+        return value // unit
+
     saved = config.get("architectures") or []
     require(
         saved == [family.architecture],
@@ -168,41 +205,19 @@ def _sizes(config: Mapping[str, Any], family: _Family, folder: Path) -> dict[str
     )
     for name, accepted in family.fixed.items():
         value = config.get(name, accepted[0])
-        require(
-            value in accepted,
-            f"{name} in {where} must be {' or '.join(map(repr, accepted))}, got"
-            f" {value!r}.",
-        )
+        said = f"must be {' or '.join(map(repr, accepted))}, got {value!r}."
+        require(value in accepted, f"{name} in {where} {said}")
     layers, heads, width, positions, inner = family.names
-    n_heads, e = _whole(config, heads, folder), _whole(config, width, folder)
-    require(
-        e % n_heads == 0,
-        f"{width} in {where} must be a multiple of {heads} {n_heads}, got {e}.",
-    )
-    f = 4 * e
-    if family.architecture == "BertForMaskedLM" or config.get(inner) is not None:
-        f = _whole(config, inner, folder)
-    require(
-        f % e == 0, f"{inner} in {where} must be a multiple of {width} {e}, got {f}."
-    )
+    h, e = whole(heads), whole(width)
+    default = inner == "n_inner" and config.get(inner) is None
     return {
-        "layers": _whole(config, layers, folder),
-        "heads": n_heads,
-        "head_dim": e // n_heads,
-        "positions": _whole(config, positions, folder),
-        "mlp_ratio": f // e,
+        "head_dim": multiple(width, e, heads, h),
+        "mlp_ratio": multiple(inner, 4 * e if default else whole(inner), width, e),
+        "heads": h,
+        "layers": whole(layers),
+        "positions": whole(positions),
+        "vocab": whole("vocab_size"),
     }
-
-
-def _order(tokens: Sequence[int] | None, vocab: int) -> list[int]:
-    order = list(range(vocab)) if tokens is None else list(tokens)
-    whole = all(isinstance(t, int | np.integer) and 0 <= t < vocab for t in order)
-    require(
-        whole and len(set(order)) == len(order),
-        f"tokens must be different whole numbers in 0..{vocab - 1}, the model's own"
-        f" numbers of our tokens, got {order}.",
-    )
-    return order
 
 
 class _Reader:
@@ -233,12 +248,6 @@ class _Reader:
                 for n, v in self.stored.items()
             }
         self.left = set(self.stored)
-
-    def __enter__(self) -> "_Reader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.__exit__(None, None, None)
 
     def rows(self, name: str) -> int:
         """Length of the first axis; 0 if there is none."""
@@ -282,104 +291,68 @@ class _Reader:
         )
 
 
-def _norm(read: _Reader, name: str, e: int) -> Params:
-    return {"scale": read(f"{name}.weight", e), "bias": read(f"{name}.bias", e)}
-
-
-def _bert(read: _Reader, model: Transformer, vocab: int, order: list[int]) -> Params:
+def _params(
+    read: _Reader,
+    model: Transformer,
+    names: Mapping[str, str],
+    vocab: int,
+    order: list[int],
+) -> Params:
     e, f, h, d = model.width, model.mlp_width, model.heads, model.head_dim
+    bert = model.kind == "bert"
 
     def dense(name: str, n_in: int, n_out: int) -> Params:
-        kernel = read(f"{name}.weight", n_out, n_in).T  # stored (out, in)
-        return {"kernel": kernel, "bias": read(f"{name}.bias", n_out)}
+        stored = (n_out, n_in) if bert else (n_in, n_out)
+        kernel = read(f"{name}.weight", *stored)
+        bias = read(f"{name}.bias", n_out)
+        return {"kernel": kernel.T if bert else kernel, "bias": bias}
+
+    def norm(name: str) -> Params:
+        return {"scale": read(f"{name}.weight", e), "bias": read(f"{name}.bias", e)}
 
     def layer(i: int) -> Params:
-        at = f"bert.encoder.layer.{i}"
-        own = f"{at}.attention.self"
-        parts = [dense(f"{own}.{n}", e, e) for n in ("query", "key", "value")]
-        out = dense(f"{at}.attention.output.dense", e, e)
+        at = {part: f"{names['layer']}.{i}.{name}" for part, name in names.items()}
+        parts = [f"{names['layer']}.{i}.{name}" for name in names["qkv"].split()]
+        qkv = [dense(part, e, 3 * e // len(parts)) for part in parts]
+        kernel = np.concatenate([p["kernel"] for p in qkv], 1)
+        bias = np.concatenate([p["bias"] for p in qkv])
+        out = dense(at["out"], e, e)
         return {
             "attention": {
                 "qkv": {
-                    "kernel": np.stack(
-                        [p["kernel"].reshape(e, h, d) for p in parts], 1
-                    ),
-                    "bias": np.stack([p["bias"].reshape(h, d) for p in parts]),
+                    "kernel": kernel.reshape(e, 3, h, d),
+                    "bias": bias.reshape(3, h, d),
                 },
                 "out": out | {"kernel": out["kernel"].reshape(h, d, e)},
-                "norm": _norm(read, f"{at}.attention.output.LayerNorm", e),
+                "norm": norm(at["attention_norm"]),
             },
             "mlp": {
-                "up": dense(f"{at}.intermediate.dense", e, f),
-                "down": dense(f"{at}.output.dense", f, e),
-                "norm": _norm(read, f"{at}.output.LayerNorm", e),
+                "up": dense(at["up"], e, f),
+                "down": dense(at["down"], f, e),
+                "norm": norm(at["mlp_norm"]),
             },
         }
 
-    at, head = "bert.embeddings", "cls.predictions"
-    token = read(f"{at}.word_embeddings.weight", vocab, e)
-    bias = read(f"{head}.bias", vocab)
-    read.same(f"{head}.decoder.weight", token, "the token embedding")
-    read.same(f"{head}.decoder.bias", bias, f"{head}.bias")
-    types = f"{at}.token_type_embeddings.weight"
-    n_types = read.rows(types)
-    return {
-        "embedding": {
-            "token": token[order],
-            "position": read(f"{at}.position_embeddings.weight", model.positions, e),
-            "type": read(types, n_types, e)[0],
-            "norm": _norm(read, f"{at}.LayerNorm", e),
-        },
-        "head": {
-            "dense": dense(f"{head}.transform.dense", e, e),
-            "norm": _norm(read, f"{head}.transform.LayerNorm", e),
-            "bias": bias[order],
-        },
-    } | {f"layer_{i}": layer(i) for i in range(model.layers)}
-
-
-def _gpt2(read: _Reader, model: Transformer, vocab: int, order: list[int]) -> Params:
-    e, f, h, d = model.width, model.mlp_width, model.heads, model.head_dim
-
-    def dense(name: str, n_in: int, n_out: int) -> Params:
-        kernel = read(f"{name}.weight", n_in, n_out)  # stored (in, out)
-        return {"kernel": kernel, "bias": read(f"{name}.bias", n_out)}
-
-    def shaped(p: Params, kernel: tuple[int, ...], bias: tuple[int, ...]) -> Params:
-        return {"kernel": p["kernel"].reshape(kernel), "bias": p["bias"].reshape(bias)}
-
-    def layer(i: int) -> Params:
-        at = f"transformer.h.{i}"
-        qkv = dense(f"{at}.attn.c_attn", e, 3 * e)
-        out = dense(f"{at}.attn.c_proj", e, e)
-        return {
-            "attention": {
-                "qkv": shaped(qkv, (e, 3, h, d), (3, h, d)),
-                "out": shaped(out, (h, d, e), (e,)),
-                "norm": _norm(read, f"{at}.ln_1", e),
-            },
-            "mlp": {
-                "up": dense(f"{at}.mlp.c_fc", e, f),
-                "down": dense(f"{at}.mlp.c_proj", f, e),
-                "norm": _norm(read, f"{at}.ln_2", e),
-            },
-        }
-
-    token = read("transformer.wte.weight", vocab, e)
-    head: Params = {"norm": _norm(read, "transformer.ln_f", e)}
+    token = read(f"{names['token']}.weight", vocab, e)
+    position = read(f"{names['position']}.weight", model.positions, e)
+    embedding: Params = {"token": token[order], "position": position}
+    head: Params = {"norm": norm(names["norm"])}
+    decoder = f"{names['decoder']}.weight"
     if model.tied:
-        read.same("lm_head.weight", token, "the token embedding")
+        read.same(decoder, token, "the token embedding")
     else:
-        head["decoder"] = read("lm_head.weight", vocab, e)[order]
-    return {
-        "embedding": {
-            "token": token[order],
-            "position": read("transformer.wpe.weight", model.positions, e),
-        },
-        "head": head,
-    } | {f"layer_{i}": layer(i) for i in range(model.layers)}
-
-
-def _to_jax(params: Params) -> Params:
-    dtype = jnp.result_type(float)
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype), params)
+        head["decoder"] = read(decoder, vocab, e)[order]
+    if bert:
+        at, bias = "bert.embeddings", read("cls.predictions.bias", vocab)
+        read.same("cls.predictions.decoder.bias", bias, "cls.predictions.bias")
+        types = f"{at}.token_type_embeddings.weight"
+        embedding |= {
+            "type": read(types, read.rows(types), e)[0],
+            "norm": norm(f"{at}.LayerNorm"),
+        }
+        head |= {
+            "dense": dense("cls.predictions.transform.dense", e, e),
+            "bias": bias[order],
+        }
+    layers = {f"layer_{i}": layer(i) for i in range(model.layers)}
+    return {"embedding": embedding, "head": head} | layers
