@@ -124,9 +124,8 @@ def choose(argv: Sequence[str], known: Iterable[str], *, what: str, prog: str) -
     known = list(known)
     if argv and argv[0] in known:
         return argv[0]
-    if not argv or argv[0].startswith("-"):
-        message = f"a {what} comes first: one of {', '.join(known)}"
-    else:
+    message = f"a {what} comes first: one of {', '.join(known)}"
+    if argv and not argv[0].startswith("-"):
         message = unknown(what, argv[0], known)
     raise ConfigError(f"{message} (see `{prog} --help`)")
 
@@ -210,8 +209,8 @@ def _option_names(record: Any, group: str = "") -> Iterator[str]:
         value = getattr(record, f.name)
         if is_dataclass(value):
             yield from _option_names(value, f"{group}{f.name}.")
-            continue
-        yield _option(f.name, group)
+        else:
+            yield _option(f.name, group)
         if isinstance(value, bool):
             yield _option(f"no-{f.name}", group)
 

@@ -127,9 +127,8 @@ def advice(driver: str) -> str:
     """Which extra fits an NVIDIA driver."""
     major = driver.split(".")[0]
     if not major.isdecimal():
-        return (
-            f"driver version {driver!r} is not understood; see the README's GPU lines"
-        )
+        hint = "see the README's GPU lines"
+        return f"driver version {driver!r} is not understood; {hint}"
     for extra, oldest in _DRIVERS:
         if int(major) >= oldest:
             return f"jax does not use it: {_install(extra)} (driver >= {oldest})"

@@ -52,11 +52,8 @@ def resolve(name: str, root: Path) -> RunFolder:
     except (OSError, ValueError) as e:  # no file can have such a name
         raise StoreError(f"{name[:60]!r} cannot be the name of a run ({e}).") from e
     kind, _, start = name.rpartition("/")
-    match = [
-        r
-        for r in folders(root)
-        if start and r.path.name.startswith(start) and kind in ("", r.path.parent.name)
-    ]
+    of_kind = [r for r in folders(root) if kind in ("", r.path.parent.name)]
+    match = [r for r in of_kind if start and r.path.name.startswith(start)]
     if not match:
         raise StoreError(
             f"no run folder and no run under {root} is called {name[:60]!r};"

@@ -100,10 +100,9 @@ def _is_count(value: Any) -> bool:
 
 
 def _names(strategies: Any) -> str:
-    if not isinstance(strategies, list) or not strategies:
-        return "?"
-    named = (s if isinstance(s, dict) else {} for s in strategies[:20])
-    return ",".join(_word_of(s.get("name", "?"))[:_WIDE] for s in named)
+    named = strategies[:20] if isinstance(strategies, list) else []
+    words = [s.get("name", "?") if isinstance(s, dict) else "?" for s in named]
+    return ",".join(_word_of(w)[:_WIDE] for w in words) or "?"
 
 
 def _as_spec(config: dict[str, Any]) -> dict[str, Any]:
@@ -125,9 +124,9 @@ def _progress(run: RunFolder, outcome: dict[str, Any]) -> tuple[str, Any, Any]:
         state = "held" if held(run) else "unfinished"
         return state, meta.get("t", 0), meta.get("wall", 0.0)
     seconds = _read(run.path / "provenance.json").get("wall_seconds")
-    failed, lanes = outcome.get("failed"), outcome.get("lanes")
-    n = len(failed) if isinstance(failed, list) else 0
-    state = f"finished, {n}/{lanes} failed" if n and _is_count(lanes) else "finished"
+    state, failed, lanes = "finished", outcome.get("failed"), outcome.get("lanes")
+    if isinstance(failed, list) and failed and _is_count(lanes):
+        state += f", {len(failed)}/{lanes} failed"
     return state, outcome.get("samples"), seconds
 
 

@@ -90,10 +90,8 @@ class Probe:
             require(name in PROBES, f"--probes: {unknown('probe', name, PROBES)}")
         require(self.points >= 2, f"--points must be at least 2, got {self.points}.")
         require(self.points < 2**32, "--points must be less than 2^32.")
-        require(
-            self.out is None or len(set(self.probes)) == 1,
-            "--out names one file; give one probe with it.",
-        )
+        one = self.out is None or len(set(self.probes)) == 1
+        require(one, "--out names one file; give one probe with it.")
         folder = resolve(self.name, root_of(self.root))
         steps = _steps(self.steps, folder)
         classes = study_classes(self.study) if self.study else ()
@@ -187,11 +185,9 @@ def study_classes(name: str) -> tuple[type, ...]:
         raise
     except Exception as e:  # the module is the user's, and so is its failure
         raise ConfigError(f"--study: {name} cannot be imported ({e}).") from e
-    return tuple(
-        c
-        for c in vars(module).values()
-        if isinstance(c, type) and is_dataclass(c) and c.__module__ == module.__name__
-    )
+    classes = [c for c in vars(module).values() if isinstance(c, type)]
+    own = [c for c in classes if c.__module__ == module.__name__]
+    return tuple(filter(is_dataclass, own))
 
 
 def _warn_changed(folder: RunFolder, spec: Any) -> None:
@@ -211,39 +207,32 @@ def _warn(text: str) -> None:
 
 def _lane(name: str | None, names: list[str]) -> int:
     """The position of the strategy that is asked for."""
-    if name is None:
-        require(
-            len(names) == 1,
-            f"--strategy: the run trains {', '.join(names)}; choose one of them.",
-        )
-        return 0
-    require(name in names, f"--strategy: {unknown('strategy', name, names)}")
-    return names.index(name)
+    words = f"the run trains {', '.join(names)}; choose one of them."
+    require(name is not None or len(names) == 1, f"--strategy: {words}")
+    chosen = names[0] if name is None else name
+    require(chosen in names, f"--strategy: {unknown('strategy', chosen, names)}")
+    return names.index(chosen)
 
 
 def _seeds(seed: int | None, strategy: str, run: Any) -> list[int]:
     """The seeds to probe, without those that had no teacher."""
     seeds = run.spec.seeds
-    require(
-        seed is None or seed in seeds,
-        f"--seed: the run has seeds {seeds[0]} to {seeds[-1]}, got {seed}.",
-    )
-    absent = {o["seed"] for o in _lanes(run, "absent") if o["strategy"] == strategy}
+    words = f"the run has seeds {seeds[0]} to {seeds[-1]}, got {seed}."
+    require(seed is None or seed in seeds, f"--seed: {words}")
+    absent = {o["seed"] for o in _lanes(run, "absent", strategy)}
     wanted = seeds if seed is None else (seed,)
     kept = [s for s in wanted if s not in absent]
-    require(
-        bool(kept),
-        f"--seed: strategy {strategy!r} was not trained for {wanted}: no teacher.",
-    )
-    for o in _lanes(run, "failed"):
-        if o["strategy"] == strategy and o["seed"] in kept:
+    words = f"strategy {strategy!r} was not trained for {wanted}: no teacher."
+    require(bool(kept), f"--seed: {words}")
+    for o in _lanes(run, "failed", strategy):
+        if o["seed"] in kept:
             text = f"seed {o['seed']} became non-finite at sample {o['sample']}"
             _warn(f"{text}; its later checkpoints repeat its last finite parameters.")
     return kept
 
 
-def _lanes(run: Any, kind: str) -> list[dict[str, Any]]:
-    """The lanes that a run's outcome lists as `absent` or `failed`."""
+def _lanes(run: Any, kind: str, strategy: str) -> list[dict[str, Any]]:
+    """A strategy's lanes that a run's outcome lists as `absent` or `failed`."""
     lanes = run.outcome.get(kind) if isinstance(run.outcome, dict) else None
     wanted = {"seed", "strategy"} | ({"sample"} if kind == "failed" else set())
     sound = isinstance(lanes, list) and all(
@@ -252,7 +241,7 @@ def _lanes(run: Any, kind: str) -> list[dict[str, Any]]:
     if not sound:
         outcome = run.folder.path / "outcome.json"
         raise StoreError(f"{outcome} does not list the {kind} lanes.")
-    return lanes or []
+    return [o for o in lanes or () if o["strategy"] == strategy]
 
 
 def _check_out(out: Path, folder: RunFolder) -> None:

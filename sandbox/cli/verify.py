@@ -41,19 +41,18 @@ class Verify:
         """Prints what is wrong and returns 1 if anything is."""
         root = root_of(self.root)
         found = [resolve(self.name, root)] if self.name else folders(root, *_PARTS)
-        sound = bad = unfinished = 0
+        bad = unfinished = 0
         for folder in found:
             writing = not folder.complete and held(folder)
             problems = [] if writing else _problems(folder)
+            bad += bool(problems)
             if not folder.complete and not problems:
                 unfinished += 1
                 state = "being written now" if writing else "unfinished"
                 print(f"{folder.path} is {state}")
-                continue
-            bad += bool(problems)
-            sound += not problems
             for line in problems:
                 print(line)
+        sound = len(found) - bad - unfinished
         where = "" if self.name else f" under {root}"
         print(f"{sound} sound, {bad} with problems, {unfinished} unfinished{where}.")
         if bad:
