@@ -26,6 +26,7 @@ for resampling censored data as pairs of time and status.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,9 @@ from sandbox.errors import require
 from sandbox.text import number
 from sandbox.theory.sample_complexity import Estimate, percentiles
 
+Runs = Real[np.ndarray, " R"]
+Rows = Float[np.ndarray, "D R"]
+Yes = Bool[np.ndarray, "D R"]
 DRAWS = 2000
 MAX_STEPS = 2000
 TOLERANCE = 1e-7
@@ -79,9 +83,7 @@ class Exponent(NamedTuple):
         return np.asarray(np.exp(self.log_factor + self.value * np.log(x)))
 
 
-def survival_median(
-    n: Real[np.ndarray, " R"], caps: Real[np.ndarray, " R"] | float
-) -> float:
+def survival_median(n: Runs, caps: Runs | float) -> float:
     """Kaplan-Meier median of the samples that runs need; inf if fewer than half arrive.
 
     Args:
@@ -91,11 +93,7 @@ def survival_median(
     return float(_medians(*(a[None] for a in _observed(n, caps)))[0])
 
 
-def _medians(
-    time: Float[np.ndarray, "D R"],
-    arrived: Bool[np.ndarray, "D R"],
-    known: Bool[np.ndarray, "D R"],
-) -> Float[np.ndarray, " D"]:
+def _medians(time: Rows, arrived: Yes, known: Yes) -> Float[np.ndarray, " D"]:
     """Kaplan-Meier median of every row; NaN where no run counts.
 
     Runs that arrive together count one after the other, before those given up then:
@@ -114,38 +112,24 @@ def _medians(
 
 
 def survival_estimate(
-    n: Real[np.ndarray, " R"],
-    caps: Real[np.ndarray, " R"] | float,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    n: Runs, caps: Runs | float, *, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
     """Kaplan-Meier median with its bootstrap interval; arguments as `survival_median`.
 
     An end of the interval is infinite where so many resamples do not arrive.
     """
-    n = np.asarray(n, float)
-    caps = np.broadcast_to(np.asarray(caps, float), n.shape)
     count = int((~np.isnan(n)).sum())
     if count == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    rows = _resample(np.ones(len(n)), draws, seed)
-    seen = _observed(n, caps)
-    ends = (
-        percentiles(_medians(*(a[rows] for a in seen)))
-        if count > 1
-        else (np.nan, np.nan)
-    )
+    ends, seen = (np.nan, np.nan), _observed(n, caps)
+    if count > 1:
+        rows = _resample(np.ones(len(n)), draws, seed)
+        ends = percentiles(_medians(*(a[rows] for a in seen)))
     return Estimate(survival_median(n, caps), *ends, count)
 
 
 def fit_exponent(
-    x: Real[np.ndarray, " R"],
-    n: Real[np.ndarray, " R"],
-    caps: Real[np.ndarray, " R"] | float,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    x: Runs, n: Runs, caps: Runs | float, *, draws: int = DRAWS, seed: int = 0
 ) -> Exponent:
     """Fits n ~ x^p to runs, censored ones included.
 
@@ -168,26 +152,18 @@ def fit_exponent(
     value, log_factor, sigma = (float(v[0]) for v in _fit(*(a[None] for a in rows)))
     index = _resample(x, draws, seed)
     drawn = _fit(*(a[index] for a in rows))[0] if draws else np.empty(0)
-    low, high = percentiles(drawn)
-    censored = int((known & ~arrived).sum())
-    return Exponent(
-        value, low, high, log_factor, sigma, int(known.sum()), censored, drawn
-    )
+    ends, counts = percentiles(drawn), (int(known.sum()), int((known & ~arrived).sum()))
+    return Exponent(value, *ends, log_factor, sigma, *counts, drawn)
 
 
 def difference(a: Exponent, b: Exponent) -> Estimate:
     """Exponent a minus exponent b, from the same runs with the same seed."""
-    low, high = percentiles(a.draws - b.draws)
-    return Estimate(a.value - b.value, low, high, min(a.runs, b.runs))
+    ends = percentiles(a.draws - b.draws)
+    return Estimate(a.value - b.value, *ends, min(a.runs, b.runs))
 
 
 def local_slopes(
-    x: Real[np.ndarray, " R"],
-    n: Real[np.ndarray, " R"],
-    caps: Real[np.ndarray, " R"] | float,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    x: Runs, n: Runs, caps: Runs | float, *, draws: int = DRAWS, seed: int = 0
 ) -> tuple[Float[np.ndarray, " G"], list[Estimate]]:
     """Slope of log median n between each x and the next, with bootstrap intervals.
 
@@ -209,14 +185,10 @@ def local_slopes(
     point = slopes(np.arange(len(x))[None])[0]
     each = slopes(_resample(x, draws, seed))
     runs = [int(seen[2][x == v].sum()) for v in at]
-    ends = [percentiles(col) for col in each.T]
-    out = [
-        Estimate(float(v), *e, min(r))
-        for v, e, r in zip(
-            point, ends, zip(runs[1:], runs[:-1], strict=True), strict=True
-        )
+    return np.sqrt(at[1:] * at[:-1]), [
+        Estimate(float(v), *percentiles(drawn), min(r))
+        for v, drawn, r in zip(point, each.T, pairwise(runs), strict=True)
     ]
-    return np.sqrt(at[1:] * at[:-1]), out
 
 
 @dataclass(frozen=True)
@@ -228,7 +200,7 @@ class Scaling:
         takes them.
     """
 
-    runs: Mapping[int | float, tuple[Real[np.ndarray, " R"], Real[np.ndarray, " R"]]]
+    runs: Mapping[int | float, tuple[Runs, Runs]]
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -265,9 +237,7 @@ class Scaling:
         ]
 
 
-def _observed(
-    n: Real[np.ndarray, " R"], caps: Real[np.ndarray, " R"] | float
-) -> tuple[Float[np.ndarray, " R"], Bool[np.ndarray, " R"], Bool[np.ndarray, " R"]]:
+def _observed(n: Runs, caps: Runs | float) -> tuple[np.ndarray, ...]:
     """Time on record, whether the run arrived then, and whether it counts."""
     n = np.asarray(n, float)
     caps = np.broadcast_to(np.asarray(caps, float), n.shape)
@@ -279,9 +249,7 @@ def _observed(
     return np.where(arrived, n, caps), arrived, known
 
 
-def _resample(
-    x: Float[np.ndarray, " R"], draws: int, seed: int
-) -> Int[np.ndarray, "D R"]:
+def _resample(x: Runs, draws: int, seed: int) -> Int[np.ndarray, "D R"]:
     """Rows of every resample: as many of each x as there are."""
     rng = np.random.default_rng(seed)
     index = np.empty((draws, len(x)), int)
@@ -291,15 +259,10 @@ def _resample(
     return index
 
 
-def _fit(
-    x: Float[np.ndarray, "D R"],
-    y: Float[np.ndarray, "D R"],
-    arrived: Bool[np.ndarray, "D R"],
-    known: Bool[np.ndarray, "D R"],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _fit(x: Rows, y: Rows, arrived: Yes, known: Yes) -> tuple[np.ndarray, ...]:
     """Slope, intercept and sigma of every resample; NaN where there is no slope."""
     w = known.astype(float)
-    seen = known & arrived
+    seen, late = known & arrived, known & ~arrived
     low = np.where(seen, x, np.inf).min(1)
     high = np.where(seen, x, -np.inf).max(1)
     fits = high > low
@@ -307,29 +270,19 @@ def _fit(
     mean_x = (w * x).sum(1) / total
     dx = w * (x - mean_x[:, None])
     spread = np.where(fits, (dx * x).sum(1), 1.0)
-
-    def line(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        slope = (dx * y).sum(1) / spread
-        return slope, (w * y).sum(1) / total - slope * mean_x
-
-    slope, start = line(y)
-    rest = y - start[:, None] - slope[:, None] * x
-    sigma = np.sqrt((w * rest**2).sum(1) / total)
-    late = known & ~arrived
-    if not late.any():
-        return np.where(fits, slope, np.nan), start, sigma
-    for _ in range(MAX_STEPS):
+    expected, variance, before, step = y, 0.0, np.inf, 0
+    while True:
+        slope = (dx * expected).sum(1) / spread
+        start = (w * expected).sum(1) / total - slope * mean_x
+        rest = expected - start[:, None] - slope[:, None] * x
+        sigma = np.sqrt((w * (rest**2 + variance)).sum(1) / total)
+        moved = (np.abs(slope - before)[fits] > TOLERANCE).any()
+        if not late.any() or step == MAX_STEPS or (step and not moved):
+            return np.where(fits, slope, np.nan), start, sigma
         s = np.maximum(sigma, 1e-9)[:, None]
         mu = start[:, None] + slope[:, None] * x
         z = np.where(late, (y - mu) / s, 0.0)
         hazard = np.exp(-0.5 * z**2 - 0.5 * np.log(2 * np.pi) - log_ndtr(-z))
         expected = np.where(late, mu + s * hazard, y)
         variance = np.where(late, s**2 * np.maximum(1 + z * hazard - hazard**2, 0), 0.0)
-        new, start = line(expected)
-        rest = expected - start[:, None] - new[:, None] * x
-        sigma = np.sqrt((w * (rest**2 + variance)).sum(1) / total)
-        moved = np.abs(new - slope)
-        slope = new
-        if not (moved[fits] > TOLERANCE).any():
-            break
-    return np.where(fits, slope, np.nan), start, sigma
+        before, step = slope, step + 1

@@ -38,30 +38,18 @@ from jaxtyping import Float
 from sandbox.errors import require
 
 
-def krawtchouk(s: int, r: int, d: int) -> int:
-    """Sum of x_1 ... x_r over the points of {-1,+1}^d with s coordinates -1.
-
-    K_s(r) = sum_j (-1)^j C(r, j) C(d - r, s - j), exactly (MacWilliams and Sloane, The
-    Theory of Error-Correcting Codes, chapter 5).
-
-    Args:
-      s: coordinates -1; 0 outside 0 .. d.
-      r: degree, 0 .. d.
-      d: dimension.
-    """
-    low, high = max(0, s - (d - r)), min(r, s)
-    return sum(
-        (-1) ** j * comb(r, j) * comb(d - r, s - j) for j in range(low, high + 1)
-    )
-
-
 def threshold_coefficient(d: int, r: int, bias: float = 0.0) -> float:
     """t_r = E[ 1[sum_l x_l + bias > 0] x_1 ... x_r ], exact before its last rounding.
 
     The sum exceeds -bias where at most c coordinates are -1. The partial sums of
-    Krawtchouk polynomials have the generating function (1 - z)^{r-1} (1 + z)^{d-r}, so
-    t_r = 2^-d K_c(r - 1; d - 1) for r >= 1. Half of the coefficient of the majority
-    (O'Donnell, Analysis of Boolean Functions, theorem 5.19) for d odd, |bias| < 1.
+    Krawtchouk polynomials have the generating function (1 - z)^{r-1} (1 + z)^{d-r}
+    (MacWilliams and Sloane, The Theory of Error-Correcting Codes, chapter 5), so
+
+        t_r = 2^-d K_c(r - 1; d - 1)
+            = 2^-d sum_j (-1)^j C(r - 1, j) C(d - r, c - j)    for r >= 1.
+
+    Half of the coefficient of the majority (O'Donnell, Analysis of Boolean Functions,
+    theorem 5.19) for d odd, |bias| < 1.
 
     Args:
       d: dimension.
@@ -75,10 +63,12 @@ def threshold_coefficient(d: int, r: int, bias: float = 0.0) -> float:
 
 @lru_cache(maxsize=4096)
 def _partial_sum(c: int, r: int, d: int) -> float:
-    """Mean of x_1 ... x_r over the cube where at most c coordinates are -1."""
     if r == 0:
         return sum(comb(d, s) for s in range(min(c, d) + 1)) / 2**d
-    return krawtchouk(c, r - 1, d - 1) / 2**d
+    terms = (
+        (-1) ** j * comb(r - 1, j) * comb(d - r, c - j) for j in range(min(r, c + 1))
+    )
+    return sum(terms) / 2**d
 
 
 def coefficient_pair(d: int, k: int, bias: float = 0.0) -> tuple[float, float]:
@@ -105,11 +95,11 @@ def label_gradient(
       support: S.
       bias: of every neuron.
     """
-    d, k = w.shape[1], len(support)
-    pairs = np.asarray([coefficient_pair(d, k, float(b)) for b in bias])
+    d, s = w.shape[1], list(support)
+    pairs = np.asarray([coefficient_pair(d, len(s), float(b)) for b in bias])
     size = np.repeat(pairs[:, 1:], d, axis=1)
-    size[:, list(support)] = pairs[:, :1]
-    return w[:, list(support)].prod(1, keepdims=True) * w * size
+    size[:, s] = pairs[:, :1]
+    return w[:, s].prod(1, keepdims=True) * w * size
 
 
 def label_noise(
@@ -120,8 +110,7 @@ def label_noise(
     The square of the sample is the indicator, whose mean is t_0. A batch of B divides
     the variance by B.
     """
-    d = gradient.shape[1]
-    active = [threshold_coefficient(d, 0, float(b)) for b in bias]
+    active = [threshold_coefficient(gradient.shape[1], 0, float(b)) for b in bias]
     return np.asarray(active)[:, None] - gradient**2
 
 
@@ -142,7 +131,7 @@ def expected_share(
       support: S.
       batch: B.
     """
-    square = np.asarray(gradient) ** 2 + np.asarray(noise) / batch
+    square = gradient**2 + noise / batch
     return float(square[list(support)].sum() / square.sum())
 
 
@@ -160,11 +149,9 @@ def aligned_batch(
     d^{-r/2}. Infinite where even the population gradient has less than half of its
     square in the support, 0 where any batch has more.
     """
-    inside = np.zeros(len(gradient), bool)
-    inside[list(support)] = True
-    square = np.asarray(gradient) ** 2
-    excess = noise[~inside].sum() - noise[inside].sum()
-    signal = square[inside].sum() - square[~inside].sum()
+    square, s = gradient**2, list(support)
+    excess = np.delete(noise, s).sum() - noise[s].sum()
+    signal = square[s].sum() - np.delete(square, s).sum()
     return max(0.0, float(excess / signal)) if signal > 0 else np.inf
 
 
@@ -181,20 +168,18 @@ def separated_batch(
     gap; a scale (of one neuron), not a bound. For labels it grows like d^{k-1} log d.
     Infinite where the population gradient does not separate the support.
     """
-    inside = np.zeros(len(gradient), bool)
-    inside[list(support)] = True
-    size = np.abs(gradient)
-    if inside.all():
+    size, s = np.abs(gradient), list(support)
+    outside = np.delete(size, s)
+    if not len(outside):
         return 0.0
-    gap = size[inside].min() - size[~inside].max()
+    gap = size[s].min() - outside.max()
     if gap <= 0:
         return np.inf
-    return float(2 * np.max(noise) * np.log(max(2, (~inside).sum())) / gap**2)
+    return float(2 * np.max(noise) * np.log(max(2, len(outside))) / gap**2)
 
 
 def label_batch(d: int, k: int) -> float:
     """`aligned_batch` of a neuron without bias that learns from labels."""
-    support = range(k)
-    gradient = label_gradient(np.ones((1, d)), support, np.zeros(1))
+    gradient = label_gradient(np.ones((1, d)), range(k), np.zeros(1))
     noise = label_noise(gradient, np.zeros(1))
-    return aligned_batch(gradient[0], noise[0], support)
+    return aligned_batch(gradient[0], noise[0], range(k))

@@ -38,7 +38,7 @@ class Checkpoint:
     Attributes:
       rows: v, one row a mirrored pair.
       bias: b, one a pair.
-      degree1: exact coefficients E[f_1 x_i].
+      degree1: coefficients E[f_1 x_i], exact: a finite sum in float64.
       support: S.
     """
 
@@ -54,14 +54,11 @@ class Checkpoint:
     @property
     def separates(self) -> bool:
         """Whether every coefficient in S is larger than every one outside."""
-        outside = np.ones(len(self.degree1), bool)
-        outside[list(self.support)] = False
-        size = np.abs(self.degree1)
-        return bool(size[~outside].min() > size[outside].max(initial=0.0))
+        size, s = np.abs(self.degree1), list(self.support)
+        return bool(size[s].min() > np.delete(size, s).max(initial=0.0))
 
 
 def _odd_part(u: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """relu(u + b) - relu(-u + b)."""
     return np.maximum(u + bias, 0) - np.maximum(-u + bias, 0)
 
 
@@ -81,46 +78,31 @@ def first_step(
       ConfigError: where the gradient vanishes in the support (an odd k with d odd and
         biases below 1), so that there is no step to take.
     """
-    d, s = w.shape[1], tuple(int(i) for i in support)
-    pairs = np.asarray([coefficient_pair(d, len(s), float(b)) for b in bias])
+    d, s = w.shape[1], list(support)
+    k = len(s)
+    pairs = np.asarray([coefficient_pair(d, k, float(b)) for b in bias])
     largest = np.abs(pairs[:, 0]).max()
     if largest == 0:
         raise ConfigError(
-            f"k = {len(s)} has no gradient at d = {d} with these biases; take an even"
-            " k, an even d or a larger bias."
+            f"k = {k} has no gradient at d = {d} with these biases; take an even k, an"
+            " even d or a larger bias."
         )
-    sign = w[:, list(s)].prod(1)
-    inside, outside = (sign[:, None] * pairs / (len(s) * largest)).T
+    sign = w[:, s].prod(1)
+    inside, outside = (sign[:, None] * pairs / (k * largest)).T
     rows = w * outside[:, None]
-    rows[:, list(s)] = w[:, list(s)] * inside[:, None]
-    return Checkpoint(rows, bias, _degree1(w, bias, s, inside, outside), s)
-
-
-def _degree1(
-    w: np.ndarray,
-    bias: np.ndarray,
-    support: tuple[int, ...],
-    inside: np.ndarray,
-    outside: np.ndarray,
-) -> np.ndarray:
-    """E[f_1 x_i], exact in the sense of a finite sum in float64.
-
-    With z = w_j * x the preactivation of pair j is inside_j P + outside_j Q, where P
-    and Q are independent sums of k and of d - k signs z. So
-
-        E[f_1 x_i] = (1/n) sum_j w_ji E[ h_j(P, Q) P / k ]         for i in S,
-                     (1/n) sum_j w_ji E[ h_j(P, Q) Q / (d - k) ]   otherwise.
-    """
-    d, k = w.shape[1], len(support)
-    p, mass_p = sign_sum(k)
-    q, mass_q = sign_sum(d - k)
+    rows[:, s] = w[:, s] * inside[:, None]
+    # With z = w_j * x the preactivation of pair j is inside_j P + outside_j Q, where P
+    # and Q are independent sums of k and of d - k signs z. So
+    #     E[f_1 x_i] = (1/n) sum_j w_ji E[ h_j(P, Q) P / k ]         for i in S,
+    #                  (1/n) sum_j w_ji E[ h_j(P, Q) Q / (d - k) ]   otherwise.
+    (p, mass_p), (q, mass_q) = sign_sum(k), sign_sum(d - k)
     u = inside[:, None, None] * p[None, :, None] + outside[:, None, None] * q
     h = _odd_part(u, bias[:, None, None]) * mass_p[None, :, None] * mass_q[None, None]
     in_n = (h * p[None, :, None]).sum((1, 2)) / k
     out_n = (h * q[None, None, :]).sum((1, 2)) / max(1, d - k)
-    c = (w * out_n[:, None]).mean(0)
-    c[list(support)] = (w[:, list(support)] * in_n[:, None]).mean(0)
-    return c
+    degree1 = (w * out_n[:, None]).mean(0)
+    degree1[s] = (w[:, s] * in_n[:, None]).mean(0)
+    return Checkpoint(rows, bias, degree1, tuple(s))
 
 
 def sign_sum(n: int) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:

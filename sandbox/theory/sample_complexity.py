@@ -69,13 +69,10 @@ def median_estimate(values: Real[np.ndarray, " n"], *, seed: int = 0) -> Estimat
     v = np.asarray(values, float)
     v = v[~np.isnan(v)]
     n = len(v)
-    if n == 0:
-        return Estimate(np.nan, np.nan, np.nan, 0)
-    if n == 1:
-        return Estimate(float(v[0]), np.nan, np.nan, 1)
-    rng = np.random.default_rng(seed)
-    low, high = percentiles(_median(v[rng.integers(0, n, (DRAWS, n))]))
-    return Estimate(float(_median(v[None])[0]), low, high, n)
+    if n < 2:
+        return Estimate(float(v[0]) if n else np.nan, np.nan, np.nan, n)
+    rows = np.random.default_rng(seed).integers(0, n, (DRAWS, n))
+    return Estimate(float(np.median(v)), *percentiles(np.median(v[rows], 1)), n)
 
 
 def percentiles(draws: Real[np.ndarray, " D"]) -> tuple[float, float]:
@@ -85,13 +82,6 @@ def percentiles(draws: Real[np.ndarray, " D"]) -> tuple[float, float]:
         return np.nan, np.nan
     low, high = int(0.025 * len(v)), int(np.ceil(0.975 * len(v))) - 1
     return float(v[low]), float(v[high])
-
-
-def _median(v: np.ndarray) -> np.ndarray:
-    """Row medians; the mean of a finite and an infinite number is infinite."""
-    s = np.sort(v, 1)
-    n = s.shape[1]
-    return (s[:, (n - 1) // 2] + s[:, n // 2]) / 2
 
 
 def ratio(
