@@ -78,18 +78,11 @@ def strips(
         if never:
             ax.plot(cap, row, ">", color=color, ms=5, mew=0)
             ax.annotate(
-                f"{never}",
-                (cap, row),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=6.5,
-            )
-        if len(v):
-            s = np.sort(v)
-            median = (s[(len(s) - 1) // 2] + s[len(s) // 2]) / 2
-            if np.isfinite(median):
-                ax.plot([median] * 2, [row - 0.32, row + 0.32], color=color, lw=2)
+                f"{never}", (cap, row), (5, 0), textcoords="offset points",
+                va="center", fontsize=6.5,
+            )  # fmt: skip
+        if len(v) and np.isfinite(median := np.median(v)):
+            ax.plot([median] * 2, [row - 0.32, row + 0.32], color=color, lw=2)
     ax.set_xscale("log")
     _few_labels(ax.xaxis, lambda v, _: f"{v:g}")
     ax.set_yticks(range(len(labels)), labels)
