@@ -50,14 +50,7 @@ class Mask(NamedTuple):
 
 
 class Static(NamedTuple):
-    """What must be known before tracing.
-
-    Attributes:
-      causal: whether a query sees only keys at or before its own position.
-      rate: probability that a weight is dropped.
-      tiled: whether to run one (sentence, head) at a time.
-      half: whether products take bfloat16 factors.
-    """
+    """What must be known before tracing; fields as the arguments of `attend`."""
 
     causal: bool
     rate: float
@@ -99,8 +92,7 @@ def attend(
     if words is None or rate == 0:
         rate, words = 0.0, jnp.zeros((*q.shape[:2], 2, 0), jnp.uint32)
     mask = Mask(visible, words[:, :, 0, -q.shape[2] :], words[:, :, 1])
-    static = Static(causal, rate, tiled, half)
-    return _attend(static, q, k, v, mask)
+    return _attend(Static(causal, rate, tiled, half), q, k, v, mask)
 
 
 def attention_weights(
@@ -121,98 +113,70 @@ def attention_weights(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> Array:
-    return _forward(static, q, k, v, mask)[0]
+    return _save(static, q, k, v, mask)[0]
 
 
 def _save(static: Static, q: Array, k: Array, v: Array, mask: Mask):
-    out, log_sum = _forward(static, q, k, v, mask)
+    out, log_sum = _mapped(static, _tile_forward, mask, q, k, v)
     return out, (q, k, v, mask, out, log_sum)
 
 
 def _pull(static: Static, saved, d_out: Array):
     q, k, v, mask, out, log_sum = saved
-    slope = jnp.sum(d_out * out, -1)
-    return (*_backward(static, q, k, v, mask, log_sum, slope, d_out), None)
+    rest = (log_sum, jnp.sum(d_out * out, -1), d_out)
+    return (*_mapped(static, _tile_backward, mask, q, k, v, *rest), None)
 
 
 _attend.defvjp(_save, _pull)
 
 
-def _forward(
-    static: Static, q: Array, k: Array, v: Array, mask: Mask
-) -> tuple[Array, Array]:
-    return _mapped(static, partial(_tile_forward, static), mask, q, k, v)
-
-
-def _backward(static: Static, q: Array, k: Array, v: Array, mask: Mask, *rest: Array):
-    return _mapped(static, partial(_tile_backward, static), mask, q, k, v, *rest)
-
-
 def _mapped(static: Static, tile, mask: Mask, *arrays: Array):
-    """`tile(mask, *arrays)` for all sentences and heads at once, or one by one."""
+    """`tile(static, mask, *arrays)` for all sentences and heads, or one by one."""
     b, h = arrays[0].shape[:2]
     n = mask.visible.shape[-1]
     mask = mask._replace(visible=jnp.broadcast_to(mask.visible[:, None], (b, h, n)))
     if not static.tiled:
-        return tile(mask, *arrays)
+        return tile(static, mask, *arrays)
     flat = jax.tree.map(lambda a: a.reshape(b * h, *a.shape[2:]), (mask, *arrays))
-    out = lax.map(lambda args: tile(*args), flat)
+    out = lax.map(lambda args: tile(static, *args), flat)
     return jax.tree.map(lambda a: a.reshape(b, h, *a.shape[1:]), out)
 
 
-def _tile_forward(
-    static: Static, mask: Mask, q: Array, k: Array, v: Array
-) -> tuple[Array, Array]:
+def _tile_forward(static: Static, mask: Mask, q: Array, k: Array, v: Array):
     s = _scores(q, k, mask.visible, causal=static.causal, half=static.half)
     top = jnp.maximum(s.max(-1), FLOOR)
     p = jnp.exp(s - top[..., None])
     total = p.sum(-1)
     total = jnp.where(total > 0, total, 1)
-    out = _dot(_drop(static, mask, p), v, "qk,kd->qd", half=static.half)
+    out = _dot(_drop(static, mask, p), v, "...qk,...kd->...qd", half=static.half)
     return out / total[..., None], top + jnp.log(total)
 
 
-def _tile_backward(
-    static: Static,
-    mask: Mask,
-    q: Array,
-    k: Array,
-    v: Array,
-    log_sum: Array,
-    slope: Array,
-    d_out: Array,
-) -> tuple[Array, Array, Array]:
+def _tile_backward(static: Static, mask: Mask, *arrays: Array):
+    q, k, v, log_sum, slope, d_out = arrays
     dot = partial(_dot, half=static.half)
     s = _scores(q, k, mask.visible, causal=static.causal, half=static.half)
     p = jnp.exp(s - log_sum[..., None])
-    d_v = dot(_drop(static, mask, p), d_out, "qk,qd->kd")
-    d_p = _drop(static, mask, dot(d_out, v, "qd,kd->qk"))
+    d_v = dot(_drop(static, mask, p), d_out, "...qk,...qd->...kd")
+    d_p = _drop(static, mask, dot(d_out, v, "...qd,...kd->...qk"))
     d_s = p * (d_p - slope[..., None])
-    return dot(d_s, k, "qk,kd->qd"), dot(d_s, q, "qk,qd->kd"), d_v
+    return dot(d_s, k, "...qk,...kd->...qd"), dot(d_s, q, "...qk,...qd->...kd"), d_v
 
 
 def _scores(q: Array, k: Array, visible: Array, *, causal: bool, half: bool) -> Array:
     """`(..., Q, N)`, `HIDDEN` where not allowed."""
-    s = _dot(q, k, "qd,kd->qk", half=half)
-    allowed = visible[..., None, :]
+    s = _dot(q, k, "...qd,...kd->...qk", half=half)
+    allowed = jnp.broadcast_to(visible[..., None, :], s.shape)
     if causal:
-        i = jnp.arange(s.shape[-1], dtype=jnp.int32)
-        queries = i[-s.shape[-2] :]
-        lower = (i[None, :] <= queries[:, None]).reshape(
-            (1,) * (s.ndim - 2) + s.shape[-2:]
-        )
-        allowed = allowed & lower
+        allowed = jnp.tril(allowed, s.shape[-1] - s.shape[-2])
     return jnp.where(allowed, s, jnp.asarray(HIDDEN, s.dtype))
 
 
 def _dot(a: Array, b: Array, formula: str, *, half: bool) -> Array:
     """An einsum over the last two axes; sums in the dtype of `a`."""
-    inputs, out = formula.split("->")
-    left, right = inputs.split(",")
     dtype = a.dtype
     if half:
         a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-    formula = f"...{left},...{right}->...{out}"
     return jnp.einsum(formula, a, b, precision=HIGHEST, preferred_element_type=dtype)
 
 

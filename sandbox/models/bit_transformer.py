@@ -15,7 +15,7 @@ Example:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,10 +30,7 @@ from sandbox.types import Array, Outputs, Params, Tokens
 
 ROWS = 64
 """Rows of one forward pass, at most: more run part by part, in a core's cache."""
-
-
-def _gpt2() -> Transformer:
-    return Transformer(kind="gpt2", vocab=2, n_classes=2, positions=100, tied=False)
+GPT2 = Transformer(kind="gpt2", vocab=2, n_classes=2, positions=100, tied=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ class BitTransformer:
     """
 
     d: Size = 100
-    network: Transformer = field(default_factory=_gpt2)
+    network: Transformer = GPT2
 
     def __post_init__(self) -> None:
         """Refuses more bits than positions."""
@@ -100,17 +97,14 @@ class BitTransformer:
         """
 
         def logits(row: Float[Array, " d"]) -> Float[Array, " C"]:
-            return self._answer(params, row[None]).logits[0]
+            return self.apply(params, row[None]).logits[0]
 
         if x.shape[0] > ROWS and key is None and not taps:
             return Outputs(lax.map(logits, x, batch_size=ROWS), {})
-        return self._answer(params, x, key=key, taps=taps)
-
-    def _answer(self, params: Params, x: Any, **options: Any) -> Outputs:
         ids = (x < 0).astype(jnp.int32)
         everywhere = jnp.ones(ids.shape, bool)
         tokens = Tokens(ids, valid=everywhere, visible=everywhere)
-        out = self.network.apply(params, tokens, last=True, **options)
+        out = self.network.apply(params, tokens, key=key, taps=taps, last=True)
         return Outputs(out.logits[:, 0], out.acts)
 
     def width_axes(self, params: Params) -> Params:

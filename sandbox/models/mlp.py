@@ -15,6 +15,7 @@ Example:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -112,24 +113,6 @@ class MLP:
         }
 
 
-def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of `torch.nn.Linear`."""
-    bound = fan_in**-0.5
-
-    def init(
-        key: Array,
-        shape: Sequence[int],
-        dtype: object = None,
-        out_sharding: object = None,
-    ) -> Array:
-        del dtype, out_sharding
-        return jax.random.uniform(
-            key, tuple(shape), jnp.result_type(float), -bound, bound
-        )
-
-    return init
-
-
 class MLPModule(nn.Module):
     """Dense layers with ReLU between them; returns logits and hidden activations."""
 
@@ -144,7 +127,8 @@ class MLPModule(nn.Module):
         acts: dict[str, Array] = {}
         widths = (*self.hidden, self.n_classes)
         for i, width in enumerate(widths):
-            init = torch_uniform(x.shape[-1])
+            bound = x.shape[-1] ** -0.5
+            init = partial(jax.random.uniform, minval=-bound, maxval=bound)
             x = nn.Dense(
                 width,
                 name=f"layer_{i}",
@@ -172,19 +156,12 @@ def tiled_logits(
     m = w.shape[1]
     tile = min(tile, m)
     n = m // tile
-    high = lax.Precision.HIGHEST
+    dot = partial(jnp.dot, precision=lax.Precision.HIGHEST)
 
-    def part(start: Array, size: int) -> Array:
-        w_t = lax.dynamic_slice_in_dim(w, start, size, 1)
-        b_t = lax.dynamic_slice_in_dim(b, start, size, 0)
-        a_t = lax.dynamic_slice_in_dim(a, start, size, 0)
-        h = jnp.maximum(jnp.dot(x, w_t, precision=high) + b_t[None, :], 0)
-        return jnp.dot(h, a_t, precision=high)
+    def add(i: Any, total: Array, size: int = tile) -> Array:
+        cut = partial(lax.dynamic_slice_in_dim, start_index=i * tile, slice_size=size)
+        h = jnp.maximum(dot(x, cut(w, axis=1)) + cut(b)[None, :], 0)
+        return total + dot(h, cut(a))
 
-    def body(i: Array, acc: Array) -> Array:
-        return acc + part(i * tile, tile)
-
-    out = lax.fori_loop(0, n, body, jnp.zeros((x.shape[0], a.shape[1]), x.dtype))
-    if m % tile:
-        out = out + part(jnp.asarray(n * tile), m % tile)
-    return out + c[None, :]
+    out = lax.fori_loop(0, n, add, jnp.zeros((x.shape[0], a.shape[1]), x.dtype))
+    return (add(n, out, m % tile) if m % tile else out) + c[None, :]

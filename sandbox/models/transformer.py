@@ -25,7 +25,7 @@ Example:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -130,11 +130,9 @@ class Transformer:
         def normal(*shape: int, sd: float = INIT_SD) -> Array:
             return sd * jax.random.normal(next(keys), shape, dtype)
 
-        def dense(shape: tuple[int, ...], n_in: int, sd: float = INIT_SD) -> Params:
-            return {
-                "kernel": normal(*shape, sd=sd),
-                "bias": jnp.zeros(shape[n_in:], dtype),
-            }
+        def dense(*shape: int, n_in: int = 1, sd: float = INIT_SD) -> Params:
+            kernel = normal(*shape, sd=sd)
+            return {"kernel": kernel, "bias": jnp.zeros(shape[n_in:], dtype)}
 
         def norm() -> Params:
             return {"scale": jnp.ones(e, dtype), "bias": jnp.zeros(e, dtype)}
@@ -142,31 +140,28 @@ class Transformer:
         def layer() -> Params:
             return {
                 "attention": {
-                    "qkv": dense((e, 3, h, d), 1),
-                    "out": dense((h, d, e), 2, branch_sd),
+                    "qkv": dense(e, 3, h, d),
+                    "out": dense(h, d, e, n_in=2, sd=branch_sd),
                     "norm": norm(),
                 },
                 "mlp": {
-                    "up": dense((e, f), 1),
-                    "down": dense((f, e), 1, branch_sd),
+                    "up": dense(e, f),
+                    "down": dense(f, e, sd=branch_sd),
                     "norm": norm(),
                 },
             }
 
-        embedding: Params = {"token": normal(self.vocab, e)}
-        embedding["position"] = normal(self.positions, e)
+        token, position = normal(self.vocab, e), normal(self.positions, e)
+        embedding: Params = {"token": token, "position": position}
+        head: Params = {"norm": norm()}
         if bert:
             embedding |= {"type": normal(e), "norm": norm()}
-        params = {"embedding": embedding}
-        params |= {f"layer_{i}": layer() for i in range(self.layers)}
+        layers = {f"layer_{i}": layer() for i in range(self.layers)}
         if bert:
-            bias = jnp.zeros(self.vocab, dtype)
-            params["head"] = {"dense": dense((e, e), 1), "norm": norm(), "bias": bias}
-            return params
-        params["head"] = {"norm": norm()}
-        if not self.tied:
-            params["head"]["decoder"] = normal(self.vocab, e)
-        return params
+            head |= {"dense": dense(e, e), "bias": jnp.zeros(self.vocab, dtype)}
+        elif not self.tied:
+            head["decoder"] = normal(self.vocab, e)
+        return {"embedding": embedding, "head": head} | layers
 
     def apply(
         self,
@@ -208,12 +203,15 @@ class Transformer:
         eps = 1e-12 if bert else 1e-5
         words = None
         if key is not None and self.dropout > 0:
-            words = _words(self, key, *x.ids.shape)
+            # Of the embedding, of all attention weights, and of all branches.
+            b = x.ids.shape[0]
+            hidden, weights = b * n + self.width, 2 * b * self.heads * n
+            words = Words(key, hidden + self.layers * (weights + 2 * hidden))
         acts: dict[str, Array] = {}
 
-        def keep(name: str, value: Callable[[], Array] | Array) -> None:
+        def keep(name: str, value: Array) -> None:
             if name in taps:
-                acts[name] = value() if callable(value) else value
+                acts[name] = value
 
         def dropped(h: Array) -> Array:
             if words is None:
@@ -231,54 +229,40 @@ class Transformer:
         def attention(p: Params, h: Array, i: int) -> Array:
             q, k, v = _qkv(p["qkv"], h, read(h, i), half=half)
             q = q * self.head_dim**-0.5
-            causal = not bert
-            keep(
-                f"attention_{i}",
-                lambda: attention_weights(q, k, x.visible, causal=causal, half=half),
-            )
-            out = attend(
-                q,
-                k,
-                v,
-                x.visible,
-                causal=causal,
-                words=words and words.take(*q.shape[:2], 2, n),
-                rate=self.dropout,
-                tiled=use_tiles(q.shape[2]),
-                half=half,
-            )
-            out = jnp.moveaxis(out, 1, 2)
-            out = dense(out, p["out"]["kernel"], p["out"]["bias"], half=half, n_in=2)
-            return dropped(out)
+            how = {"causal": not bert, "half": half}
+            if f"attention_{i}" in taps:
+                acts[f"attention_{i}"] = attention_weights(q, k, x.visible, **how)
+            own = words and words.take(*q.shape[:2], 2, n)
+            tiled = use_tiles(q.shape[2])
+            options = {"words": own, "rate": self.dropout, "tiled": tiled}
+            out = attend(q, k, v, x.visible, **how, **options)
+            return dense(jnp.moveaxis(out, 1, 2), p["out"], half=half, n_in=2)
 
-        def mlp(p: Params, h: Array, i: int) -> Array:
-            del i
-            up = dense(h, p["up"]["kernel"], p["up"]["bias"], half=half)
-            up = jax.nn.gelu(up, approximate=not bert)
-            down = dense(up, p["down"]["kernel"], p["down"]["bias"], half=half)
-            return dropped(down)
+        def mlp(p: Params, h: Array, _: int) -> Array:
+            up = jax.nn.gelu(dense(h, p["up"], half=half), approximate=not bert)
+            return dense(up, p["down"], half=half)
 
-        h = _embed(params["embedding"], x)
+        embedding, head = params["embedding"], params["head"]
+        h = embedding["token"].at[x.ids].get(mode="clip")
+        h = h + embedding["position"][None, :n]
         if bert:
-            h = norm(params["embedding"]["norm"], h)
+            h = norm(embedding["norm"], h + embedding["type"][None, None])
         keep("embedding", h)
         h = dropped(h)
         keep("residual_0", h)
         for i in range(self.layers):
             p = params[f"layer_{i}"]
             for branch, part in ((attention, p["attention"]), (mlp, p["mlp"])):
-                if bert:
-                    h = norm(part["norm"], read(h, i) + branch(part, h, i))
-                else:
-                    h = read(h, i) + branch(part, norm(part["norm"], h), i)
+                fed = h if bert else norm(part["norm"], h)
+                h = read(h, i) + dropped(branch(part, fed, i))
+                h = norm(part["norm"], h) if bert else h
             keep(f"residual_{i + 1}", h)
-        head = params["head"]
         if bert:
-            h = dense(h, head["dense"]["kernel"], head["dense"]["bias"], half=half)
+            h = dense(h, head["dense"], half=half)
             h = jax.nn.gelu(h, approximate=False)
         h = norm(head["norm"], h)
         keep("final", h)
-        decoder = params["embedding"]["token"] if self.tied else head["decoder"]
+        decoder = embedding["token"] if self.tied else head["decoder"]
         logits = jnp.einsum(
             "bne,ve->bnv", h, decoder[: self.n_classes], precision=HIGHEST
         )
@@ -292,82 +276,48 @@ class Transformer:
         `io` for tokens, positions and the three of query, key and value; `residual` for
         E; `heads_i`, `head_dim` and `mlp_i` inside layer i.
         """
-        norm = {"scale": ("residual",), "bias": ("residual",)}
 
-        def layer(i: int) -> Params:
-            h, f = f"heads_{i}", f"mlp_{i}"
-            qkv = ("io", h, "head_dim")
-            return {
-                "attention": {
-                    "qkv": {"kernel": ("residual", *qkv), "bias": qkv},
-                    "out": {
-                        "kernel": (h, "head_dim", "residual"),
-                        "bias": ("residual",),
-                    },
-                    "norm": norm,
-                },
-                "mlp": {
-                    "up": {"kernel": ("residual", f), "bias": (f,)},
-                    "down": {"kernel": (f, "residual"), "bias": ("residual",)},
-                    "norm": norm,
-                },
+        def roles(path: tuple[Any, ...], _: Any) -> tuple[str, ...]:
+            keys = [p.key for p in path]
+            i = keys[0].removeprefix("layer_")
+            e, h, d, f = "residual", f"heads_{i}", "head_dim", f"mlp_{i}"
+            kernels = {
+                "qkv": ((e,), ("io", h, d)),
+                "out": ((h, d), (e,)),
+                "up": ((e,), (f,)),
+                "down": ((f,), (e,)),
+                "dense": ((e,), (e,)),
             }
+            if keys[-2] in kernels:
+                read, written = kernels[keys[-2]]
+                return written if keys[-1] == "bias" else read + written
+            one = {"type": (e,), "bias": ("io",)}
+            return (e,) if keys[-2] == "norm" else one.get(keys[-1], ("io", e))
 
-        table = ("io", "residual")
-        roles = {
-            "embedding": {
-                "token": table,
-                "position": table,
-                "type": ("residual",),
-                "norm": norm,
-            },
-            "head": {
-                "dense": {"kernel": ("residual", "residual"), "bias": ("residual",)},
-                "norm": norm,
-                "bias": ("io",),
-                "decoder": table,
-            },
-        }
-        named = {
-            part: {name: roles[part][name] for name in params[part]} for part in roles
-        }
-        return named | {f"layer_{i}": layer(i) for i in range(self.layers)}
+        return jax.tree_util.tree_map_with_path(roles, params)
 
 
 def _qkv(p: Params, h: Array, read: Array, *, half: bool) -> tuple[Array, ...]:
     """Queries of the positions `read`, keys and values of all: `(B, H, N, D)` each."""
-    kernel, bias = p["kernel"], p["bias"]
     if read is h:
-        parts = dense(h, kernel, bias, half=half)  # (B, N, 3, H, D)
+        parts = dense(h, p, half=half)  # (B, N, 3, H, D)
         return tuple(jnp.moveaxis(parts, (2, 3), (0, 2)))
-    q = dense(read, kernel[:, 0], bias[0], half=half)
-    kv = dense(h, kernel[:, 1:], bias[1:], half=half)
+    kernel, bias = p["kernel"], p["bias"]
+    q = dense(read, {"kernel": kernel[:, 0], "bias": bias[0]}, half=half)
+    kv = dense(h, {"kernel": kernel[:, 1:], "bias": bias[1:]}, half=half)
     return (jnp.moveaxis(q, 2, 1), *jnp.moveaxis(kv, (2, 3), (0, 2)))
 
 
-def _words(model: Transformer, key: Array, b: int, n: int) -> Words:
-    """Those of the embedding, of all attention weights, and of all branches."""
-    hidden, weights = b * n + model.width, 2 * b * model.heads * n
-    return Words(key, hidden + model.layers * (weights + 2 * hidden))
-
-
-def _embed(p: Params, x: Tokens) -> Float[Array, "B N E"]:
-    h = p["token"].at[x.ids].get(mode="clip")
-    h = h + p["position"][None, : x.ids.shape[1]]
-    return h + p["type"][None, None] if "type" in p else h
-
-
-def dense(h: Array, kernel: Array, bias: Array, *, half: bool, n_in: int = 1) -> Array:
+def dense(h: Array, p: Params, *, half: bool, n_in: int = 1) -> Array:
     """Contracts the last `n_in` axes of h with the kernel's first, adds the bias."""
-    dtype, n_out = h.dtype, kernel.ndim - n_in
-    lead = h.shape[: h.ndim - n_in]
+    kernel, dtype = p["kernel"], h.dtype
     rows = h.reshape(-1, math.prod(kernel.shape[:n_in]))
     w = kernel.reshape(rows.shape[1], -1)
     if half:
         rows, w = rows.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
     out = jnp.dot(rows, w, precision=HIGHEST, preferred_element_type=dtype)
-    out = out + bias.reshape(1, -1)
-    return out.reshape(*lead, *kernel.shape[-n_out:])
+    out = out + p["bias"].reshape(1, -1)
+    return out.reshape(*h.shape[: h.ndim - n_in], *kernel.shape[n_in:])
 
 
 def layer_norm(

@@ -171,13 +171,11 @@ class TwoStage:
 
     def students(self, k: int, d: int, supervision: str) -> "Students":
         """The students of one problem."""
-        labels = supervision == "labels"
-        return make_students(
-            Parity(d=d, k=k),
-            range(self.label_seeds if labels else self.checkpoint_seeds),
-            pairs=self.student_pairs,
-            teacher_pairs=0 if labels else self.teacher_pairs,
-        )
+        seeds, pairs = self.label_seeds, 0
+        if supervision == "checkpoint":
+            seeds, pairs = self.checkpoint_seeds, self.teacher_pairs
+        task, own = Parity(d=d, k=k), self.student_pairs
+        return make_students(task, range(seeds), pairs=own, teacher_pairs=pairs)
 
     def measure(self, p: Problem) -> dict[str, np.ndarray]:
         """What the S students of one problem needed.
@@ -230,8 +228,7 @@ class TwoStage:
           predicted: aligned batch of the closed form, inf where there is no gradient.
         """
         k = self.control_k
-        most = CONTROL * bounds.label_batch(self.control_d, k + 1)
-        size = batch_sizes(most)[-1]
+        size = batch_sizes(CONTROL * bounds.label_batch(self.control_d, k + 1))[-1]
         gradient = batch_gradient(self.students(k, d, "labels"), size)
         return {
             "batch": np.asarray(size),
@@ -303,13 +300,11 @@ def make_students(
 def batch_sizes(cap: int | float) -> list[int]:
     """About powers of sqrt(2) up to `cap`: multiples of `FIRST`, then of `BLOCK`."""
     steps = [round(2 ** (g / 2)) for g in range(64)]
-    every = {
-        u * s for u in (FIRST, BLOCK) for s in steps if u == BLOCK or u * s < BLOCK
-    }
-    return sorted(s for s in every if s <= cap)
+    small = {FIRST * s for s in steps if FIRST * s < BLOCK}
+    return sorted(s for s in small | {BLOCK * s for s in steps} if s <= cap)
 
 
-def _targets(task: Parity, batch: Any, target: Target | None) -> Array:
+def _targets(batch: Any, target: Target | None) -> Array:
     """What the student's output is pushed towards, row by row."""
     if target is None:
         return 1 - 2 * batch.y.astype(jnp.float32)
@@ -333,7 +328,7 @@ def _prefix_sums(
     def one(args: Any) -> Array:
         key, w, bias, target = args
         batch = task.sample(key, 0, BLOCK, split="distill")
-        rows = (batch.x, _targets(task, batch, target))
+        rows = (batch.x, _targets(batch, target))
         parts = jax.tree.map(lambda v: v.reshape(-1, FIRST, *v.shape[1:]), rows)
         each = jax.vmap(lambda x, t: _sums(x, t, w, bias))(*parts)
         return jnp.cumsum(each, 0)
@@ -353,7 +348,7 @@ def _block_sums(
 
         def add(i: Any, total: Array) -> Array:
             batch = task.sample(key, (start + i) * BLOCK, BLOCK, split="distill")
-            return total + _sums(batch.x, _targets(task, batch, target), w, bias)
+            return total + _sums(batch.x, _targets(batch, target), w, bias)
 
         return jax.lax.fori_loop(0, count, add, jnp.zeros(w.shape, jnp.float32))
 
@@ -437,7 +432,7 @@ def _second_stage(task: Parity, key: Any, gradient: Array, bias: Array) -> Array
 
 
 def second_stage(
-    students: Students, seed: int, gradient: Float[np.ndarray, "m d"]
+    students: Students, seed: int | np.integer, gradient: Float[np.ndarray, "m d"]
 ) -> float:
     """Accuracy of a student after both stages, on `BLOCK` fresh rows.
 
@@ -463,7 +458,7 @@ def _squares(task: Parity, blocks: Any, keys: Any, target: Target) -> Array:
 
         def add(i: Any, total: Array) -> Array:
             batch = task.sample(key, i * BLOCK, BLOCK, split="probe")
-            return total + (_targets(task, batch, target) ** 2).mean()
+            return total + (_targets(batch, target) ** 2).mean()
 
         return jax.lax.fori_loop(0, blocks, add, jnp.zeros(())) / blocks
 
@@ -478,17 +473,17 @@ def population(
     The second moment of f_1, which enters the variance alone, is the one number here
     that is estimated, from `SQUARES` blocks.
     """
+    shape = students.w.shape
     if not students.teachers:
-        each, k = list(zip(students.w, students.bias, strict=True)), students.task.k
-        exact = np.stack([bounds.label_gradient(w, range(k), b) for w, b in each])
-        one = zip(exact, students.bias, strict=True)
-        return exact, np.stack([bounds.label_noise(g, b) for g, b in one])
+        w, bias = students.w.reshape(-1, shape[2]), students.bias.ravel()
+        exact = bounds.label_gradient(w, range(students.task.k), bias)
+        noise = bounds.label_noise(exact, bias)
+        return exact.reshape(shape), noise.reshape(shape)
     keys, *_, target = students.arrays
     squares = np.asarray(_squares(students.task, SQUARES, keys, target), float)
     degree1 = [t.degree1 for t in students.teachers]
     exact = [taught_gradient(c) for c in degree1]
     noise = [taught_noise(c, float(s)) for c, s in zip(degree1, squares, strict=True)]
-    shape = students.w.shape
     exact, noise = (
         np.broadcast_to(np.stack(v)[:, None], shape) for v in (exact, noise)
     )
@@ -526,8 +521,7 @@ def needed_batches(
         if "accuracy" in criteria:
             now["accuracy"] = np.zeros(n, bool)
             for s in np.flatnonzero(share[:, at] >= TRY):
-                reached = second_stage(students, int(s), gradient[s])
-                now["accuracy"][s] = reached >= LEVEL
+                now["accuracy"][s] = second_stage(students, s, gradient[s]) >= LEVEL
         held = np.stack([now[c] for c in criteria])
         first = np.where(since < 0, at, since)
         since = np.where(alive, np.where(held, first, -1), since)
@@ -552,9 +546,8 @@ def check_gradients(
         labels times chi_S(w) w_i, which leaves t_{k-1} and t_{k+1}.
       exact: the same from the closed form.
     """
-    size = blocks * BLOCK
+    size, sign = blocks * BLOCK, np.ones_like(exact)
     measured = batch_gradient(students.afresh(), size)
-    sign = np.ones_like(exact)
     if not students.teachers:
         in_support = students.w[:, :, : students.task.k]
         sign = in_support.prod(2, keepdims=True) * students.w
