@@ -66,14 +66,11 @@ class ParityCurriculum(st.Study):
 
     def check(self) -> None:
         """Refuses unknown candidates, and rules that do not name them."""
-        require(
-            bool(self.candidates) and set(self.candidates) <= set(LABELS),
-            f"candidates must be among {', '.join(LABELS)}, got {self.candidates}.",
-        )
-        require(
-            isinstance(self.setting.rule, st.ByGap),
-            "setting.rule must be ByGap(), whose candidates teach here.",
-        )
+        known = bool(self.candidates) and set(self.candidates) <= set(LABELS)
+        words = f"candidates must be among {', '.join(LABELS)}, got {self.candidates}."
+        require(known, words)
+        words = "setting.rule must be ByGap(), whose candidates teach here."
+        require(isinstance(self.setting.rule, st.ByGap), words)
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
         """A 2-shot student from every candidate."""
@@ -125,15 +122,13 @@ class ParityCurriculum(st.Study):
             x, y = r.rows(r.curves(name))
             band(c, x, y, label=LABELS[name], color=color_of(name))
         inits = r.setting.inits
-        c.set_title("2-shot students" + (f", {inits} a teacher" if inits > 1 else ""))
-        c.set_ylabel("student accuracy")
-        budget = r.setting.budget
-        ends = (None, None, None)
+        title = "2-shot students" + f", {inits} a teacher" * (inits > 1)
+        c.set(ylabel="student accuracy", title=title)
+        budget, ends = r.setting.budget, (None, None, None)
         if len(r.abscissa) > 1 and isinstance(budget, st.UntilLearned):
             ends = (2.2, 2.2, budget.cap)
         for ax, end in zip(axes, ends, strict=True):
-            ax.set_xlim(0, end)
-            ax.set_xlabel(r.abscissa_text)
+            ax.set(xlim=(0, end), xlabel=r.abscissa_text)
         for ax in (a, c):
             ax.set_ylim(0.44, 1.02)
         if r.preset == "paper":
@@ -144,30 +139,27 @@ class ParityCurriculum(st.Study):
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         """P5; P6 by the rules of the cpu scale."""
         yield from self._correlations(r)
-        for name in ("middle", "before", "after", "blind"):
-            n90, shown = r.n90[name], SHOWN.get(name, ".5 at 2M")
-            if name in SHOWN:
-                words, pace = "is no slower than the teacher", n90 / r.n90.teacher
-                words = f"2-shot from the {name} checkpoint {words}"
-                yield st.at_most(f"P6.{name}", pace, 1.0, words, paper=shown)
-            else:
-                words, later = "the transition is slower", n90 / r.n90["middle"]
-                words = f"2-shot from the checkpoint {name} {words}"
-                yield st.at_least(f"P6.{name}", later, 2.0, words, paper=shown)
+        n90 = r.n90
+        for name, shown in SHOWN.items():
+            words = f"2-shot from the {name} checkpoint is no slower than the teacher"
+            pace = n90[name] / n90.teacher
+            yield st.at_most(f"P6.{name}", pace, 1.0, words, paper=shown)
+        for name in ("before", "after"):
+            words = f"2-shot from the checkpoint {name} the transition is slower"
+            later = n90[name] / n90["middle"]
+            yield st.at_least(f"P6.{name}", later, 2.0, words, paper=".5 at 2M")
 
     def paper_claims(self, r: st.Result) -> Iterator[st.Claim]:
         """P5; P6 by the rules of the paper scale."""
         yield from self._correlations(r)
-        for name in ("middle", "before", "before_last", "after", "blind"):
-            shown = SHOWN.get(name, ".5 at 2M")
-            if name in SHOWN:
-                words = f"2-shot from the {name} checkpoint reaches .95 within 2M"
-                seen = r.reach(0.95)[name] / 1e6
-                yield st.at_most(f"P6.{name}", seen, 2.0, words, paper=shown)
-            else:
-                words = f"2-shot from {name} is near chance at its last sample"
-                seen = r.at(name)
-                yield st.below(f"P6.{name}", seen, 0.6, words, paper=shown, in_all=True)
+        for name, shown in SHOWN.items():
+            words = f"2-shot from the {name} checkpoint reaches .95 within 2M"
+            seen = r.reach(0.95)[name] / 1e6
+            yield st.at_most(f"P6.{name}", seen, 2.0, words, paper=shown)
+        for name in ("before", "before_last", "after"):
+            words = f"2-shot from {name} is near chance at its last sample"
+            end, paper = r.at(name), ".5 at 2M"
+            yield st.below(f"P6.{name}", end, 0.6, words, paper=paper, in_all=True)
 
     def _correlations(self, r: st.Result) -> Iterator[st.Claim]:
         """P5, on fresh inputs."""
@@ -180,13 +172,12 @@ class ParityCurriculum(st.Study):
         yield st.at_least("P5.middle", leak, 2.0, words, paper=".09 against <= .02")
         for name in ("final", "before", "before_last"):
             if name in ("final", *self.candidates):
-                less = st.of_teachers(
-                    middle - 2 * gap[name], f"gap(middle) - 2 gap({name})"
-                )
-                words, shown = "the final teacher", "small after 10.8M"
-                if name != "final":
-                    words, shown = "before the transition it", "small at 9.7M"
-                words += " leaks at most half as much"
+                text = f"gap(middle) - 2 gap({name})"
+                less = st.of_teachers(middle - 2 * gap[name], text)
+                who, shown = "before the transition it", "small at 9.7M"
+                if name == "final":
+                    who, shown = "the final teacher", "small after 10.8M"
+                words = f"{who} leaks at most half as much"
                 yield st.positive(f"P5.{name}", less, words, paper=shown)
 
 
@@ -195,16 +186,14 @@ def _draw_teacher(ax: Axes, r: st.Result, candidates: tuple[str, ...]) -> None:
     band(ax, x, y, label="teacher", color=color_of("teacher"))
     for i, name in enumerate(candidates):
         steps = [step for t in r.teachers for step in t.chosen.stages[name][0]]
-        at = np.asarray(steps, float) / r.abscissa
+        at, color = np.asarray(steps, float) / r.abscissa, color_of(name)
         at = at[~np.isnan(at)]
         if len(at):
-            ax.axvline(
-                float(np.median(at)), color=color_of(name), lw=1.2, label=LABELS[name]
-            )
+            ax.axvline(float(np.median(at)), color=color, lw=1.2, label=LABELS[name])
         if len(at) > 1:
-            ax.plot(at, np.full(len(at), 0.49 - 0.012 * i), "|", c=color_of(name), ms=3)
-    ax.set_ylabel("teacher accuracy")
-    ax.set_title(f"teacher, {len(x)} seed{'' if len(x) == 1 else 's'}")
+            ax.plot(at, np.full(len(at), 0.49 - 0.012 * i), "|", color=color, ms=3)
+    title = f"teacher, {len(x)} seed{'' if len(x) == 1 else 's'}"
+    ax.set(ylabel="teacher accuracy", title=title)
 
 
 def _draw_correlations(ax: Axes, r: st.Result) -> None:
@@ -224,9 +213,8 @@ def _draw_correlations(ax: Axes, r: st.Result) -> None:
     floor = np.sqrt(2 / np.pi) * y  # mean |c| of pure sampling noise
     label = "sampling noise"
     band(ax, x, floor, label=label, color="0.6", linewidth=0.8, shade=False)
+    ax.set(ylabel="mean |cov(p(1|x), χ_A(x))|", title="in support (—), off (···)")
     ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
-    ax.set_ylabel("mean |cov(p(1|x), χ_A(x))|")
-    ax.set_title("in support (—), off (···)")
     if ax.get_lines():  # a single teacher's spike comes late
         ax.legend(loc="upper left" if len(r.abscissa) == 1 else "upper right")
 

@@ -58,6 +58,8 @@ teacher script has 0.005 or 0.01 constant, the student script a warm-up and cosi
 students train to 1.5 n90 of their teacher, where the claims are read, not to 20M.
 """
 
+SHARP, SHARP_SHOWN = "the teacher's transition is sharp", "chance to 10.0M, 1.0 at 11M"
+
 
 class ParityMLP(st.Study):
     """Figure 1 (left) of arXiv 2410.05464.
@@ -91,12 +93,9 @@ class ParityMLP(st.Study):
 
     def check(self) -> None:
         """Refuses progressive students that train longer than the others."""
-        most = getattr(self.setting.budget, "cap", 0)
-        require(
-            self.progressive_cap <= most,
-            f"progressive_cap must lie in 0..budget.cap = {most},"
-            f" got {self.progressive_cap}.",
-        )
+        cap, most = self.progressive_cap, getattr(self.setting.budget, "cap", 0)
+        words = f"progressive_cap must lie in 0..budget.cap = {most}, got {cap}."
+        require(cap <= most, words)
 
     def lanes(self, t: st.Teachers) -> tuple[st.Lane, ...]:
         """Labels, and the teacher's checkpoints by every schedule."""
@@ -125,35 +124,37 @@ class ParityMLP(st.Study):
         """P1, P2, P3 by the rules of the cpu scale."""
         n60, n90 = r.reach(0.6).teacher.values[:, 0], r.n90.teacher.values[:, 0]
         sharp = st.of_teachers((n90 - n60) / n90, "(n90 - n60) / n90 of the teacher")
-        yield from self._pace(r, sharp, 0.5, 1.5)
-        for name, paper in (("ce", "leaves chance at 18M"), ("one_shot", ".5 to 20M")):
-            later = r.n90[name] / r.n90["progressive"]
-            words = f"{r.label(name)} learns later than progressive"
-            yield st.at_least(f"P3.{name}", later, 2.0, words, paper=paper)
+        yield st.at_most("P1", sharp, 0.5, SHARP, paper=SHARP_SHOWN)
+        yield pace(r, "P2", 1.5, "1.0 by 11M, as the teacher")
+        yield from later(r, "P3", "leaves chance at 18M", ".5 to 20M")
 
     def paper_claims(self, r: st.Result) -> Iterable[st.Claim]:
         """P1, P2, P3 by the rules of the paper scale."""
         n55, n95 = (r.reach(v).teacher.values[:, 0] for v in (0.55, 0.95))
         sharp = st.of_teachers((n95 - n55) / n55, "(n95 - n55) / n55 of the teacher")
-        yield from self._pace(r, sharp, 0.2, 1.2)
+        yield st.at_most("P1", sharp, 0.2, SHARP, paper=SHARP_SHOWN)
+        yield pace(r, "P2", 1.2, "1.0 by 11M, as the teacher")
         for name, paper in (("ce", ".5 at 15M"), ("one_shot", ".5 at 20M")):
-            seen = r.at_samples(name, lambda t: 1.5 * t.n90, "at 1.5 n90(teacher)")
+            seen = r.at(name, until=lambda t: 1.5 * t.n90, text="at 1.5 n90(teacher)")
             words = f"{r.label(name)} is still near chance at 1.5 x n90(teacher)"
             yield st.below(f"P3.{name}", seen, 0.6, words, paper=paper)
 
-    def _pace(
-        self, r: st.Result, sharp: st.Quantity, most: float, pace: float
-    ) -> Iterator[st.Claim]:
-        paper, words = (
-            "chance to 10.0M, 1.0 at 11M",
-            "the teacher's transition is sharp",
-        )
-        yield st.at_most("P1", sharp, most, words, paper=paper)
-        n90, words = r.n90, "the progressive student keeps the teacher's pace"
-        shown = "1.0 by 11M, as the teacher"
-        yield st.at_most(
-            "P2", n90["progressive"] / n90.teacher, pace, words, paper=shown
-        )
+
+def pace(r: st.Result, id: str, most: float, paper: str, on: str = "") -> st.Claim:
+    """That progressive students learn about as soon as their teacher."""
+    ratio = r.n90["progressive"] / r.n90.teacher
+    words = f"{on}the progressive student keeps the teacher's pace"
+    return st.at_most(id, ratio, most, words, paper=paper)
+
+
+def later(
+    r: st.Result, id: str, ce: str, one_shot: str, on: str = ""
+) -> Iterator[st.Claim]:
+    """That CE and one-shot students, shown so in the paper, take twice as long."""
+    for name, paper in (("ce", ce), ("one_shot", one_shot)):
+        ratio = r.n90[name] / r.n90["progressive"]
+        words = f"{on}{r.label(name)} learns later than progressive"
+        yield st.at_least(f"{id}.{name}", ratio, 2.0, words, paper=paper)
 
 
 if __name__ == "__main__":
