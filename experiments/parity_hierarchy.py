@@ -26,14 +26,11 @@ import sandbox.study as st
 from experiments import parity_mlp
 from sandbox.errors import require
 from sandbox.plotting.curves import band
+from sandbox.plotting.style import DEGREE_COLORS
 from sandbox.probes.nodes import Nodes, groups_of, levels
 from sandbox.tasks.hierarchy import Hierarchy
-from sandbox.text import number
 from sandbox.theory.ranks import rank_correlation
 from sandbox.theory.sample_complexity import Estimate, median_estimate, ratio
-
-LEVEL_COLORS = ("#0b6e69", "#c17c00", "#7a21dd", "#a0522d")
-"""Colours of the levels of the tree, the root's first."""
 
 SMOKE = st.Setting(
     task=Hierarchy(d=18, depth=2, feature_complexity=4),
@@ -45,15 +42,12 @@ SMOKE = st.Setting(
     spacing=640,
     student_every=640,
 )
-CPU = st.Setting(
+CPU = replace(
+    parity_mlp.CPU,
     task=Hierarchy(d=32, depth=2, feature_complexity=5),
-    teacher=st.TwoLayer(1000),
     student=st.TwoLayer(50),
-    budget=st.UntilLearned(limit=409_600),
     rule=st.ByNode(),
     n_teachers=10,
-    spacing=2560,
-    student_every=2560,
 )
 PAPER = replace(
     parity_mlp.PAPER,
@@ -91,24 +85,17 @@ class ParityHierarchy(st.Study):
 
     def check(self) -> None:
         """Refuses rules that do not measure the nodes."""
-        rule = self.setting.rule
-        require(
-            isinstance(rule, st.ByNode), f"setting.rule must be ByNode(), got {rule!r}."
-        )
+        words = f"setting.rule must be ByNode(), got {self.setting.rule!r}."
+        require(isinstance(self.setting.rule, st.ByNode), words)
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
         """Labels, and the teacher's checkpoints by every schedule."""
-        shots = {"two_shot": "middle", "by_level": "by_level", "by_node": "by_node"}
-        return [
-            st.ce(),
-            st.one_shot(self.one_shot_tau),
-            st.progressive(t.spacing, self.tau),
-            *[
-                st.n_shot(t.stages(chosen), t.hold, self.tau, name=name)
-                for name, chosen in shots.items()
-            ],
-            *[st.one_shot(0.0, "one_shot_hard")] * (self.one_shot_tau > 0),
-        ]
+        tau, one = self.tau, st.one_shot(self.one_shot_tau)
+        stages = {"two_shot": "middle", "by_level": "by_level", "by_node": "by_node"}
+        shots = {name: t.stages(chosen) for name, chosen in stages.items()}
+        taught = [st.n_shot(s, t.hold, tau, name=name) for name, s in shots.items()]
+        hard = [st.one_shot(0.0, "one_shot_hard")] * (self.one_shot_tau > 0)
+        return [st.ce(), one, st.progressive(t.spacing, tau), *taught, *hard]
 
     def figure(self, r: st.Result) -> Figure:
         """Tree labels: every inner node of a binary tree has a parity of its own.
@@ -124,10 +111,9 @@ class ParityHierarchy(st.Study):
         """
         fig, ((a, b), (c, d)) = st.panels(2, 2, height=5.2)
         st.accuracy(a, r, shaded=("teacher", "ce", "progressive"))
-        n_classes = r.setting.made_task.n_classes
-        a.set_yticks([share / n_classes for share in range(1, n_classes + 1)])
-        task = _tree(r)
-        sizes = f"d={task.d}, k={task.feature_complexity}, C={n_classes}"
+        task = r.setting.made_task
+        a.set_yticks([(i + 1) / task.n_classes for i in range(task.n_classes)])
+        sizes = f"d={task.d}, k={task.feature_complexity}, C={task.n_classes}"
         a.set_title(f"{sizes}: {st.counts_text(r)}")
         st.strips(b, r)
         _draw_nodes(c, d, r)
@@ -135,15 +121,9 @@ class ParityHierarchy(st.Study):
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         """P8 by the rules of the cpu scale."""
-        pace, shown = r.n90["progressive"], "progressive > one-shot, CE (appendix)"
-        words = "on tree labels, the progressive student keeps the teacher's pace"
-        yield st.at_most(
-            "P8.progressive", pace / r.n90.teacher, 2.0, words, paper=shown
-        )
-        for name in ("ce", "one_shot"):
-            words = f"on tree labels, {r.label(name)} learns later than progressive"
-            later = r.n90[name] / pace
-            yield st.at_least(f"P8.{name}", later, 2.0, words, paper=shown)
+        shown, on = "progressive > one-shot, CE (appendix)", "on tree labels, "
+        yield parity_mlp.pace(r, "P8.progressive", 2.0, shown, on)
+        yield from parity_mlp.later(r, "P8", shown, shown, on)
 
     def paper_claims(self, r: st.Result) -> tuple[st.Claim, ...]:
         """There is no rule at this scale."""
@@ -153,47 +133,35 @@ class ParityHierarchy(st.Study):
     def summary(self, r: st.Result) -> list[str]:
         """What no rule of the paper asks."""
         lines = ["exploratory, not in the paper's rules:"]
-        for name, e in ratios(r).items():
-            lines.append(f"  median n90({name}) / n90(teacher): {_show(e)}")
+        for name, (v, low, high, _) in ratios(r).items():
+            what = f"median n90({name}) / n90(teacher)"
+            lines.append(f"  {what}: {v:.3g} [{low:.3g}, {high:.3g}]")
         for what, times in orders(r).items():
+            v, low, high, n = root_down(times)
             lines.append(
                 f"  nodes in the order in which each {what}: Spearman of level and time"
-                f" {_show(root_down(times))}, root first in {root_first(times)} of"
-                f" {len(times)} teachers"
+                f" {v:.3g} [{low:.3g}, {high:.3g}], root first in {root_first(times)}"
+                f" of {n} teachers"
             )
         return lines
 
     def facts(self, r: st.Result) -> dict[str, Any]:
         """What was measured besides the claims."""
-        order = {
-            what: {
-                "spearman_of_level_and_time": _json(root_down(times)),
-                "root_first": root_first(times),
-                "teachers": len(times),
-            }
-            for what, times in orders(r).items()
-        }
-        return {
-            "exploratory": {
-                "note": "not in the paper's rules; medians and 95% intervals",
-                "n90_over_teacher": {k: _json(e) for k, e in ratios(r).items()},
-                "order_of_nodes": order,
-                "nodes": describe_nodes(r),
-            }
-        }
+        order = {}
+        for what, times in orders(r).items():
+            counts = {"root_first": root_first(times), "teachers": len(times)}
+            spearman = {"spearman_of_level_and_time": root_down(times)[:3]}
+            order[what] = spearman | counts
+        note = "not in the paper's rules; medians and 95% intervals"
+        ours = {k: e[:3] for k, e in ratios(r).items()}
+        found = {"order_of_nodes": order, "nodes": describe_nodes(r)}
+        return {"exploratory": {"note": note, "n90_over_teacher": ours, **found}}
 
 
-def _tree(r: st.Taught) -> Hierarchy:
-    task = r.setting.task
-    assert isinstance(task, Hierarchy)
-    return task
-
-
-def _usable(r: st.Taught) -> Iterator[tuple[st.Teachers, Nodes, int]]:
+def _usable(r: st.Taught) -> list[tuple[st.Teachers, Nodes, int]]:
     """Group, nodes and position of every teacher that learned."""
-    for t in r.teachers:
-        for s in np.flatnonzero(t.usable):
-            yield t, t.chosen.each[0], int(s)
+    usable = [(t, s) for t in r.teachers for s in np.flatnonzero(t.usable)]
+    return [(t, t.chosen.each[0], int(s)) for t, s in usable]
 
 
 def _chosen(t: st.Teachers, nodes: Nodes, s: int) -> list[int | None]:
@@ -218,12 +186,11 @@ def orders(r: st.Taught) -> dict[str, np.ndarray]:
     the checkpoint at which its support leaks most while it is being learned (the one
     chosen for the node). Infinite where there is none.
     """
-    rows: dict[str, list[Any]] = {"learned": [], "leaks": []}
-    for t, n, s in _usable(r):
-        rows["learned"].append(n.times[s])
-        rows["leaks"].append([np.inf if c is None else c for c in _chosen(t, n, s)])
-    n_nodes = len(levels(_tree(r).depth))
-    return {k: np.asarray(v, float).reshape(-1, n_nodes) for k, v in rows.items()}
+    found, n_nodes = _usable(r), len(levels(r.setting.made_task.depth))
+    at = [_chosen(t, n, s) for t, n, s in found]
+    rows = {"learned": [n.times[s] for _, n, s in found], "leaks": at}
+    times = {k: np.asarray(v, float).reshape(-1, n_nodes) for k, v in rows.items()}
+    return {k: np.where(np.isnan(v), np.inf, v) for k, v in times.items()}
 
 
 def root_down(times: np.ndarray) -> Estimate:
@@ -249,26 +216,13 @@ def describe_nodes(r: st.Taught) -> list[dict[str, Any]]:
         for s, seed in enumerate(t.spec.seeds if nodes else ()):
             found = zip(nodes.phases(s), _chosen(t, nodes, s), strict=True)
             for v, (phase, step) in enumerate(found):
-                at = nodes.steps == step
-                row = {
-                    "seed": seed,
-                    "node": v,
-                    "transition": asdict(phase) if phase else None,
-                    "leaks_most_at": step,
-                }
+                row: dict[str, Any] = {"seed": seed, "node": v, "leaks_most_at": step}
+                row["transition"] = asdict(phase) if phase else None
                 for side in ("inside", "outside"):
-                    value = getattr(nodes, side)[s][at, v]
+                    value = getattr(nodes, side)[s][nodes.steps == step, v]
                     row[f"{side}_there"] = float(value[0]) if step else None
                 out.append(row)
     return out
-
-
-def _json(e: Estimate) -> list[float | str | None]:
-    return [number(v) for v in e[:3]]
-
-
-def _show(e: Estimate) -> str:
-    return f"{e.value:.3g} [{e.lower:.3g}, {e.upper:.3g}]"
 
 
 def _in_role(values: str, role: int, t: st.Teachers) -> np.ndarray:
@@ -280,11 +234,12 @@ def _in_role(values: str, role: int, t: st.Teachers) -> np.ndarray:
 
 def _draw_nodes(top: Axes, bottom: Axes, r: st.Result) -> None:
     scale = r.abscissa[~np.isnan(r.abscissa)]
-    for role, level in enumerate(levels(_tree(r).depth)):
+    for role, level in enumerate(levels(r.setting.made_task.depth)):
         rank = role + 1 - 2**level
-        color = LEVEL_COLORS[level % len(LEVEL_COLORS)]
+        color = DEGREE_COLORS[level % len(DEGREE_COLORS)]
         line = ("-", "--", "-.", ":")[rank % 4]
-        label = f"level {level}, {_ordinal(rank)}" if level else "root"
+        nth = (("first", "second", "third", "fourth")[rank:] or [f"{rank + 1}th"])[0]
+        label = f"level {level}, {nth}" if level else "root"
         for ax, values in ((top, "accuracy"), (bottom, "gap")):
             x, y = r.along(partial(_in_role, values, role))
             band(ax, x, y, label=label, color=color, linestyle=line)
@@ -298,17 +253,13 @@ def _draw_nodes(top: Axes, bottom: Axes, r: st.Result) -> None:
         ax.set_xlabel(r.abscissa_text)
         if len(r.abscissa) > 1:
             ax.set_xlim(0, 2)
-    top.set_ylabel("accuracy at the node")
-    top.set_title("teachers' nodes in the order learned (ticks)")
+    words = "teachers' nodes in the order learned (ticks)"
+    top.set(ylabel="accuracy at the node", title=words)
     bottom.axhline(0, color="0.6", lw=0.8)
-    bottom.set_ylabel("mean |cov(q_v, x_i)|: in - off")
-    bottom.set_title("support leaked by a node (lines: learned)")
+    words = "support leaked by a node (lines: learned)"
+    bottom.set(ylabel="mean |cov(q_v, x_i)|: in - off", title=words)
     if top.get_legend_handles_labels()[0]:
         top.legend(loc="lower right")
-
-
-def _ordinal(rank: int) -> str:
-    return ("first", "second", "third", "fourth")[rank] if rank < 4 else f"{rank + 1}th"
 
 
 if __name__ == "__main__":

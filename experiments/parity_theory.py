@@ -15,6 +15,7 @@ reaches accuracy .9 (`accuracy`). The teacher's own cost is left out, as in the 
 """
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from matplotlib.lines import Line2D
 import sandbox.study as st
 from sandbox.plotting.curves import estimates, log_ticks
 from sandbox.plotting.style import color_of
-from sandbox.text import number
 from sandbox.theory import two_stage
 from sandbox.theory.exponents import (
     Exponent,
@@ -119,19 +119,15 @@ class ParityTheory(st.Study):
         caps = {d: np.full(len(v["share"]), float(v["sizes"][-1])) for d, v in found}
         return Scaling({d: (v[criterion], caps[d]) for d, v in found})
 
-    def exponent(
-        self, r: st.Result, k: int, supervision: str, criterion: str
-    ) -> Exponent:
+    def exponent(self, r: st.Result, k: int, supervision: str, c: str) -> Exponent:
         """Fitted exponent in d of the needed batch, censored runs included."""
-        law = self.law(r, k, supervision, criterion)
+        law = self.law(r, k, supervision, c)
         return law.exponent(seed=SUPERVISIONS.index(supervision))
 
-    def predicted(
-        self, r: st.Result, k: int, supervision: str, criterion: str
-    ) -> float:
+    def predicted(self, r: st.Result, k: int, supervision: str, c: str) -> float:
         """Exponent of the closed form's batches over the same d; NaN without any."""
         found = self.along(r, k, supervision)
-        batch = [float(v.get(f"predicted_{criterion}", np.nan)) for v in found.values()]
+        batch = [float(v.get(f"predicted_{c}", np.nan)) for v in found.values()]
         if len(batch) < 2 or not np.isfinite(batch).all():
             return float("nan")
         return float(np.polyfit(np.log(list(found)), np.log(batch), 1)[0])
@@ -167,14 +163,13 @@ class ParityTheory(st.Study):
         self._draw_batches(e, r, "aligned")
         self._draw_batches(f, r, "support")
         self._draw_exponents(g, r)
-        ks = self.theory.cases
         words = {"labels": "labels", "checkpoint": "checkpoint after stage one"}
-        handles = [
-            _mark(color=COLORS[s], label=f"taught by: {words[s]}") for s in words
-        ]
-        handles += [_mark(marker=MARKERS[k], ls="", label=f"k = {k}") for k in ks]
-        handles += [_mark(ls="--", lw=1, label="closed form")]
-        fig.legend(handles=handles, loc="outside upper left", ncols=len(ks) + 3)
+        named = [(COLORS[s], f"taught by: {words[s]}") for s in SUPERVISIONS]
+        handles = [_mark(color=color, label=label) for color, label in named]
+        for k in self.theory.cases:
+            handles.append(_mark(marker=MARKERS[k], ls="", label=f"k = {k}"))
+        handles.append(_mark(ls="--", lw=1, label="closed form"))
+        fig.legend(handles=handles, loc="outside upper left", ncols=len(handles))
         return fig
 
     def _draw_coefficients(self, ax: Axes, r: st.Result) -> None:
@@ -198,16 +193,17 @@ class ParityTheory(st.Study):
         self._log_axes(ax, "labels")
         ax.set(ylabel="|gradient|, any neuron", title="labels: in S (●), outside (○)")
 
-    def _largest(self, r: st.Result, supervision: str) -> tuple[int, int, Values]:
-        """K = 4 if there is one, the largest d that labels have, and what was found."""
+    @property
+    def shown(self) -> tuple[int, int]:
+        """K = 4 if there is one, and the largest d that labels have."""
         cases = self.theory.cases
         k = 4 if 4 in cases else next(iter(cases))
-        d = cases[k][-1]
-        return k, d, self.along(r, k, supervision)[d]
+        return k, cases[k][-1]
 
     def _draw_degree1(self, ax: Axes, r: st.Result) -> None:
         """Measured degree-1 coefficients of a few checkpoints against exact ones."""
-        k, d, found = self._largest(r, "checkpoint")
+        k, d = self.shown
+        found = self.along(r, k, "checkpoint")[d]
         exact, measured = (2 * found[v][:TEACHERS] for v in ("exact", "measured"))
         ends = np.asarray([exact.min(), exact.max()])
         ax.plot(ends, ends, "--", color="0.35", lw=0.8)
@@ -220,9 +216,9 @@ class ParityTheory(st.Study):
 
     def _draw_shares(self, ax: Axes, r: st.Result) -> None:
         """Share of the update in S against the batch: median and quartiles of seeds."""
-        k, d, _ = self._largest(r, "labels")
+        k, d = self.shown
         for supervision, color in COLORS.items():
-            *_, v = self._largest(r, supervision)
+            v = self.along(r, k, supervision)[d]
             b, share = v["sizes"], v["share"]
             alive = (~np.isnan(share)).mean(0) >= 0.9
             low, mid, high = np.nanquantile(share[:, alive], (0.25, 0.5, 0.75), axis=0)
@@ -240,21 +236,19 @@ class ParityTheory(st.Study):
 
         A hollow triangle at the cap says that there is none.
         """
-        for k in self.theory.cases:
-            for supervision, color in COLORS.items():
-                every = self.law(r, k, supervision, criterion).runs
-                runs = {d: v for d, v in every.items() if _counted(v[0]) >= FEWEST}
-                law, d, line = Scaling(runs), list(runs), criterion != "aligned"
-                if not runs:
-                    continue
-                estimates(
-                    ax, d, law.medians(), color=color, cap=law.caps,
-                    fmt=f"{MARKERS[k]}{'-' * line}", lw=0.6,
-                )  # fmt: skip
-                if criterion == "aligned":
-                    found = self.along(r, k, supervision)
-                    exact = [v["predicted_aligned"] for x, v in found.items() if x in d]
-                    ax.plot(d, exact, "--", color=color, lw=0.9)
+        aligned = criterion == "aligned"
+        for k, s in [(k, s) for k, s, c in self.cases if c == criterion]:
+            every, color = self.law(r, k, s, criterion).runs, COLORS[s]
+            asked = {d: (~np.isnan(batch)).sum() for d, (batch, _) in every.items()}
+            law = Scaling({d: v for d, v in every.items() if asked[d] >= FEWEST})
+            d, fmt = list(law.runs), MARKERS[k] if aligned else f"{MARKERS[k]}-"
+            if d:
+                found = law.medians()
+                estimates(ax, d, found, color=color, cap=law.caps, fmt=fmt, lw=0.6)
+            if d and aligned:
+                found = self.along(r, k, s)
+                exact = [found[x]["predicted_aligned"] for x in d]
+                ax.plot(d, exact, "--", color=color, lw=0.9)
         self._log_axes(ax, "checkpoint")
         ax.set(ylabel="needed batch", title=CRITERIA[criterion][0])
 
@@ -265,10 +259,11 @@ class ParityTheory(st.Study):
             e, (_, mark, fill) = self.exponent(r, k, s, c), CRITERIA[c]
             if e.upper - e.lower < 3:
                 beside = 0.16 * (list(CRITERIA).index(c) - 1) + 0.05 * (s != "labels")
-                mfc, color = COLORS[s] if fill else "white", COLORS[s]
-                at, found = [k + beside], [e.estimate]
-                size = 6 if mark == "*" else 4
-                estimates(ax, at, found, color=color, fmt=mark, mfc=mfc, ms=size)
+                color, size = COLORS[s], 6 if mark == "*" else 4
+                estimates(
+                    ax, [k + beside], [e.estimate], color=color, fmt=mark, ms=size,
+                    mfc=color if fill else "white",
+                )  # fmt: skip
         for y, text in ((ks, "$k$"), (ks - 1, "$k-1$"), (ks**0, "1")):
             ax.plot(ks, y, ":", color="0.35", lw=0.9)
             ax.text(ks[-1] + 0.25, y[-1], text, fontsize=6.5, va="center")
@@ -283,68 +278,52 @@ class ParityTheory(st.Study):
 
     def _log_axes(self, ax: Axes, supervision: str) -> None:
         """Few dimensions that stand apart on a logarithmic axis."""
-        ticks: list[int] = []
+        ticks = [0]
         every = {p.d for p in self.theory.problems if p.supervision == supervision}
         for d in sorted(every):
-            if not ticks or d > 1.45 * ticks[-1]:
+            if d > 1.45 * ticks[-1]:
                 ticks.append(d)
         ax.set(yscale="log", xlabel="d")
-        log_ticks(ax, ticks)
+        log_ticks(ax, ticks[1:])
         ax.minorticks_off()
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         """Closed forms, gaps of exponents, growth with k, and the control."""
-        for supervision in SUPERVISIONS:
-            values = [
-                r.values[str(p)]["deviation"]
-                for p in self.theory.problems
-                if p.supervision == supervision
-            ]
-            words = f"population gradients from {supervision} are the closed form's"
+        for s in SUPERVISIONS:
+            every = [p for p in self.theory.problems if p.supervision == s]
+            values = [r.values[str(p)]["deviation"] for p in every]
+            words = f"population gradients from {s} are the closed form's"
             what = "mean squared deviation in standard errors (1 if exact)"
             each = st.of_teachers(np.mean(values, axis=0), what)
-            yield st.at_most(f"P9.gradient.{supervision}", each, 1.1, words)
-        cases = self.theory.cases
-        for criterion in two_stage.CRITERIA:
-            for k in cases:
-                if criterion not in self.theory.criteria(k):
-                    continue
-                a, b = (self.exponent(r, k, s, criterion) for s in SUPERVISIONS)
-                what = f"exponent of the batch in d ({criterion}, k = {k})"
-                yield st.at_least(
-                    f"P9.{criterion}.k{k}",
-                    self._statistic(r, k, a, b, f"{what}: labels - checkpoint"),
-                    1.0,
-                    "labels cost a higher power of d than the checkpoint",
-                    paper="d^(k-1) against poly(d)",
-                    lower=0.0,
-                )
-        low, high = min(cases), max(cases)
+            yield st.at_most(f"P9.gradient.{s}", each, 1.1, words)
+        words = "labels cost a higher power of d than the checkpoint"
+        for k, c in [(k, c) for k, s, c in self.cases if s == "labels"]:
+            a, b = (self.exponent(r, k, s, c) for s in SUPERVISIONS)
+            text = f"exponent of the batch in d ({c}, k = {k}): labels - checkpoint"
+            what, shown = self._gap(r, k, a, b, text), "d^(k-1) against poly(d)"
+            id = f"P9.{c}.k{k}"
+            yield st.at_least(id, what, 1.0, words, paper=shown, lower=0.0)
+        low, high = min(self.theory.cases), max(self.theory.cases)
         if low < high:
             a, b = (self.exponent(r, k, "checkpoint", "aligned") for k in (high, low))
-            what = f"exponent from the checkpoint (aligned), k = {high} minus k = {low}"
-            yield st.at_most(
-                "P9.flat",
-                self._statistic(r, high, a, b, what),
-                1.0,
-                "the checkpoint's exponent does not grow with k",
-                paper=f"0, against {high - low} for labels",
-            )
+            text = f"exponent from the checkpoint (aligned), k = {high} minus k = {low}"
+            words = "the checkpoint's exponent does not grow with k"
+            shown = f"0, against {high - low} for labels"
+            what = self._gap(r, high, a, b, text)
+            yield st.at_most("P9.flat", what, 1.0, words, paper=shown)
         k, d = self.theory.control_k, self.theory.control_d
         odd, even = r.values["odd"], r.values["even"]
         what, batch = "share of the update in S", f"batch {odd['batch']:,}"
-        words = (
-            f"k = {k} shows labels nothing at an odd d, where relu' has no even degree"
-        )
-        over = st.of_teachers(
-            odd["share"] / (k / d), f"{what} over k/d, d = {d}, {batch}"
-        )
+        text = f"{what} over k/d, d = {d}, {batch}"
+        over = st.of_teachers(odd["share"] / (k / d), text)
+        words = f"k = {k} shows labels nothing at an odd d"
+        words += ", where relu' has no even degree"
         yield st.at_most("P9.odd", over, 1.5, words, paper="chance (1)")
         words = "with ties, at the even d beside it, the same batch shows the support"
         share = st.of_teachers(even["share"], f"{what}, d = {d + 1}, {batch}")
         yield st.at_least("P9.even", share, 0.5, words)
 
-    def _statistic(
+    def _gap(
         self, r: st.Result, k: int, a: Exponent, b: Exponent, text: str
     ) -> st.Statistic:
         fewest = min(self.law(r, k, s, "aligned").fewest for s in SUPERVISIONS)
@@ -352,52 +331,36 @@ class ParityTheory(st.Study):
 
     def facts(self, r: st.Result) -> dict[str, Any]:
         """Everything as JSON data."""
-        k = self.theory.control_k
-        return {
-            "measured": {
-                "exponents": [self._exponent(r, *case) for case in self.cases],
-                "problems": [
-                    _problem(p, r.values[str(p)]) for p in self.theory.problems
-                ],
-                "controls": [
-                    {
-                        "k": k,
-                        "d": d,
-                        "batch": int(v["batch"]),
-                        "closed_form_batch": number(float(v["predicted"])),
-                        "share": _quartiles(v["share"]),
-                        "supports_found": int(v["found"].sum()),
-                        "seeds": len(v["found"]),
-                    }
-                    for d, v in enumerate(
-                        (r.values["odd"], r.values["even"]), self.theory.control_d
-                    )
-                ],
+        problems = [_problem(p, r.values[str(p)]) for p in self.theory.problems]
+        measured: dict[str, Any] = {"exponents": [], "problems": problems}
+        for k, s, c in self.cases:
+            row: dict[str, Any] = {"k": k, "supervision": s, "criterion": c}
+            row |= self.exponent(r, k, s, c).to_json()
+            row["closed_form"] = self.predicted(r, k, s, c)
+            row["local_slopes"] = self.law(r, k, s, c).slopes_to_json(draws=500)
+            measured["exponents"].append(row)
+        measured["controls"] = [
+            {
+                "k": self.theory.control_k,
+                "d": self.theory.control_d + i,
+                "batch": v["batch"],
+                "closed_form_batch": v["predicted"],
+                "share": _quartiles(v["share"]),
+                "supports_found": v["found"].sum(),
+                "seeds": len(v["found"]),
             }
-        }
-
-    def _exponent(self, r: st.Result, k: int, s: str, c: str) -> dict[str, Any]:
-        law, seed = self.law(r, k, s, c), SUPERVISIONS.index(s)
-        common = {d: v for d, v in law.runs.items() if d in self.theory.cases[k]}
-        return {
-            "k": k,
-            "supervision": s,
-            "criterion": c,
-            **law.exponent(seed=seed).to_json(),
-            "closed_form": number(self.predicted(r, k, s, c)),
-            "at_the_d_of_labels": Scaling(common).exponent(seed=seed).to_json(),
-            "local_slopes": law.slopes_to_json(draws=500),
-        }
+            for i, v in enumerate((r.values["odd"], r.values["even"]))
+        ]
+        return {"measured": measured}
 
     def summary(self, r: st.Result) -> list[str]:
         """Exponents, a line each."""
         lines = []
         for k, s, c in self.cases:
             e, exact = self.exponent(r, k, s, c), self.predicted(r, k, s, c)
-            text = f"  k={k}, {s}, {c}: exponent {e.value:.2f}"
-            text += f" [{e.lower:.2f}, {e.upper:.2f}]"
-            text += f" (closed form: {exact:.2f})" if np.isfinite(exact) else ""
-            lines.append(text)
+            what = f"k={k}, {s}, {c}: exponent"
+            text = f"  {what} {e.value:.2f} [{e.lower:.2f}, {e.upper:.2f}]"
+            lines.append(text + f" (closed form: {exact:.2f})" * isfinite(exact))
         return lines
 
 
@@ -411,40 +374,24 @@ def _parts(k: int) -> tuple[tuple[slice, str], tuple[slice, str]]:
     return (slice(0, k), "0.35"), (slice(k, None), "#f89c20")
 
 
-def _counted(batch: np.ndarray) -> int:
-    """Runs that a criterion can be asked of."""
-    return int((~np.isnan(batch)).sum())
-
-
-def _quartiles(values: np.ndarray) -> list[float]:
-    return [float(v) for v in np.quantile(values, (0.25, 0.5, 0.75))]
+def _quartiles(values: np.ndarray) -> np.ndarray:
+    return np.quantile(values, (0.25, 0.5, 0.75))
 
 
 def _problem(p: Problem, v: Values) -> dict[str, Any]:
     """One problem as JSON data."""
-    cap = float(v["sizes"][-1])
     batch = {c: v[c] for c in two_stage.CRITERIA if c in v}
-    medians = {c: survival_estimate(b, cap) for c, b in batch.items()}
-    sizes = {
-        f"mean_size_{where}": {
-            kind: float(np.abs(v[kind][:, part].mean(0)).mean())
-            for kind in ("measured", "exact")
-        }
-        for where, (part, _) in zip(("in_support", "outside"), _parts(p.k), strict=True)
-    }
+    cap = v["sizes"][-1]
+    medians = {c: survival_estimate(b, float(cap)) for c, b in batch.items()}
     return {
         **p._asdict(),
         "seeds": len(v["share"]),
-        "cap": int(cap),
+        "cap": cap,
         "batch": {c: {**e.to_json("median"), "runs": e.n} for c, e in medians.items()},
-        "beyond_the_cap": {c: int(np.isinf(b).sum()) for c, b in batch.items()},
-        "closed_form_batch": {
-            c: number(float(v[f"predicted_{c}"])) for c in ("aligned", "support")
-        },
-        "teachers_that_separate": float(v["can"].mean()),
+        "beyond_the_cap": {c: np.isinf(b).sum() for c, b in batch.items()},
+        "closed_form_batch": {c: v[f"predicted_{c}"] for c in ("aligned", "support")},
+        "teachers_that_separate": v["can"].mean(),
         "accuracy_at_infinite_batch": _quartiles(v["ceiling"]),
-        "mean_squared_deviation": _quartiles(v["deviation"]),
-        **sizes,
     }
 
 

@@ -27,7 +27,6 @@ from sandbox.models.mlp import MLP
 from sandbox.plotting.curves import estimates, log_levels, log_ticks
 from sandbox.store.bounds import AtLeast, MoreThan
 from sandbox.tasks.parity import Parity, RandomSupport
-from sandbox.text import number
 from sandbox.theory.exponents import fit_exponent
 from sandbox.theory.ranks import order_of_medians
 from sandbox.theory.sample_complexity import Estimate, median_estimate, samples_to
@@ -100,18 +99,12 @@ class ParityWidth(st.Study):
     def check(self) -> None:
         """Refuses axes that cannot be drawn."""
         w, r, most = self.widths, self.rates, len(RATE_COLORS)
-        require(
-            len(w) >= 2 and all(a < b for a, b in pairwise(w)),
-            f"widths must be two or more, increasing, got {w}.",
-        )
-        require(
-            1 <= len(r) <= most and all(a < b for a, b in pairwise(r)),
-            f"rates must be one to {most} numbers, increasing, got {r}.",
-        )
-        require(
-            self.claim_rate in r,
-            f"claim_rate = {self.claim_rate} must be one of rates = {r}.",
-        )
+        increase = len(w) >= 2 and all(a < b for a, b in pairwise(w))
+        require(increase, f"widths must be two or more, increasing, got {w}.")
+        increase = 1 <= len(r) <= most and all(a < b for a, b in pairwise(r))
+        require(increase, f"rates must be one to {most} numbers, increasing, got {r}.")
+        what = f"claim_rate = {self.claim_rate} must be one of rates = {r}."
+        require(self.claim_rate in r, what)
 
     @property
     def plain_runs(self) -> dict[Key, RunSpec]:
@@ -148,6 +141,10 @@ class ParityWidth(st.Study):
         twice the width halved the samples, or saved none.
         """
         fig, (left, right) = st.panels(1, 2, height=3.0)
+        for ax in (left, right):
+            log_levels(ax)
+            log_ticks(ax, self.widths)
+            ax.set_xlabel("hidden units")
         self._draw_samples(left, r)
         self._draw_product(right, r)
         fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5)
@@ -158,7 +155,6 @@ class ParityWidth(st.Study):
         return fig
 
     def _draw_samples(self, ax: Axes, r: st.Result) -> None:
-        self._width_axis(ax)
         for j, rate in enumerate(self.rates):
             n90, x, color = self.n90(r, rate), self._beside(j), RATE_COLORS[j]
             arrived, never = np.where(np.isinf(n90), np.nan, n90), np.isinf(n90).sum(1)
@@ -176,13 +172,12 @@ class ParityWidth(st.Study):
             style = {"fontsize": 6.5, "color": "0.35", "va": "top"}
             ax.text(0.02, 0.99, text, transform=ax.transAxes, **style)
         ax.set_ylim(top=self.cap * 2 * 1.25 ** len(self.rates))
-        ax.set_ylabel("samples to accuracy .90")
         seeds = f"{self.n_seeds} seeds" if self.n_seeds > 1 else "one seed"
-        ax.set_title(f"Parity, d={self.task.d}, k={self.task.k}: medians of {seeds}")
+        title = f"Parity, d={self.task.d}, k={self.task.k}: medians of {seeds}"
+        ax.set(ylabel="samples to accuracy .90", title=title)
 
     def _draw_product(self, ax: Axes, r: st.Result) -> None:
         widths = np.asarray(self.widths, float)
-        self._width_axis(ax)
         for j, rate in enumerate(self.rates):
             product = self.n90(r, rate) * widths[:, None]
             found = [median_estimate(row) for row in product]
@@ -200,11 +195,6 @@ class ParityWidth(st.Study):
             ax.set_ylim(top=ax.get_ylim()[1] * 2)
         ax.set(ylabel="width x samples to .90", title="what a hidden unit buys")
 
-    def _width_axis(self, ax: Axes) -> None:
-        log_levels(ax)
-        log_ticks(ax, self.widths)
-        ax.set_xlabel("hidden units")
-
     def _beside(self, j: int) -> np.ndarray:
         """Widths, the marks of one learning rate beside those of the others."""
         return np.asarray(self.widths) * 1.06 ** (j - (len(self.rates) - 1) / 2)
@@ -216,14 +206,10 @@ class ParityWidth(st.Study):
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         """P7 at the claim's rate."""
         found = self.order(r, self.claim_rate)
-        what = f"Spearman of width and median n90 over {len(self.widths)} widths"
-        yield st.at_most(
-            "P7",
-            st.Statistic(found, what, found.n),
-            -0.8,
-            "wider networks learn sooner",
-            paper="wider MLPs learn sooner (text)",
-        )
+        text = f"Spearman of width and median n90 over {len(self.widths)} widths"
+        what, words = st.Statistic(found, text, found.n), "wider networks learn sooner"
+        shown = "wider MLPs learn sooner (text)"
+        yield st.at_most("P7", what, -0.8, words, paper=shown)
 
     def paper_claims(self, r: st.Result) -> tuple[st.Claim, ...]:
         """None: one seed has no interval."""
@@ -239,26 +225,24 @@ class ParityWidth(st.Study):
 
         The slope is the exponent p of n90 ~ width^p, censored runs included.
         """
-        n90, rows = self.n90(r, rate), []
-        for m, each in zip(self.widths, n90, strict=True):
-            e = median_estimate(each)
-            rows.append(
-                {
-                    "width": m,
-                    **e.to_json("median_n90"),
-                    "width_x_median_n90": number(m * e.value),
-                    "not_by_the_cap": int(np.isinf(each).sum()),
-                    "n90": [number(float(v)) for v in each],
-                }
+        n90 = self.n90(r, rate)
+        rows = [
+            {
+                "width": m,
+                **e.to_json("median_n90"),
+                "width_x_median_n90": m * e.value,
+                "not_by_the_cap": np.isinf(each).sum(),
+                "n90": each,
+            }
+            for m, each, e in zip(
+                self.widths, n90, map(median_estimate, n90), strict=True
             )
+        ]
         x = np.repeat(np.asarray(self.widths, float), n90.shape[1])
-        slope = fit_exponent(x, n90.ravel(), float(self.cap))
-        return {
-            "spearman": [number(v) for v in self.order(r, rate)[:3]],
-            "exponent_in_width": [number(v) for v in slope.estimate[:3]],
-            "cap": self.cap,
-            "widths": rows,
-        }
+        slope = fit_exponent(x, n90.ravel(), float(self.cap)).estimate[:3]
+        order = self.order(r, rate)[:3]
+        found = {"spearman": order, "exponent_in_width": slope, "cap": self.cap}
+        return {**found, "widths": rows}
 
     def summary(self, r: st.Result) -> list[str]:
         """Medians by width, a line a rate."""

@@ -12,11 +12,13 @@ of a seed see the same masked strings and start from the same weights.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from math import prod
 from typing import Any
 
 import jax
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,47 +29,37 @@ from sandbox.plotting.curves import band
 from sandbox.plotting.style import color_of
 from sandbox.tasks.bayes_context import accuracy_ceiling
 from sandbox.tasks.channel import Channel
-from sandbox.tasks.grammar_rule import is_terminal
 from sandbox.tasks.masking import MaskedLM
 
-
-def _setting(adam: st.CosineAdam, *, spacing: int, **fields: Any) -> st.Setting:
-    """What the settings share: one optimizer, checkpoints by the drop of the loss."""
-    return st.Setting(
-        teacher_optimizer=adam,
-        student_optimizer=adam,
-        rule=st.ByDrop(),
-        unit="steps",
-        group=1,
-        spacing=spacing,
-        student_every=spacing,
-        **fields,
-    )
-
-
-SMOKE = _setting(
-    st.CosineAdam(),
+SMOKE = st.Setting(
     task=st.Strings(start=("10", "11", "12")),
     teacher=st.Heads(4, layers=1),
     student=st.Heads(1, layers=1),
+    teacher_optimizer=st.CosineAdam(),
+    student_optimizer=st.CosineAdam(),
     budget=st.Fixed(teacher=600, student=600),
+    rule=st.ByDrop(),
     n_teachers=2,
+    group=1,
     spacing=25,
+    student_every=25,
     hold=150,
+    unit="steps",
     batch=32,
     micro=16,
     eval_points=512,
 )
-CPU = _setting(
-    st.CosineAdam(),
+CPU = replace(
+    SMOKE,
     task=st.Strings(),
     teacher=st.Heads(8),
     student=st.Heads(2),
     budget=st.Fixed(teacher=4000, student=1000),
+    n_teachers=5,
     spacing=50,
+    student_every=50,
     hold=300,
     batch=64,
-    micro=16,
     eval_points=1024,
 )
 """The phenomenon on a laptop: cfg3b from level 13, 8 heads to 2, five seeds.
@@ -77,14 +69,17 @@ which they had all 4,000 and ended alike, at what two heads can hold; progressiv
 go through the teacher's checkpoints four times as fast as it did. Strings from level 13
 are few (2,176), so that teachers may remember them.
 """
-PAPER = _setting(
-    st.CosineAdam(peak=5e-3),
+PAPER = replace(
+    SMOKE,
     task=st.Strings(start=("22",)),
     teacher=st.Heads(32, layers=4, dropout=0.1, compute="bfloat16"),
     student=st.Heads(8, layers=4, dropout=0.1, compute="bfloat16"),
+    teacher_optimizer=st.CosineAdam(peak=5e-3),
+    student_optimizer=st.CosineAdam(peak=5e-3),
     budget=st.Fixed(teacher=2000, student=2000),
     n_teachers=1,
     spacing=100,
+    student_every=100,
     hold=500,
     batch=512,
     micro=64,
@@ -147,10 +142,8 @@ class PcfgAccuracy(st.Study):
 
     def check(self) -> None:
         """Refuses temperatures twice, and students that never see the final teacher."""
-        require(
-            len(self.taus) >= 1 and len(set(self.taus)) == len(self.taus),
-            f"taus must be distinct temperatures, e.g. (1.0, 0.0), got {self.taus}.",
-        )
+        words = f"taus must be distinct temperatures, e.g. (1.0, 0.0), got {self.taus}."
+        require(0 < len(self.taus) == len(set(self.taus)), words)
         budget = self.setting.budget
         if isinstance(budget, st.Fixed):
             least = budget.teacher / budget.student
@@ -164,14 +157,12 @@ class PcfgAccuracy(st.Study):
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
         """Labels, and the teacher by every schedule at every temperature."""
         out: list[st.Lane] = [st.ce()]
-        every = t.setting.samples(self.every)
+        every, speed = t.setting.samples(self.every), self.speed
         for tau in self.taus:
             one, pace, two = (lane_name(name, tau) for name in TAUGHT)
-            out += [
-                st.one_shot(tau, one),
-                st.progressive(every, tau, speed=self.speed, name=pace),
-                st.two_shot(t["middle"], t.hold, tau, name=two),
-            ]
+            out.append(st.one_shot(tau, one))
+            out.append(st.progressive(every, tau, speed=speed, name=pace))
+            out.append(st.two_shot(t["middle"], t.hold, tau, name=two))
         return out
 
     def measure(self, r: st.Result) -> float | None:
@@ -208,10 +199,8 @@ def ceiling(s: st.Setting) -> float | None:
     if not isinstance(task, MaskedLM):
         return None
     channel = Channel(rate=task.rate, mask=task.mask, random=task.random)
-    key = jax.random.key(0)
-    return accuracy_ceiling(
-        task.arrays, key, CEILING_STRINGS, channel, hidden=task.hidden
-    ).accuracy
+    drawn = task.arrays, jax.random.key(0), CEILING_STRINGS
+    return accuracy_ceiling(*drawn, channel, hidden=task.hidden).accuracy
 
 
 def about(s: st.Setting) -> str:
@@ -229,10 +218,9 @@ def strings(r: st.Taught) -> float:
 
     @cache
     def below(symbol: str) -> int:
-        if is_terminal(symbol):
-            return 1
         rules = (rule for rule in grammar.rules if rule.left == symbol)
-        return sum(prod(below(s) for s in rule.right) for rule in rules)
+        found = sum(prod(below(s) for s in rule.right) for rule in rules)
+        return found or 1  # a terminal has no rules
 
     return float(sum(below(s) for s in grammar.start))
 
@@ -244,23 +232,20 @@ def differences(r: st.Taught, taus: tuple[float, ...], name: str) -> Iterator[st
         for first, second, statement, expected in PAIRS:
             a, b = lane_name(first, tau), lane_name(second, tau)
             for when, words, share in (("half", "half", 0.5), ("end", "all", 1.0)):
-                yield st.positive(
-                    f"{name}.{first}_{second}.{when}{suffix}",
-                    r.at(a, share) - r.at(b, share),
-                    f"{statement} after {words} of the steps",
-                    paper=expected if when == "end" and name == "G1" else "higher",
-                )
+                id, gap = f"{first}_{second}.{when}", r.at(a, share) - r.at(b, share)
+                words = f"{statement} after {words} of the steps"
+                shown = expected if when == "end" and name == "G1" else "higher"
+                yield st.positive(f"{name}.{id}{suffix}", gap, words, paper=shown)
 
 
-def table(r: st.Taught) -> dict[str, dict[str, list[float]]]:
+def table(r: st.Taught) -> dict[str, dict[str, np.ndarray]]:
     """Accuracy of every lane at 1/4, 1/2, 3/4 and all of the steps, seed by seed."""
-
-    def at(lane: str, share: float) -> list[float]:
-        return [round(float(v), 4) for v in r.at(lane, share).values[:, 0]]
-
-    shares = (0.25, 0.5, 0.75, 1.0)
-    out = {lane: {f"{q:g}": at(lane, q) for q in shares} for lane in r.strategies}
-    return {**out, "teacher": {"1": at("teacher", 1.0)}}
+    shares = {name: (0.25, 0.5, 0.75, 1.0) for name in r.strategies}
+    shares["teacher"] = (1.0,)
+    return {
+        name: {f"{q:g}": r.at(name, q).values[:, 0].round(4) for q in each}
+        for name, each in shares.items()
+    }
 
 
 def draw_curves(ax: Axes, r: st.Taught, tau: float, exact: float | None) -> None:
@@ -273,14 +258,12 @@ def draw_curves(ax: Axes, r: st.Taught, tau: float, exact: float | None) -> None
 
 
 def _draw_differences(ax: Axes, r: st.Result, tau: float) -> None:
-    for first, second, *_ in (PAIRS[1], PAIRS[2], PAIRS[0]):
-        rows = [r.rows(r.curves(lane_name(name, tau))) for name in (first, second)]
-        label = " - ".join(st.label_of(n).partition(" (")[0] for n in (first, second))
-        (x, a), (_, b) = rows
-        band(ax, x, a - b, label=label, color=color_of(first))
+    for pair in (PAIRS[1][:2], PAIRS[2][:2], PAIRS[0][:2]):
+        (x, a), (_, b) = (r.rows(r.curves(lane_name(name, tau))) for name in pair)
+        label = " - ".join(st.label_of(name).partition(" (")[0] for name in pair)
+        band(ax, x, a - b, label=label, color=color_of(pair[0]))
     ax.axhline(0, color="0.5", lw=0.8)
-    ax.set_xlabel(r.abscissa_text)
-    ax.set_ylabel("difference in accuracy")
+    ax.set(xlabel=r.abscissa_text, ylabel="difference in accuracy")
     ax.set_title(f"paired by seed, tau = {tau:g}")
     ax.legend(loc="best")
 

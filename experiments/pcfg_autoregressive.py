@@ -24,16 +24,13 @@ from sandbox.tasks.next_token import NextToken
 
 def _parts(s: st.Setting, level: int = 1, **changes: Any) -> dict[str, st.Setting]:
     """The three settings; they change the strings of `s`, and what else is named."""
-    strings = {
-        "autoregressive": {"grammar": "cfg3f", "predict": "next", "level": level},
-        "grammar": {"grammar": "cfg3i"},
-        "rate": {"rate": 0.15},
-    }
     task: Any = s.task
-    return {
-        part: replace(s, task=replace(task, **fields), **changes)
-        for part, fields in strings.items()
+    strings = {
+        "autoregressive": replace(task, grammar="cfg3f", predict="next", level=level),
+        "grammar": replace(task, grammar="cfg3i"),
+        "rate": replace(task, rate=0.15),
     }
+    return {part: replace(s, task=made, **changes) for part, made in strings.items()}
 
 
 SMOKE = _parts(base.SMOKE, budget=st.Fixed(teacher=300, student=300))

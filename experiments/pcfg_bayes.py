@@ -76,11 +76,9 @@ class Exact:
         for field in ("cases", "context_cases", "rate_cases"):
             for case in getattr(self, field):
                 grammar, level = parts(case)
-                require(
-                    bool(grammar) and level in LEVELS,
-                    f"exact.{field}: {case!r} is no case; write GRAMMAR/LEVEL with a"
-                    f" level among {', '.join(LEVELS)}, such as cfg3b/13.",
-                )
+                words = f"exact.{field}: {case!r} is no case; write GRAMMAR/LEVEL with"
+                words += f" a level among {', '.join(LEVELS)}, such as cfg3b/13."
+                require(bool(grammar) and level in LEVELS, words)
 
     def pieces(self) -> dict[str, Callable[[], Arrays]]:
         """`CASE alone`, `CASE masked`, `CASE visible`, `CASE hidden`, `CASE context`.
@@ -209,20 +207,17 @@ class PcfgBayes(st.Study):
         fig, ((a, b), (c, d)) = st.panels(2, 2, height=4.8)
         self._draw_ceilings(a, r)
         self._draw_rates(b, r)
-        name = parts(next(iter(self.exact.context_cases), ""))[0]
-        self._draw_context(c, r, "robust")
-        c.set_title(f"{name}, n-gram window masked as well")
-        self._draw_context(d, r, "close")
-        d.set_title(f"{name}, all but the n-gram window masked")
-        e = self.exact
+        self._draw_context(c, r, "robust", "n-gram window masked as well")
+        self._draw_context(d, r, "close", "all but the n-gram window masked")
+        e, handles = self.exact, []
         known = {parts(case)[1] for case in (*e.cases, *e.context_cases)}
-        levels = [v for v in LEVELS if v in known]
-        lines = [Line2D([], [], color=COLORS[v], marker="o", ms=4) for v in levels]
-        labels = [f"strings from level {v}" for v in levels]
+        for v in (v for v in LEVELS if v in known):
+            style: Any = {"color": COLORS[v], "label": f"strings from level {v}"}
+            handles.append(Line2D([], [], marker="o", ms=4, **style))
         if len({parts(case)[0] for case in e.context_cases}) > 1:
-            lines.append(Line2D([], [], color="0.7"))
-            labels.append("other grammars from level 13")
-        fig.legend(lines, labels, loc="outside upper left", ncols=4)
+            label = "other grammars from level 13"
+            handles.append(Line2D([], [], color="0.7", label=label))
+        fig.legend(handles=handles, loc="outside upper left", ncols=4)
         return fig
 
     def _draw_ceilings(self, ax: Axes, r: st.Result) -> None:
@@ -233,14 +228,12 @@ class PcfgBayes(st.Study):
             x = names.index(name) + 0.2 * (known.index(level) - (len(known) - 1) / 2)
             color = COLORS[level]
             for piece, fill in (("alone", color), ("masked", "white")):
-                v = r.values[f"{case} {piece}"]
-                y, error = v["accuracy"], 2 * v["standard_error"]
+                y, error = _ceiling(r, f"{case} {piece}")
                 ax.errorbar([x], y, error, fmt="o", color=color, mfc=fill, ms=4, lw=1)
         ax.set_xticks(range(len(names)), names)
-        ax.set_xlim(-0.5, len(names) - 0.5)
-        ax.set_ylim(top=1.01)
-        ax.set_ylabel("accuracy ceiling")
-        ax.set_title(f"one token masked (●), {self.exact.rate:.0%} (○)")
+        ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(None, 1.01))
+        title = f"one token masked (●), {self.exact.rate:.0%} (○)"
+        ax.set(ylabel="accuracy ceiling", title=title)
 
     def _draw_rates(self, ax: Axes, r: st.Result) -> None:
         cases, x = self.exact.rate_cases, self.exact.rates
@@ -248,25 +241,24 @@ class PcfgBayes(st.Study):
         for case in (c for c in cases if parts(c)[0] == first):
             color = COLORS[parts(case)[1]]
             for mode, style in MODES.items():
-                v = r.values[f"{case} {mode}"]
-                y, error = v["accuracy"], 2 * v["standard_error"]
+                y, error = _ceiling(r, f"{case} {mode}")
                 label = mode if case == cases[0] else "_"
                 ax.plot(x, y, style, color=color, marker="o", ms=2.5, label=label)
                 ax.fill_between(x, y - error, y + error, color=color, alpha=0.15, lw=0)
-        ax.set_xlim(0, 1.02)
-        ax.set_xlabel("masking rate (80/10/10)")
-        ax.set_ylabel("accuracy ceiling")
-        ax.set_title(f"{first}, scored at selected tokens")
+        ax.set(xlim=(0, 1.02), xlabel="masking rate (80/10/10)")
+        ax.set(ylabel="accuracy ceiling", title=f"{first}, scored at selected tokens")
         ax.legend(loc="lower left")
 
-    def _draw_context(self, ax: Axes, r: st.Result, what: str) -> None:
+    def _draw_context(self, ax: Axes, r: st.Result, what: str, words: str) -> None:
         """Mean with markers, median dotted, quartiles shaded; other grammars grey."""
         cases, x = self.exact.context_cases, self.exact.windows
+        first = parts(next(iter(cases), ""))[0]
+        ax.set_title(f"{first}, {words}")
         for case in cases:
             name, level = parts(case)
             mean, low, mid, high = r.values[f"{case} context"][what].T
             color = COLORS[level]
-            if name == parts(cases[0])[0]:
+            if name == first:
                 ax.plot(x, mean, "-o", color=color, ms=3)
                 ax.plot(x, mid, ":", color=color, lw=1)
                 ax.fill_between(x, low, high, color=color, alpha=0.12, lw=0)
@@ -276,10 +268,8 @@ class PcfgBayes(st.Study):
                     name[-1], (x[-1], mean[-1]), (3, 0), fontsize=6,
                     textcoords="offset points", va="center", color="0.5",
                 )  # fmt: skip
-        ax.set_xticks(x)
-        ax.set_xlabel("n (mean —, median ···, quartiles)")
-        ax.set_ylabel(f"M_{what}(n), total variation")
-        ax.set_ylim(bottom=0)
+        ax.set(xticks=x, xlabel="n (mean —, median ···, quartiles)")
+        ax.set(ylim=(0, None), ylabel=f"M_{what}(n), total variation")
 
     def facts(self, r: st.Result) -> dict[str, Any]:
         """Everything that was computed, by piece."""
@@ -289,22 +279,23 @@ class PcfgBayes(st.Study):
         """A line a case."""
         lines = []
         for case in self.exact.cases:
-            one, many = (
-                f"{r.values[f'{case} {piece}']['accuracy'][0]:.3f}"
-                for piece in ("alone", "masked")
-            )
-            rate = f"{self.exact.rate:.0%}"
-            lines.append(
-                f"{case}: ceiling {one} with one token masked, {many} with {rate}"
-            )
+            one, many = (_ceiling(r, f"{case} {p}")[0][0] for p in ("alone", "masked"))
+            words = f"{one:.3f} with one token masked, {many:.3f} with"
+            lines.append(f"{case}: ceiling {words} {self.exact.rate:.0%}")
         for case in self.exact.context_cases:
-            context, words = r.values[f"{case} context"], []
+            words = []
             for what in ("robust", "close"):
-                row = zip(self.exact.windows, context[what][:, 0], strict=True)
+                means = r.values[f"{case} context"][what][:, 0]
+                row = zip(self.exact.windows, means, strict=True)
                 each = ", ".join(f"{v:.3f} (n={n})" for n, v in row)
                 words.append(f"mean M_{what} {each}")
             lines.append(f"{case}: {'; '.join(words)}")
         return lines
+
+
+def _ceiling(r: st.Result, piece: str) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracies with two standard errors."""
+    return r.values[piece]["accuracy"], 2 * r.values[piece]["standard_error"]
 
 
 if __name__ == "__main__":

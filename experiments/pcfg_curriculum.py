@@ -62,10 +62,8 @@ class PcfgCurriculum(st.Study):
     def check(self) -> None:
         """Refuses candidates out of order, and probes without the claimed 3-grams."""
         c = self.candidates
-        require(
-            len(c) >= 2 and list(c) == sorted(set(c)),
-            f"candidates must be two or more increasing teacher steps, got {c}.",
-        )
+        words = f"candidates must be two or more increasing teacher steps, got {c}."
+        require(len(c) >= 2 and list(c) == sorted(set(c)), words)
         self.ngrams.check(self.setting)
         require(3 in self.ngrams.windows, "ngrams.windows must hold 3, for claim G3.")
 
@@ -73,11 +71,9 @@ class PcfgCurriculum(st.Study):
         """CE, one-shot, and 2-shot from every candidate and from the middle."""
         middle = t["middle"]
         assert isinstance(middle, int), "groups are of one seed"
-        steps = {*map(t.setting.samples, self.candidates), middle}
-        taught = [
-            st.two_shot(n, t.hold, self.tau, name=f"from_{n // t.setting.one}")
-            for n in sorted(steps)
-        ]
+        steps = sorted({*map(t.setting.samples, self.candidates), middle})
+        names = {f"from_{n // t.setting.one}": n for n in steps}
+        taught = [st.two_shot(n, t.hold, self.tau, name=k) for k, n in names.items()]
         return [st.ce(), st.one_shot(self.tau), *taught]
 
     def measure(self, r: st.Result) -> st.Probed:
@@ -105,14 +101,13 @@ class PcfgCurriculum(st.Study):
         draw = (self._loss, self._windows, self._distances, self._students)
         for ax, panel in zip(axes.flat, draw, strict=True):
             panel(ax, r)
-            start, end, middle = (
-                float(np.nanmedian(drop(r, at))) for at in ("start", "end", "steepest")
-            )
+            at = [drop(r, name) for name in ("start", "end", "steepest")]
+            start, end, middle = np.nanmedian(at, 1).tolist()
             ax.axvspan(start, end, color="0.93", lw=0, zorder=0)
             ax.axvline(middle, color=color_of("two_shot"), lw=0.9, ls=":")
             log_steps(ax)
-            ax.set_xlim(r.setting.spacing, r.measured.steps[-1])
-            ax.set_xlabel("teacher steps")
+            ends = r.setting.spacing, r.measured.steps[-1]
+            ax.set(xlim=ends, xlabel="teacher steps")
         fig.suptitle(f"{about(r.setting)}; {st.counts_text(r)}", fontsize=8)
         return fig
 
@@ -121,8 +116,7 @@ class PcfgCurriculum(st.Study):
         band(ax, x, y, label="loss", color=color_of("teacher"), points=2000)
         x, y = r.rows(r.curves("teacher"))
         band(ax, x, y, label="accuracy", color="0.55", points=2000, linestyle="--")
-        ax.set_ylim(0, None)
-        ax.set_ylabel("teacher: loss (nats), accuracy")
+        ax.set(ylim=(0, None), ylabel="teacher: loss (nats), accuracy")
         ax.set_title("three phases (drop shaded)")
         ax.legend(loc="upper right")
 
@@ -131,8 +125,7 @@ class PcfgCurriculum(st.Study):
             _probed(ax, r, f"m_robust/{n}/median", f"{n}-gram", color)
             exact = np.nanmedian(r.measured.values[f"exact/m_robust/{n}/median"])
             ax.axhline(float(exact), color=color, lw=0.8, ls=":")
-        ax.set_ylim(-0.01, None)
-        ax.set_ylabel("median M_robust (total variation)")
+        ax.set(ylim=(-0.01, None), ylabel="median M_robust (total variation)")
         ax.set_title("reliance on the n-gram (··· exact predictor)")
         ax.legend(loc="upper left")
 
@@ -141,8 +134,8 @@ class PcfgCurriculum(st.Study):
             _probed(ax, r, f"kl/{n}", f"{n}-gram", color)
         _probed(ax, r, "kl/all", "all tokens", color_of("teacher"))
         log_levels(ax)
-        ax.set_ylabel("KL(exact, restricted || teacher), nats")
-        ax.set_title("which exact predictor it resembles")
+        words = "which exact predictor it resembles"
+        ax.set(ylabel="KL(exact, restricted || teacher), nats", title=words)
         ax.legend(loc="best")
 
     def _colors(self) -> Iterator[tuple[int, str]]:
@@ -158,17 +151,17 @@ class PcfgCurriculum(st.Study):
         for name in ("one_shot", "ce"):
             value = float(np.nanmedian(accuracy(r, name, share)))
             ax.axhline(value, color=color_of(name), lw=1.1, label=r.label(name))
-        ax.set_ylabel("student top-1 accuracy")
-        ax.set_title(f"students at {share:.0%} of their steps")
+        words = f"students at {share:.0%} of their steps"
+        ax.set(ylabel="student top-1 accuracy", title=words)
         ax.legend(loc="best")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         """G2, G3 and G4 by the rules of the cpu scale."""
-        return chain(phases(r), reliance(r, fall=0.5), self._best(r))
+        return chain(phases(r, fall=0.5), self._best(r))
 
     def paper_claims(self, r: st.Result) -> Iterator[st.Claim]:
         """G2, G3 and G4 by the rules of the paper scale."""
-        return chain(phases(r), reliance(r, fall=0.1), self._best(r))
+        return chain(phases(r, fall=0.1), self._best(r))
 
     def _best(self, r: st.Result) -> Iterator[st.Claim]:
         """G4: which checkpoint teaches best.
@@ -178,20 +171,22 @@ class PcfgCurriculum(st.Study):
         """
         share, middle = self.share(r), drop(r, "steepest")
         y, where = self.by_candidate(r, share), f"at {share:.0%} of the steps"
+
+        def each(values: np.ndarray, text: str) -> st.Quantity:
+            return st.Quantity(values[:, None], text)
+
         at = int(mean(y).argmax())
         step = self.candidates[at]
-        early, late = drop(r, "start") - step, step - drop(r, "end")
-        outside = np.maximum(np.maximum(early, late), 0)
-        text = f"steps from the drop to the best candidate {where}"
+        outside = np.abs(step - np.clip(step, drop(r, "start"), drop(r, "end")))
+        away = each(outside, f"steps from the drop to the best candidate {where}")
         words = f"the best checkpoint ({step}) lies in the drop phase"
-        paper = "C1 ~ 1k of 8k steps"
-        yield st.at_most("G4.place", _each(outside, text), 0.0, words, paper=paper)
+        yield st.at_most("G4.place", away, 0.0, words, paper="C1 ~ 1k of 8k steps")
         rows = [accuracy(r, f"from_{n:.0f}", share) for n in middle]
-        best = _each(y[:, at], "accuracy(best)")
-        earliest = _each(y[:, 0], f"accuracy(earliest) {where}")
-        others = _each(best_for_others(y), "accuracy(best of the others)")
-        own = _each(np.diagonal(rows), "accuracy(middle)")
-        one = _each(accuracy(r, "one_shot", share), f"accuracy(one-shot) {where}")
+        best = each(y[:, at], "accuracy(best)")
+        earliest = each(y[:, 0], f"accuracy(earliest) {where}")
+        others = each(best_for_others(y), "accuracy(best of the others)")
+        own = each(np.diagonal(rows), "accuracy(middle)")
+        one = each(accuracy(r, "one_shot", share), f"accuracy(one-shot) {where}")
         paper = {"one_shot": ".925 / .888", "earliest": ".925 / .85"}
         for name, gap, words in (
             ("one_shot", best - one, "the best checkpoint beats one-shot"),
@@ -205,12 +200,13 @@ class PcfgCurriculum(st.Study):
     def facts(self, r: st.Result) -> dict[str, Any]:
         """Every candidate's accuracy, and the n-gram curves at their peak and end."""
         shares, probed = {"0.5": 0.5, "1": 1.0}, r.measured
-        plain = {
-            name: {k: accuracy(r, name, q).round(4) for k, q in shares.items()}
-            for name in ("one_shot", "ce")
-        }
-        two_shot = {k: self.by_candidate(r, q).round(4) for k, q in shares.items()}
-        windows = {
+        measured: dict[str, Any] = {"candidates": self.candidates}
+        for name in ("one_shot", "ce"):
+            found = {k: accuracy(r, name, q) for k, q in shares.items()}
+            measured[name] = {k: v.round(4) for k, v in found.items()}
+        found = {k: self.by_candidate(r, q).round(4) for k, q in shares.items()}
+        measured["two_shot"] = found
+        measured["m_robust_median"] = {
             str(n): {
                 "peak_step": probed.peaks(n),
                 "peak": probed.m_robust(n).max(1).round(4),
@@ -219,8 +215,6 @@ class PcfgCurriculum(st.Study):
             }
             for n in self.ngrams.windows
         }
-        measured = {"candidates": self.candidates, "two_shot": two_shot, **plain}
-        measured["m_robust_median"] = windows
         return {"measured": measured, "strings": strings(r)}
 
 
@@ -235,11 +229,6 @@ def accuracy(r: st.Result, lane: str, share: float) -> np.ndarray:
     return r.at(lane, share).values.mean(1)
 
 
-def _each(values: np.ndarray, text: str) -> st.Quantity:
-    """One number of every teacher's students."""
-    return st.Quantity(values[:, None], text)
-
-
 def _probed(ax: Axes, r: st.Result, name: str, label: str, color: str) -> None:
     """An array of the n-gram probe over training."""
     y = r.measured.values[name]
@@ -247,24 +236,18 @@ def _probed(ax: Axes, r: st.Result, name: str, label: str, color: str) -> None:
     band(ax, x, y, label=label, color=color, points=2000)
 
 
-def phases(r: st.Result) -> Iterator[st.Claim]:
-    """G2: half of the decrease of the loss in little time."""
-    share = r.of_seeds(
-        lambda t, s: t.chosen.each[s].duration,
-        "share of the steps of the shortest phase with half of the loss's decrease",
-    )
+def phases(r: st.Result, *, fall: float) -> Iterator[st.Claim]:
+    """G2: the loss drops in little time; G3: with it peaks reliance on 3-grams."""
+    text = "share of the steps of the shortest phase with half of the loss's decrease"
+    share = r.of_seeds(lambda t, s: t.chosen.each[s].duration, text)
     words, paper = "the loss drops in a short phase", "0.6k to 2k of 8k"
     yield st.at_most("G2", share, 0.3, words, paper=paper)
-    before = drop(r, "start") / r.measured.steps[-1]
-    plateau = st.of_teachers(before, "share of the steps before that phase")
+    start, text = drop(r, "start"), "share of the steps before that phase"
+    plateau = st.of_teachers(start / r.measured.steps[-1], text)
     words, paper = "a plateau comes before it", "to 0.6k of 8k"
     yield st.positive("G2.plateau", plateau, words, paper=paper)
-
-
-def reliance(r: st.Result, *, fall: float) -> Iterator[st.Claim]:
-    """G3: reliance on the 3-gram peaks in the drop and falls afterwards."""
     y, at = r.measured.m_robust(3), r.measured.peaks(3)
-    late = np.where(at < drop(r, "start"), np.inf, at / drop(r, "end"))
+    late = np.where(at < start, np.inf, at / drop(r, "end"))
     text = "step of M_robust(3)'s peak / end of the drop (∞ before its start)"
     words, paper = "reliance on 3-grams peaks in the drop phase", "C1 ~ 1k of 8k, ~.6"
     yield st.at_most("G3.peak", st.of_teachers(late, text), 1.2, words, paper=paper)
@@ -275,19 +258,17 @@ def reliance(r: st.Result, *, fall: float) -> Iterator[st.Claim]:
 
 def mean(y: np.ndarray) -> np.ndarray:
     """Mean of the rows that are there, `(C,)`; -inf for none."""
-    there = (~np.isnan(y)).sum(0)
-    return np.where(there, np.nansum(y, 0) / np.maximum(there, 1), -np.inf)
+    return np.ma.masked_invalid(y).mean(0).filled(-np.inf)
 
 
 def best_for_others(y: np.ndarray) -> np.ndarray:
     """Each row's value in the column with the best mean over the other rows, `(T,)`."""
-    others = [mean(np.delete(y, i, 0)) for i in range(len(y))]
-    return np.asarray(
-        [
-            row[m.argmax()] if np.isfinite(m).any() else np.nan
-            for row, m in zip(y, others, strict=True)
-        ]
-    )
+    out = np.full(len(y), np.nan)
+    for i, row in enumerate(y):
+        others = mean(np.delete(y, i, 0))
+        if np.isfinite(others).any():
+            out[i] = row[others.argmax()]
+    return out
 
 
 if __name__ == "__main__":

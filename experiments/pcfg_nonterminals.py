@@ -27,6 +27,9 @@ from sandbox.theory.ranks import rank_correlation
 from sandbox.train.run import Run
 from sandbox.train.spec import RunSpec
 
+KINDS = {"attention": "-", "linear": "--", "untrained/attention": ":"}
+"""Probes that are drawn, and the style of their lines."""
+
 
 class Measured(NamedTuple):
     """What the probes found.
@@ -97,25 +100,18 @@ class PcfgNonterminals(st.Study):
         self.ngrams.check(s)
         spec = s.teacher_specs()[0]
         end = spec.stop.largest // s.one
+        known = range(s.spacing, end + 1, s.spacing)
         require(
-            len(p) >= 2
-            and list(p) == sorted(set(p))
-            and p[-1] == end
-            and all(n > 0 and n % s.spacing == 0 for n in p),
+            len(p) >= 2 and list(p) == sorted(set(p) & set(known)) and p[-1] == end,
             f"probed must be increasing multiples of setting.spacing = {s.spacing} up"
             f" to the teacher's {end} steps, got {p}.",
         )
         self._probe(spec)
 
     def _probe(self, spec: RunSpec) -> NonterminalProbe:
-        return NonterminalProbe(
-            task=spec.task,  # pyright: ignore[reportArgumentType]
-            model=spec.model,
-            train=self.train,
-            test=self.test,
-            epochs=self.epochs,
-            heads=self.heads,
-        )
+        task: Any = spec.task
+        sizes = {n: getattr(self, n) for n in ("train", "test", "epochs", "heads")}
+        return NonterminalProbe(task=task, model=spec.model, **sizes)
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
         """Those of the accuracies."""
@@ -166,14 +162,10 @@ class PcfgNonterminals(st.Study):
             c.plot([i - 0.3, i + 0.3], middle, color=color_of(name), lw=2)
         words = [st.label_of(name).partition(" (")[0] for name in names]
         c.set_xticks(range(len(names)), words, rotation=30, ha="right")
-        c.set_ylabel("nonterminals: mean over levels")
-        c.set_title("finished students")
+        c.set(ylabel="nonterminals: mean over levels", title="finished students")
         seeds = int(np.isfinite(r.abscissa).sum())
-        fig.suptitle(
-            f"{r.setting}, {seeds} seeds; — attention probe, -- linear,"
-            " ··· untrained network",
-            fontsize=8,
-        )
+        lines = "— attention probe, -- linear, ··· untrained network"
+        fig.suptitle(f"{r.setting}, {seeds} seeds; {lines}", fontsize=8)
         return fig
 
     def _draw_along(self, ax: Axes, r: st.Result, target: str, title: str) -> None:
@@ -182,32 +174,25 @@ class PcfgNonterminals(st.Study):
         boundary = target.startswith("boundary")  # the root's is the end of the string
         for level in range(1, n_levels) if boundary else self.levels:
             color = DEGREE_COLORS[(n_levels - 1 - level) % len(DEGREE_COLORS)]
-            for kind, style, label in (
-                ("attention", "-", f"depth {level}"),
-                ("linear", "--", "_"),
-                ("untrained/attention", ":", "_"),
-            ):
+            label = f"depth {level}"
+            for kind, style in KINDS.items():
                 y = np.nanmedian(along[f"{kind}/{target}"][..., level], 0)
                 ax.plot(self.probed, y, style, color=color, label=label, lw=1.1)
+                label = "_"
         log_steps(ax)
-        ax.set_xlabel("teacher steps")
-        ax.set_ylabel("accuracy of the probe")
-        ax.set_title(title)
+        ax.set(xlabel="teacher steps", ylabel="accuracy of the probe", title=title)
         ax.legend(loc="best")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         """G5: longer n-grams and higher levels later, more levels in progressive."""
         windows, (ngrams, along, _) = self.ngrams.windows, r.measured
         peaks = np.stack([ngrams.peaks(n) for n in windows], 1)
-        yield st.at_least(
-            "G5.ngrams",
-            _order(windows, peaks, "n, step of the peak of M_robust(n)"),
-            0.8,
-            "reliance on longer n-grams peaks later",
-            paper="an n-gram curriculum",
-        )
+        order = _order(windows, peaks, "n, step of the peak of M_robust(n)")
+        words, shown = "reliance on longer n-grams peaks later", "an n-gram curriculum"
+        yield st.at_least("G5.ngrams", order, 0.8, words, paper=shown)
         accuracy = along["attention/nonterminal"]
         gain = accuracy - along["majority/nonterminal"]
+        words = "nonterminals of lower levels are found first"
         for name, what, every_level in (
             ("levels", "accuracy", accuracy),
             ("levels_gain", "gain over the majority", gain),
@@ -216,33 +201,23 @@ class PcfgNonterminals(st.Study):
             last = y[:, -1]
             first = np.asarray(self.probed)[np.argmax(y >= 0.8 * last[:, None], 1)]
             steps = np.where(last > 0, first, np.inf) + 0 * last  # NaN stays NaN
-            yield st.at_least(
-                f"G5.{name}",
-                # Height is counted above the tokens; the root is highest.
-                _order(-self.levels, steps, f"height, step to 80% of the final {what}"),
-                0.8,
-                "nonterminals of lower levels are found first",
-                paper="level by level",
-            )
-        yield st.at_least(
-            "G5.students",
-            self.held(r, "progressive") - self.held(r, "one_shot"),
-            0.0,
-            "progressive students show more nonterminals than one-shot ones",
-            paper="higher",
-        )
+            text = f"height, step to 80% of the final {what}"
+            # Height is counted above the tokens; the root is highest.
+            order = _order(-self.levels, steps, text)
+            yield st.at_least(f"G5.{name}", order, 0.8, words, paper="level by level")
+        more = self.held(r, "progressive") - self.held(r, "one_shot")
+        words = "progressive students show more nonterminals than one-shot ones"
+        yield st.at_least("G5.students", more, 0.0, words, paper="higher")
 
     def facts(self, r: st.Result) -> dict[str, Any]:
         """Accuracy by level: of teachers along training and of finished students."""
         keep = ("attention/nonterminal", "linear/nonterminal", "attention/boundary")
-        along, students = r.measured.along, r.measured.students
+        along, students = r.measured.along, r.measured.students.items()
         measured = {
             "probed_steps": self.probed,
             "teacher_end": {k: v[:, -1].round(4) for k, v in along.items()},
             "teacher_along": {k: along[k].round(4) for k in keep},
-            "students": {
-                lane: {k: v[k].round(4) for k in keep} for lane, v in students.items()
-            },
+            "students": {n: {k: v[k].round(4) for k in keep} for n, v in students},
         }
         return {"measured": measured, "strings": strings(r)}
 

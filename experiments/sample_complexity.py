@@ -201,31 +201,23 @@ class SampleComplexity(st.Study):
                 "cells must hold (d, k, spacing) with a spacing that is a multiple of"
                 f" 64, got {cell}.",
             )
+        holds, least, most = self.holds, self.min_teachers, self.max_teachers
+        what = f"main_k = {self.main_k} must be a k of which cells have three or more"
+        require(self.main_k in self.ks, f"{what} d.")
+        what = f"hold = {self.hold} must be one of holds = {holds}."
+        require(self.hold in holds, what)
+        increase = all(a < b for a, b in pairwise(holds))
+        require(increase, f"holds must increase, got {holds}.")
         require(
-            self.main_k in self.ks,
-            f"main_k = {self.main_k} must be a k of which cells have three or more d.",
-        )
-        require(
-            self.hold in self.holds,
-            f"hold = {self.hold} must be one of holds = {self.holds}.",
-        )
-        require(
-            all(a < b for a, b in pairwise(self.holds)),
-            f"holds must increase, got {self.holds}.",
-        )
-        require(
-            self.min_teachers <= self.max_teachers
-            and self.min_teachers % self.group == 0
-            and self.max_teachers % self.group == 0,
+            least <= most and least % self.group == most % self.group == 0,
             "min_teachers and max_teachers must be multiples of group, the first at"
-            f" most the second, got {self.min_teachers}, {self.max_teachers} and"
-            f" {self.group}.",
+            f" most the second, got {least}, {most} and {self.group}.",
         )
         for p in self.problems:
             require(
-                all(length % p.every == 0 for length in (*self.holds, p.spacing)),
+                all(length % p.every == 0 for length in (*holds, p.spacing)),
                 f"holds and the spacing of {p} must be multiples of {p.every}, its"
-                f" evaluations; got {self.holds} and {p.spacing}.",
+                f" evaluations; got {holds} and {p.spacing}.",
             )
 
     @property
@@ -277,13 +269,12 @@ class SampleComplexity(st.Study):
         A larger cap of their own, for CE or one-shot, means that the teacher's other
         checkpoints are not evaluated that long for nothing.
         """
-        taught = [st.progressive(t.spacing, self.tau)]
-        for h in self.holds:
-            taught.append(st.two_shot(t["middle"], h, self.tau, name=hold_name(h)))
+        middle, tau = t["middle"], self.tau
+        shots = [st.two_shot(middle, h, tau, name=hold_name(h)) for h in self.holds]
         return [
             st.Capped(st.ce(), self.ce_cap),
-            st.Capped(st.one_shot(self.tau), self.one_shot_cap),
-            *(st.Capped(s, self.cap) for s in taught),
+            st.Capped(st.one_shot(tau), self.one_shot_cap),
+            *(st.Capped(s, self.cap) for s in (st.progressive(t.spacing, tau), *shots)),
         ]
 
     def more(self, r: st.Result) -> dict[str, st.Setting]:
@@ -326,11 +317,10 @@ class SampleComplexity(st.Study):
 
     def best_holds(self, times: Solved, k: int) -> dict[int, int]:
         """D -> the first stage with the lowest median n90, judged by these runs."""
-        out = {}
-        for p in self.along("d", k=k):
-            medians = [survival_median(*times[p][hold_name(h)]) for h in self.holds]
-            out[p.d] = min(zip(medians, self.holds, strict=True))[1]
-        return out
+        return {
+            p.d: min(self.holds, key=lambda h: survival_median(*times[p][hold_name(h)]))
+            for p in self.along("d", k=k)
+        }
 
     def stopped(self, times: Solved) -> str:
         """`precision` where the 95% interval of every exponent is narrow enough."""
@@ -371,26 +361,23 @@ class SampleComplexity(st.Study):
         k = self.main_k
         for name in FITTED:
             _medians(ax, self.law(times, k, name), color_of(name), LABELS[name])
-        x = self._sizes(ax)
-        ce = self.law(times, k, "ce").exponent(draws=0)
-        if np.isfinite(ce.value):
-            mid = float(np.sqrt(x[0] * x[-1]))
-            y = float(ce.at(np.asarray(mid)))
-            for power, text in ((k - 1, f"$d^{{{k - 1}}}$"), (1, "$d$")):
-                line = y * (x[[0, -1]] / mid) ** power
-                ax.plot(x[[0, -1]], line, ":", color="0.35", lw=0.9)
-                ax.annotate(text, (x[-1], line[1]), fontsize=6.5)
+        ends = self._sizes(ax)[[0, -1]]
+        ce, mid = self.law(times, k, "ce").exponent(draws=0), np.sqrt(ends.prod())
+        for power, text in ((k - 1, f"$d^{{{k - 1}}}$"), (1, "$d$")):
+            if np.isfinite(ce.value):
+                line = ce.at(np.asarray(mid)) * (ends / mid) ** power
+                ax.plot(ends, line, ":", color="0.35", lw=0.9)
+                ax.annotate(text, (ends[1], line[1]), fontsize=6.5)
         ax.axhline(self.hold, color=color_of("two_shot"), lw=0.6, ls="--")
         ax.set_title(f"k = {k} (△ not by the cap)")
 
     def _draw_exponents(self, ax: Axes, times: Solved) -> None:
         ks = self.ks
         for i, (name, label) in enumerate(LABELS.items()):
-            best = name == "best_hold"
-            color = color_of("two_shot" if best else name)
+            color = color_of(name if name in FITTED else "two_shot")
             x = np.asarray(ks) + 0.09 * (i - (len(LABELS) - 1) / 2)
             fits = [self.law(times, k, name).exponent().estimate for k in ks]
-            mfc = "white" if best else color
+            mfc = color if name in FITTED else "white"
             estimates(ax, x, fits, color=color, fmt="o", label=label, mfc=mfc)
         ax.plot(ks, [k - 1 for k in ks], ":", color="0.35", lw=0.9)
         ax.text(ks[-1] + 0.1, ks[-1] - 1, "k - 1", va="center", fontsize=6.5)
@@ -431,10 +418,7 @@ class SampleComplexity(st.Study):
         for name in FITTED[1:]:
             runs = {v: times[p][name] for v, p in x.items()}
             _medians(ax, Scaling(runs), color_of(name))
-        if axis == "width":
-            log_ticks(ax, list(x))
-        else:
-            ax.set_xticks(list(x))
+        (log_ticks if axis == "width" else Axes.set_xticks)(ax, list(x))
         ax.set_xlabel(label)
 
     def _sizes(self, ax: Axes) -> np.ndarray:
@@ -446,62 +430,40 @@ class SampleComplexity(st.Study):
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         """P9 at the main k, and what is reported beside it."""
-        k, shown = self.main_k, "d^(k-1) against poly(d)"
-        laws = {name: self.law(r.measured, k, name) for name in LABELS}
-        fits = {name: law.exponent() for name, law in laws.items()}
-        for id, a, b, statement in GAPS:
-            yield st.at_least(
-                id,
-                st.Statistic(
-                    difference(fits[a], fits[b]),
-                    f"exponent of n90 in d, k = {k}: {a} - {b}",
-                    laws["teacher"].fewest,
-                    fits[a].runs + fits[b].runs,
-                ),
-                1.0,
-                statement,
-                paper=shown if b == "two_shot" else "not in the paper",
-                lower=0.0,
-            )
+        times, k = r.measured, self.main_k
+        fits = {name: self.law(times, k, name).exponent() for name in LABELS}
+        teachers = self.law(times, k, "teacher").fewest
+        for id, a, b, words in GAPS:
+            gap, runs = difference(fits[a], fits[b]), fits[a].runs + fits[b].runs
+            text = f"exponent of n90 in d, k = {k}: {a} - {b}"
+            what = st.Statistic(gap, text, teachers, runs)
+            shown = "d^(k-1) against poly(d)" if b == "two_shot" else "not in the paper"
+            yield st.at_least(id, what, 1.0, words, paper=shown, lower=0.0)
         low, high = self.ks[0], self.ks[-1]
         if low == high:
             return
-        ends = [
-            [self.law(r.measured, k, who) for k in (high, low)]
-            for who in ("ce", "two_shot")
-        ]
-        teachers = min(law.fewest for law in ends[0])
-        (a, b), (c, d) = ([law.exponent() for law in laws] for laws in ends)
+        laws = [self.law(times, k, w) for w in ("ce", "two_shot") for k in (high, low)]
+        teachers = min(law.fewest for law in laws)
+        a, b, c, d = (law.exponent() for law in laws)
         value = (a.value - b.value) - (c.value - d.value)
-        draws = (a.draws - b.draws) - (c.draws - d.draws)
-        yield st.positive(
-            "P9.k",
-            st.Statistic(
-                Estimate(value, *percentiles(draws), teachers),
-                f"growth of the exponent from k = {low} to {high}: ce - two_shot",
-                teachers,
-            ),
-            "the exponent of labels grows faster with k than that of 2-shot",
-            paper=f"{high - low} against 0",
-        )
+        ends = percentiles((a.draws - b.draws) - (c.draws - d.draws))
+        text = f"growth of the exponent from k = {low} to {high}: ce - two_shot"
+        what = st.Statistic(Estimate(value, *ends, teachers), text, teachers)
+        words = "the exponent of labels grows faster with k than that of 2-shot"
+        yield st.positive("P9.k", what, words, paper=f"{high - low} against 0")
 
     def facts(self, r: st.Result) -> dict[str, Any]:
         """Exponents, local slopes, and every problem's medians."""
         times: Solved = r.measured
-        laws = {f"{k}": {n: self.law(times, k, n) for n in LABELS} for k in self.ks}
-        return {
-            "stopped_by": self.stopped(times),
-            "exponents": {
-                k: {n: law.exponent().to_json() for n, law in each.items()}
-                for k, each in laws.items()
-            },
-            "local_slopes": {
-                k: {n: each[n].slopes_to_json() for n in FITTED}
-                for k, each in laws.items()
-            },
-            "best_holds": {f"{k}": self.best_holds(times, k) for k in self.ks},
-            "problems": [problem_record(p, t) for p, t in times.items()],
-        }
+        out: dict[str, Any] = {"exponents": {}, "local_slopes": {}, "best_holds": {}}
+        for k in self.ks:
+            laws = {n: self.law(times, k, n) for n in LABELS}
+            fits = {n: law.exponent().to_json() for n, law in laws.items()}
+            out["exponents"][f"{k}"] = fits
+            out["local_slopes"][f"{k}"] = {n: laws[n].slopes_to_json() for n in FITTED}
+            out["best_holds"][f"{k}"] = self.best_holds(times, k)
+        out["problems"] = [problem_record(p, t) for p, t in times.items()]
+        return {"stopped_by": self.stopped(times), **out}
 
     def summary(self, r: st.Result) -> list[str]:
         """Why no more teachers were trained."""
@@ -535,17 +497,11 @@ def problem_record(p: Problem, times: Mapping[str, Times]) -> dict[str, Any]:
         if name == "two_shot":  # is there as the one with its first stage
             continue
         e = survival_estimate(n90, caps)
-        passes = number(e.value)  # up to n90, one a sample at batch size 1
-        out[name] = {
-            **e.to_json("n90"),
-            "runs": e.n,
-            "censored": int(np.isinf(n90).sum()),
-            "passes": {
-                "student_forward": passes,
-                "student_backward": passes,
-                "teacher_forward": 0 if name in ("teacher", "ce") else passes,
-            },
-        }
+        n = number(e.value)  # up to n90, one a sample at batch size 1
+        passes: dict[str, Any] = {"student_forward": n, "student_backward": n}
+        passes["teacher_forward"] = 0 if name in ("teacher", "ce") else n
+        counts = {"runs": e.n, "censored": int(np.isinf(n90).sum())}
+        out[name] = {**e.to_json("n90"), **counts, "passes": passes}
     return {"d": p.d, "k": p.k, "width": p.width, "eps": p.eps, "strategies": out}
 
 
