@@ -9,14 +9,22 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# What one process of a run has compiled, the other worker and whatever they spawn read.
+# A folder that is set from outside outlives the run; it is good for one machine.
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+import atexit
+import ctypes
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import jax
-import jaxlib
 import jaxtyping
 import numpy as np
 import pytest
@@ -34,14 +42,45 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default-no-deadline")
 
-if _cache := os.environ.get("SANDBOX_TEST_CACHE"):
-    # Opt-in. Entries are only good for this jaxlib; do not share the folder between
-    # kinds of machine.
-    jax.config.update(
-        "jax_compilation_cache_dir", str(Path(_cache) / f"jaxlib-{jaxlib.__version__}")
-    )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+if COMPILED not in os.environ:
+    os.environ[COMPILED] = tempfile.mkdtemp(prefix="sandbox-compiled-")
+    atexit.register(shutil.rmtree, os.environ[COMPILED], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.environ[COMPILED])
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+QUICK = (
+    *("distill", "plotting", "store", "study", "theory"),
+    *("models/test_imports", "probes/test_phases", "probes/test_transitions"),
+    *("tasks/test_grammar.py", "tasks/test_grammar_arrays", "tasks/test_hierarchy"),
+    *("tasks/test_parity", "test_command", "test_scripts", "train/test_refusals"),
+)
+"""What `-m quick` runs: where little is compiled."""
+LONG = {"fit", "subprocess"}
+"""Names that no quick test calls: of training, and of other processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the quick tests."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        function = getattr(item, "function", None)
+        if (
+            place.startswith(QUICK)
+            and not any(item.get_closest_marker(m) for m in ("slow", "faults"))
+            and not LONG & set(function.__code__.co_names if function else ())
+        ):
+            item.add_marker("quick")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _give_back_memory() -> Iterator[None]:
+    """Forgets what a module compiled where a worker has grown; it can be read again."""
+    yield
+    resident = Path("/proc/self/statm")
+    if resident.exists() and int(resident.read_text().split()[1]) > 2**18:  # 1 GiB
+        jax.clear_caches()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,18 @@
-"""Derivation trees by brute force, for the tests of grammars."""
+"""Rows of a task, compiled; derivation trees by brute force, for tests of grammars."""
 
+from functools import partial
 from itertools import product
 
+import jax
 import pytest
+
+from sandbox.types import Batch
+
+
+@partial(jax.jit, static_argnames=("task", "n", "split"))
+def sample(task, key, t0, n, *, split) -> Batch:
+    """As `task.sample`; one program instead of one for every operation."""
+    return task.sample(key, t0, n, split=split)
 
 
 class Brute:

@@ -30,6 +30,7 @@ from sandbox.tasks.gaussian import single_index
 from sandbox.tasks.parity import ExplicitSupport, Parity, RandomSupport
 from sandbox.train.run import BUILT_IN
 from sandbox.types import Batch, Outputs
+from tests.tasks.conftest import sample
 
 
 def random_expansion(d: int, seed: int) -> Expansion:
@@ -108,7 +109,7 @@ def test_a_support_is_followed(support: object, key: jax.Array) -> None:
     task = junta(9, (0, 1, 1, 0, 1, 0, 0, 0), support=support)
     (s,) = np.asarray(task.supports(key))
     assert (np.diff(s) > 0).all()
-    batch = task.sample(key, 0, 300, split="train")
+    batch = sample(task, key, 0, 300, split="train")
     bits = np.asarray(batch.x)[:, s] < 0
     table = np.asarray((0, 1, 1, 0, 1, 0, 0, 0))
     np.testing.assert_array_equal(batch.y, table[bits @ [1, 2, 4]])
@@ -139,7 +140,7 @@ def test_staircases(steps: tuple[int, ...]) -> None:
 def test_a_staircase_of_one_step_is_parity(key: jax.Array) -> None:
     a = staircase(30, (5,), support=RandomSupport())
     b = Parity(d=30, k=5, support=RandomSupport())
-    x, y = (t.sample(key, 3, 400, split="distill") for t in (a, b))
+    x, y = (sample(t, key, 3, 400, split="distill") for t in (a, b))
     jax.tree.map(np.testing.assert_array_equal, x, y)
     np.testing.assert_array_equal(a.supports(key), b.supports(key))
 
@@ -296,7 +297,8 @@ def test_the_probe_finds_the_terms_of_the_label(key: jax.Array) -> None:
     task = staircase(8, (1, 1, 1, 1), support=RandomSupport())
     model, supports = Lookup(task), task.supports(key)
     params = {"supports": supports}
-    c = np.asarray(exact_spectrum(task, model, params, key))[:, 1]
+    exact = jax.jit(lambda p, k: exact_spectrum(task, model, p, k))
+    c = np.asarray(exact(params, key))[:, 1]
     expected = np.zeros(256)
     expected[0] = 0.5
     for s, value in task.label_terms():
@@ -320,7 +322,7 @@ def test_biased_bits_have_their_exact_moments(p: float, key: jax.Array) -> None:
     """Mean, variance, pairs, successive rows: all within 5 sigma of independence."""
     n, d = 20_000, 40
     task = Parity(d=d, k=2, p=p)
-    x = np.asarray(task.sample(key, 0, n, split="train").x, float)
+    x = np.asarray(sample(task, key, 0, n, split="train").x, float)
     assert set(np.unique(x)) == {-1.0, 1.0}
     mu, var = 1 - 2 * p, 4 * p * (1 - p)
     z = (x - mu) / np.sqrt(var)
@@ -387,13 +389,13 @@ def test_the_probe_on_a_biased_cube(key: jax.Array) -> None:
 def test_the_standard_error_is_that_of_the_summand(x64: None, key: jax.Array) -> None:
     """Streaming sums where chi^2 is not 1, against numpy on the same rows."""
     task, model = Parity(d=6, k=3, p=0.2), MLP(d=6, hidden=(5,))
-    params = model.init(key)
+    params = jax.jit(model.init)(key)
     probe = FourierProbe(task, model, degrees=(2,), off_count=4, points=300, batch=64)
     out = jax.jit(probe.measure)(params, key)
-    x = task.sample(key, 0, 300, split="probe").x
-    p = np.asarray(jax.nn.softmax(model.apply(params, x).logits))
+    x = sample(task, key, 0, 300, split="probe").x
+    p = np.asarray(jax.jit(lambda x: jax.nn.softmax(model.apply(params, x).logits))(x))
     z = np.asarray(task.standardise(x))
-    for name, subsets in probe.subsets(key).items():
+    for name, subsets in jax.jit(probe.subsets)(key).items():
         chi = z[:, np.asarray(subsets)[0]].prod(-1)
         summand = (p - p.mean(0))[:, None, :] * chi[:, :, None]
         kind, degree = name.split("/")

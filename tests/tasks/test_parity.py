@@ -16,6 +16,7 @@ from sandbox.tasks.parity import (
     Parity,
     RandomSupport,
 )
+from tests.tasks.conftest import sample
 
 
 def by_hand(x: np.ndarray, support: list[int]) -> list[int]:
@@ -43,7 +44,7 @@ def test_label_conventions_of_one_coordinate() -> None:
 @pytest.mark.parametrize("split", ["train", "distill"])
 def test_sampled_labels(key: jax.Array, split: str) -> None:
     task = Parity(d=40, k=4, support=RandomSupport())
-    batch = task.sample(key, 5, 300, split=split)
+    batch = sample(task, key, 5, 300, split=split)
     support = np.asarray(task.supports(key))[0].tolist()
     np.testing.assert_array_equal(batch.y, by_hand(np.asarray(batch.x), support))
     np.testing.assert_array_equal(batch.aux["clean"], batch.y)
@@ -55,7 +56,7 @@ def test_random_supports_are_subsets_that_differ() -> None:
     """Also uniform: each of the 8 coordinates within 5 sigma of its share."""
     task = Parity(d=8, k=3, support=RandomSupport())
     keys = jax.random.split(jax.random.key(1), 800)
-    s = np.asarray(jax.vmap(task.supports)(keys))[:, 0]
+    s = np.asarray(jax.jit(jax.vmap(task.supports))(keys))[:, 0]
     assert s.min() == 0 and s.max() == 7
     assert (np.diff(s, axis=1) > 0).all()  # sorted and distinct
     assert len({tuple(r) for r in s.tolist()}) == 56  # all of C(8, 3)
@@ -70,8 +71,8 @@ def test_noise_rate_and_rows(key: jax.Array) -> None:
     """Flips within 5 binomial sigma; inputs and clean labels stay as they were."""
     n, eps = 20_000, 0.2
     noisy, clean = NoisyParity(d=12, k=2, eps=eps), Parity(d=12, k=2)
-    a = noisy.sample(key, 0, n, split="train")
-    b = clean.sample(key, 0, n, split="train")
+    a = sample(noisy, key, 0, n, split="train")
+    b = sample(clean, key, 0, n, split="train")
     np.testing.assert_array_equal(a.x, b.x)
     np.testing.assert_array_equal(a.aux["clean"], b.y)
     flip = np.asarray(a.y != b.y)
@@ -80,21 +81,21 @@ def test_noise_rate_and_rows(key: jax.Array) -> None:
     for mask in (np.asarray(b.y) == 1, np.asarray(b.x)[:, 0] > 0):
         sigma = np.sqrt(eps * (1 - eps) / mask.sum())
         assert abs(flip[mask].mean() - eps) < 5 * sigma
-    again = noisy.sample(key, 7, 5, split="train")
+    again = sample(noisy, key, 7, 5, split="train")
     np.testing.assert_array_equal(again.y, a.y[7:12])
 
 
 def test_noise_of_zero_is_none(key: jax.Array) -> None:
-    batch = NoisyParity(d=12, k=2, eps=0.0).sample(key, 0, 500, split="eval")
+    batch = sample(NoisyParity(d=12, k=2, eps=0.0), key, 0, 500, split="eval")
     np.testing.assert_array_equal(batch.y, batch.aux["clean"])
 
 
 def test_posteriors_are_exact(x64: None, key: jax.Array) -> None:
     noisy = NoisyParity(d=12, k=2, eps=0.3)
-    batch = noisy.sample(key, 0, 50, split="train")
+    batch = sample(noisy, key, 0, 50, split="train")
     expected = np.where(np.eye(2)[np.asarray(batch.aux["clean"])] == 1, 0.7, 0.3)
     np.testing.assert_allclose(noisy.bayes(batch), expected, atol=1e-15)
-    batch = Parity(d=12, k=2).sample(key, 0, 50, split="train")
+    batch = sample(Parity(d=12, k=2), key, 0, 50, split="train")
     np.testing.assert_array_equal(
         Parity(d=12, k=2).bayes(batch), np.eye(2)[np.asarray(batch.y)]
     )
@@ -103,14 +104,15 @@ def test_posteriors_are_exact(x64: None, key: jax.Array) -> None:
 def test_accuracy_is_against_the_clean_label(key: jax.Array) -> None:
     """The exact function scores 1 under noise, its negative 0; loss in nats."""
     task = NoisyParity(d=12, k=2, eps=0.3)
-    batch = task.sample(key, 0, 100, split="eval")
+    batch = sample(task, key, 0, 100, split="eval")
     logits = 2.0 * jax.nn.one_hot(batch.aux["clean"], 2)
-    right, wrong = task.metrics(logits, batch), task.metrics(-logits, batch)
+    score = jax.jit(task.metrics)
+    right, wrong = score(logits, batch), score(-logits, batch)
     assert right["accuracy"] == (100, 100) and wrong["accuracy"] == (0, 100)
     np.testing.assert_allclose(right["loss"][0] / 100, np.log1p(np.exp(-2)), rtol=1e-5)
     half = batch._replace(weight=jnp.where(jnp.arange(100) < 30, 1.0, 0.0))
     mixed = jnp.where(jnp.arange(100)[:, None] < 10, logits, -logits)
-    total, weight = task.metrics(mixed, half)["accuracy"]
+    total, weight = score(mixed, half)["accuracy"]
     assert (total, weight) == (10, 30)
 
 
