@@ -15,7 +15,6 @@ whose label lies below v; chance is 1/2 at every node.
 """
 
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -24,12 +23,9 @@ import numpy as np
 
 from sandbox.models.base import Model
 from sandbox.probes.fourier import monomial_correlation
-from sandbox.probes.offline import measure_trajectory
 from sandbox.probes.transitions import Phase, locate
 from sandbox.store.bounds import AtLeast, check_fields
 from sandbox.tasks.hierarchy import Hierarchy
-from sandbox.train.progress import Progress
-from sandbox.train.run import Run
 from sandbox.types import Array, Params
 
 FLOOR, CEILING = 0.53, 0.92
@@ -137,7 +133,6 @@ class Nodes:
       accuracy: of every node, `(S, R, n)`; chance is 1/2.
       inside: mean |degree-1 correlation| on the node's own support, `(S, R, n)`.
       outside: the same off all supports.
-      seconds: what measuring took.
     """
 
     depth: int
@@ -145,7 +140,6 @@ class Nodes:
     accuracy: np.ndarray
     inside: np.ndarray
     outside: np.ndarray
-    seconds: float
 
     @property
     def gap(self) -> np.ndarray:
@@ -190,39 +184,3 @@ class Nodes:
             steps = self.steps[learning]
             out.append(int(steps[np.argmax(gap[learning])]) if len(steps) else None)
         return out
-
-
-def measure_nodes(
-    run: Run,
-    supports: list[np.ndarray],
-    *,
-    points: int,
-    root: Path,
-    progress: Progress | None = None,
-) -> Nodes:
-    """Measures every node at every checkpoint of a group of teachers.
-
-    Args:
-      run: the group.
-      supports: of every seed's nodes, `(n, k)`.
-      points: probe inputs.
-      root: where runs are stored.
-      progress: who is told.
-    """
-    task = run.spec.task
-    assert isinstance(task, Hierarchy)
-    probe = NodeProbe(task, run.spec.model, points=points)
-    found = measure_trajectory(run, probe, root=root, progress=progress)
-    pairs = [
-        inside_outside(c, own)
-        for c, own in zip(found.values["degree1"], supports, strict=True)
-    ]
-    inside, outside = (np.stack(side) for side in zip(*pairs, strict=True))
-    return Nodes(
-        depth=task.depth,
-        steps=found.steps,
-        accuracy=found.values["accuracy"],
-        inside=inside,
-        outside=outside,
-        seconds=found.wall_seconds,
-    )

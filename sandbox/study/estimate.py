@@ -33,8 +33,8 @@ class Part:
     what: str
     spec: RunSpec
     missing: int
-    samples: float
-    most: float
+    samples: int | float
+    most: int | float
 
 
 def parts(study: Any, root: Path) -> Iterator[Part]:
@@ -43,7 +43,7 @@ def parts(study: Any, root: Path) -> Iterator[Part]:
         specs = s.teacher_specs()
         missing = sum(not folder_of(spec, root).complete for spec in specs)
         whole = specs[0].stop.largest
-        n90, limit = s.budget.expects(s)
+        n90, limit = (s.one * n for n in s.budget.expects)
         likely = min(specs[0].stop.factor * n90, whole)
         yield Part(f"{name} teachers".strip(), specs[0], missing, likely, whole)
         made_up = Teachers.made_up(s, specs[0])

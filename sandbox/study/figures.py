@@ -140,7 +140,7 @@ def published(
 def strips(ax: Axes, r: Taught) -> None:
     """Samples to .90 of the teachers, then of the students, one row a strategy."""
     names = ["teacher", *r.strategies]
-    values = [r.n90.teacher.values, *(r.n90[n].values for n in names[1:])]
+    values = [r.n90[name].values for name in names]
     slow = np.any(np.nan_to_num(values[0]) > 2e6)
     unit, word = (1e6, "million") if slow else (1e3, "thousand")
     cap = max(float(np.max(t.caps())) for t in r.teachers) / unit

@@ -9,7 +9,7 @@ committed files, `figures/SCALE/NAME.*` and `paper_repro/results/NAME.SCALE.json
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from sandbox.store.config import to_json
 from sandbox.store.files import make_folder, write_atomic, write_json
 from sandbox.store.provenance import git_state, hardware, versions
 from sandbox.study.claims import Claim, show
-from sandbox.study.result import Result, Taught
+from sandbox.study.result import Result
 from sandbox.text import number
 from sandbox.train.run import Run
 
@@ -61,7 +61,8 @@ class Report:
         """Writes everything into the study's folder and prints the claims."""
         make_folder(self.folder)
         self._write(self.folder / "figure", self.folder / "claims.json")
-        write_atomic(self.folder / "summary.csv", self.summary_csv().encode())
+        rows = [COLUMNS, *summary_rows(self.result)]
+        write_csv(self.folder / "summary.csv", rows)
         if not quiet:
             self.print_claims()
             print(f"{self.folder}: figure.png, claims.json, summary.csv")
@@ -83,8 +84,22 @@ class Report:
     def header(self) -> dict[str, Any]:
         """Everything a result file says besides its claims."""
         r = self.result
-        out = {"study": self.study, "scale": r.scale, "preset": r.preset}
-        out |= describe_runs(self.config, r.every_run(), sum(r.seconds, 0.0))
+        runs = r.every_run()
+        made = [run.provenance for run in runs]
+        wall = sum(p["wall_seconds"] for p in made) + sum(r.seconds)
+        here = {"hardware": hardware(), "versions": versions(), "git": git_state()}
+        made_by = made or [here]  # without runs, this process made everything
+        out = {
+            "study": self.study,
+            "scale": r.scale,
+            "preset": r.preset,
+            "config": to_json(self.config),
+            "hardware": _one_or_all([p["hardware"] for p in made_by]),
+            "versions": _one_or_all([p["versions"] for p in made_by]),
+            "commit": _one_or_all([p["git"].get("commit", "unknown") for p in made_by]),
+            "wall_seconds": round(wall, 1),
+            "runs": [_describe(run, p) for run, p in zip(runs, made, strict=True)],
+        }
         if r.teachers or r.plain:
             out["left_out"] = r.missing()
         if r.teachers:
@@ -119,13 +134,12 @@ class Report:
         for what in self.result.missing():
             print(f"left out: {what}")
 
-    def summary_csv(self) -> str:
-        """Numbers of every run, a row each."""
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(COLUMNS)
-        rows.writerows(summary_rows(self.result))
-        return text.getvalue()
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """A table, its header in the first row."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomic(path, text.getvalue().encode())
 
 
 def _plain(value: Any) -> Any:
@@ -144,31 +158,24 @@ def summary_rows(r: Result) -> Iterator[tuple[Any, ...]]:
     for part, taught in r.parts.items():
         seeds = [s for t in taught.teachers for s in t.spec.seeds]
         for name in ("teacher", *taught.strategies):
-            for quantity, values in _numbers(taught, name):
-                for seed, row in zip(seeds, values, strict=True):
-                    for init, v in enumerate(row):
-                        yield part, name, seed, init, quantity, number(float(v))
+            values = {"n90": taught.n90[name].values}
+            for metric in ("accuracy", "loss"):
+                last = [y[..., -1] for _, y in taught.curves(name, metric)]
+                values[f"final {metric}"] = np.concatenate(last)
+            for quantity, rows in values.items():
+                for (i, init), v in np.ndenumerate(rows):
+                    yield part, name, seeds[i], init, quantity, number(float(v))
     for key, run in r.plain.items():
         for strategy in run.metrics.strategies:
             for metric in ("accuracy", "loss"):
-                for seed, row in zip(
-                    run.metrics.seeds, run.metrics.curves(strategy, metric), strict=True
-                ):
-                    value = number(float(row[-1]))
+                last = run.metrics.curves(strategy, metric)[:, -1]
+                for seed, v in zip(run.metrics.seeds, last, strict=True):
+                    value = number(float(v))
                     yield str(key), strategy, seed, 0, f"final {metric}", value
     for piece, arrays in r.values.items():
         for name, array in arrays.items():
             for i, v in enumerate(np.ravel(array)):
                 yield piece, "", i, 0, name, number(float(v))
-
-
-def _numbers(taught: Taught, who: str) -> Iterator[tuple[str, np.ndarray]]:
-    n90 = taught.n90.teacher if who == "teacher" else taught.n90[who]
-    yield "n90", n90.values
-    for metric in ("accuracy", "loss"):
-        rows = [y[..., -1] for _, y in taught.curves(who, metric)]
-        width = n90.values.shape[1]
-        yield f"final {metric}", np.concatenate([r[:, :width] for r in rows])
 
 
 def describe_teachers(r: Result) -> dict[str, Any]:
@@ -187,30 +194,6 @@ def describe_teachers(r: Result) -> dict[str, Any]:
         for facts in t.chosen.facts
     ]
     return {**counts, "each": each}
-
-
-def describe_runs(
-    config: Any, runs: Sequence[Run], probe_seconds: float
-) -> dict[str, Any]:
-    """Config, hardware, versions, time and speed behind a study.
-
-    Args:
-      config: what was asked for.
-      runs: every run that the study stands on; none: this process made everything.
-      probe_seconds: what the measurements took besides.
-    """
-    made = [r.provenance for r in runs]
-    wall = sum(p["wall_seconds"] for p in made) + probe_seconds
-    here = {"hardware": hardware(), "versions": versions(), "git": git_state()}
-    made_by = made or [here]
-    return {
-        "config": to_json(config),
-        "hardware": _one_or_all([p["hardware"] for p in made_by]),
-        "versions": _one_or_all([p["versions"] for p in made_by]),
-        "commit": _one_or_all([p["git"].get("commit", "unknown") for p in made_by]),
-        "wall_seconds": round(wall, 1),
-        "runs": [_describe(r, p) for r, p in zip(runs, made, strict=True)],
-    }
 
 
 def _describe(run: Run, made: dict[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,9 @@ from sandbox.errors import SandboxError
 from sandbox.plotting.curves import stack_ragged
 from sandbox.probes.offline import Measured, Prepared, Probe, measure_trajectory
 from sandbox.study.lanes import label_of
-from sandbox.study.setting import Fixed, Setting
+from sandbox.study.setting import Fixed, Setting, UntilLearned
 from sandbox.study.teachers import Teachers
 from sandbox.theory.sample_complexity import ratio, samples_to
-from sandbox.train.loop import fit
 from sandbox.train.progress import Progress
 from sandbox.train.run import Run
 
@@ -81,29 +80,35 @@ class Reach:
     taught: "Taught"
     level: float
 
-    def _text(self, who: str) -> str:
-        return f"n{round(100 * self.level)}({who})"
+    def __getitem__(self, who: str) -> Quantity:
+        """Of a strategy's students, or of the teachers that learned.
 
-    def __getitem__(self, strategy: str) -> Quantity:
-        """Of a strategy's students."""
-        rows = [
-            reached(t, run, strategy, self.level)
-            for t, run in zip(
-                self.taught.teachers, self.taught.runs(strategy), strict=True
-            )
-        ]
-        return Quantity(stack_rows(rows), self._text(strategy))
+        Infinite beyond the cap, and for a blind choice that found no checkpoint; NaN
+        for a seed whose teacher did not learn, whose rule has no checkpoint, or whose
+        student became non-finite.
+        """
+        groups = zip(self.taught.teachers, self.taught.runs(who), strict=True)
+        rows = []
+        for t, run in groups:
+            if run is None:
+                rows.append(np.full((len(t.n90), t.setting.inits), np.nan))
+                continue
+            steps, caps, columns = run.metrics.steps, caps_of(run), []
+            for lane in student_lanes(run, who):
+                n = samples_to(steps, run.metrics.curves(lane), self.level, cap=caps)
+                absent = _lost(run, lane, "absent")
+                n[absent] = np.inf if who == BLIND else np.nan
+                if who != "teacher":  # one that diverged afterwards has learned
+                    n[_lost(run, lane, "failed")] = np.nan
+                columns.append(np.where(t.usable, n, np.nan))
+            rows.append(np.stack(columns, 1))
+        text = f"n{round(100 * self.level)}({who})"
+        return Quantity(stack_rows(rows), text, students=who != "teacher")
 
     @property
     def teacher(self) -> Quantity:
         """Of the teachers that learned, NaN for the others."""
-        rows = [
-            np.where(t.usable, samples_to(t.steps, t.accuracy, self.level), np.nan)
-            if t.usable.any()
-            else np.full(len(t.n90), np.nan)
-            for t in self.taught.teachers
-        ]
-        return of_teachers(np.concatenate(rows), self._text("teacher"))
+        return self["teacher"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,20 +132,19 @@ class Taught:
     @property
     def strategies(self) -> dict[str, Strategy]:
         """Every strategy by name, in the order of the lanes."""
-        found: dict[str, Strategy] = {}
-        for runs in self.students:
-            for s in (s for r in runs for s in r.spec.strategies if s.init == 0):
-                found.setdefault(s.name, s)
-        return found
+        runs = [run for group in self.students for run in group]
+        return {s.name: s for r in runs for s in r.spec.strategies if s.init == 0}
 
     def label(self, name: str) -> str:
         """What a strategy is called in figures."""
         return label_of(self.strategies.get(name, name))
 
-    def runs(self, strategy: str) -> list[Run | None]:
-        """The run of every group that holds a strategy."""
+    def runs(self, who: str) -> Sequence[Run | None]:
+        """The run of every group that holds a strategy, or the teachers'."""
+        if who == "teacher":
+            return [t.run for t in self.teachers]
         return [
-            next((r for r in group if strategy in r.metrics.strategies), None)
+            next((r for r in group if who in r.metrics.strategies), None)
             for group in self.students
         ]
 
@@ -153,8 +157,6 @@ class Taught:
           who: a strategy, or `teacher`.
           metric: what was recorded.
         """
-        if who == "teacher":
-            return [(t.steps, t.curves(metric)[:, None]) for t in self.teachers]
         out = []
         for t, run in zip(self.teachers, self.runs(who), strict=True):
             if run is None:
@@ -175,9 +177,9 @@ class Taught:
         s = self.setting
         usable = np.concatenate([t.usable for t in self.teachers])
         n90 = np.concatenate([t.n90 for t in self.teachers])
-        one = float(s.one) if isinstance(s.budget, Fixed) else 1e6
-        alike = isinstance(s.budget, Fixed) or len(n90) == 1
-        return np.where(usable, np.full(len(n90), one) if alike else n90, np.nan)
+        if isinstance(s.budget, Fixed):
+            return np.where(usable, float(s.one), np.nan)
+        return np.where(usable, 1e6 if len(n90) == 1 else n90, np.nan)
 
     @property
     def abscissa_text(self) -> str:
@@ -238,40 +240,37 @@ class Taught:
         """Samples to accuracy .90."""
         return Reach(self, 0.9)
 
-    def at(self, strategy: str, share: float = 1.0) -> Quantity:
-        """Accuracy of students at a share of their records, those of a fixed length."""
-        rows = [
-            np.where(
-                t.usable[:, None], y[..., round(share * (y.shape[-1] - 1))], np.nan
-            )
-            for t, (_, y) in zip(self.teachers, self.curves(strategy), strict=True)
-        ]
-        return Quantity(stack_rows(rows), f"accuracy({strategy})")
-
-    def at_samples(
-        self, strategy: str, until: Callable[[Teachers], np.ndarray], text: str
+    def at(
+        self,
+        strategy: str,
+        share: float = 1.0,
+        *,
+        until: Callable[[Teachers], np.ndarray] | None = None,
+        text: str = "",
     ) -> Quantity:
-        """Accuracy at the last evaluation up to some number of samples of each seed.
+        """Accuracy of students at a share of their records, or up to some sample.
 
         Args:
           strategy: whose students.
-          until: group -> samples of every seed.
+          share: of records, where all have a fixed length.
+          until: group -> samples of every seed, whose last evaluation is taken instead.
           text: when that is, in words.
         """
         rows = []
         for t, (steps, y) in zip(self.teachers, self.curves(strategy), strict=True):
-            for s, most in enumerate(until(t)):
-                seen = np.flatnonzero(steps <= most) if t.usable[s] else []
-                none = np.full(y.shape[1], np.nan)
-                rows.append(y[s, :, seen[-1]] if len(seen) else none)
-        return Quantity(np.stack(rows), f"accuracy({strategy}) {text}")
+            last = np.full(len(y), round(share * (len(steps) - 1)))
+            if until is not None:
+                last = np.searchsorted(steps, until(t), side="right") - 1
+            there = (t.usable & (last >= 0))[:, None]
+            rows.append(np.where(there, y[np.arange(len(y)), :, last], np.nan))
+        return Quantity(stack_rows(rows), f"accuracy({strategy}) {text}".strip())
 
     def of_seeds(self, value: Callable[[Teachers, int], float], text: str) -> Quantity:
         """A number of every usable teacher, from its group and position."""
         rows = [
-            value(t, s) if t.usable[s] else np.nan
+            value(t, s) if ok else np.nan
             for t in self.teachers
-            for s in range(len(t.n90))
+            for s, ok in enumerate(t.usable)
         ]
         return of_teachers(rows, text)
 
@@ -282,38 +281,31 @@ class Taught:
         """
         out: list[str] = []
         for t, runs in zip(self.teachers, self.students, strict=True):
-            seeds, diverged = t.spec.seeds, set()
-            for lane in t.run.outcome["failed"]:
-                diverged.add(lane["seed"])
-                at = f"{lane['sample']:,}"
-                out.append(f"seed {lane['seed']}: teacher non-finite at {at}")
-            for i, s in enumerate(seeds):
-                if not t.usable[i] and s not in diverged:
-                    out.append(f"seed {s}: {_why_unusable(t, i)}")
-            learned = {s for s, ok in zip(seeds, t.usable, strict=True) if ok}
+            budget = t.setting.budget
+            bad = {a["seed"]: a["sample"] for a in t.run.outcome["failed"]}
+            out += [f"seed {s}: teacher non-finite at {at:,}" for s, at in bad.items()]
+            for i, s in enumerate(t.spec.seeds):
+                if not t.usable[i] and s not in bad:
+                    why = t.chosen.why[i]
+                    if isinstance(budget, UntilLearned) and not np.isfinite(t.n90[i]):
+                        why = f"teacher not at .90 by {budget.limit:,} {t.setting.unit}"
+                    out.append(f"seed {s}: {why}")
             for run in runs:
-                first = {lane.name for lane in run.spec.strategies if lane.init == 0}
                 lost = [
                     (a, f"non-finite at {a['sample']:,}") for a in run.outcome["failed"]
                 ]
+                first = {lane.name for lane in run.spec.strategies if lane.init == 0}
                 lost += [  # all initialisations of a strategy lack the same checkpoint
                     (a, "no checkpoint by its rule")
                     for a in run.outcome["absent"]
                     if a["strategy"] in first
                 ]
                 out += [
-                    f"seed {lane['seed']} / {lane['strategy']}: {what}"
-                    for lane, what in lost
-                    if lane["seed"] in learned
+                    f"seed {a['seed']} / {a['strategy']}: {what}"
+                    for a, what in lost
+                    if t.usable[t.spec.seeds.index(a["seed"])]
                 ]
         return out
-
-
-def _why_unusable(t: Teachers, position: int) -> str:
-    budget = t.setting.budget
-    if not isinstance(budget, Fixed) and not np.isfinite(t.n90[position]):
-        return f"teacher not at .90 by {budget.limit:,} {t.setting.unit}"
-    return t.chosen.why[position]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,24 +334,16 @@ class Result(Taught):
     progress: Progress | None
     seconds: list[float] = field(default_factory=list)
 
-    def measure(
-        self,
-        run: Run,
-        probe: Probe | Prepared,
-        *,
-        steps: Sequence[int] | None = None,
-        seeds: Sequence[int] | None = None,
-        lane: int = 0,
-    ) -> Measured:
-        """Measures a run of this study, or opens the measurement if it was made."""
+    def measure(self, run: Run, probe: Probe | Prepared, **which: Any) -> Measured:
+        """Measures a run of this study, or opens the measurement if it was made.
+
+        Args:
+          run: of this study.
+          probe: what is measured.
+          **which: `steps`, `seeds` and `lane`, as of `measure_trajectory`.
+        """
         found = measure_trajectory(
-            run,
-            probe,
-            root=self.root,
-            steps=steps,
-            seeds=seeds,
-            lane=lane,
-            progress=self.progress,
+            run, probe, root=self.root, progress=self.progress, **which
         )
         self.seconds.append(found.wall_seconds)
         return found
@@ -383,11 +367,10 @@ class Result(Taught):
         Raises:
           SandboxError: no teacher learned.
         """
-        found: list[dict[str, np.ndarray] | None] = []
-        for t, taught in zip(self.teachers, self.runs(who), strict=True):
-            run = t.run if who == "teacher" else taught
+        found: list[dict[str, np.ndarray]] = []
+        for t, run in zip(self.teachers, self.runs(who), strict=True):
             if run is None or not t.usable.any():
-                found.append(None)
+                found.append({})
                 continue
             lane = [s.name for s in run.spec.strategies].index(who)
             at = run.trajectory.steps[-1:] if steps is None else steps
@@ -397,16 +380,14 @@ class Result(Taught):
             for v in values.values():
                 v[lost] = np.nan
             found.append(values)
-        first = next((v for v in found if v is not None), None)
+        first = next(filter(None, found), None)
         if first is None:
             raise SandboxError(
                 f"no teacher learned ({'; '.join(self.missing())}); try another"
                 " learning rate or more training."
             )
         return {
-            k: np.concatenate(
-                [np.full_like(like, np.nan) if v is None else v[k] for v in found]
-            )
+            k: np.concatenate([v.get(k, np.nan * like) for v in found])
             for k, like in first.items()
         }
 
@@ -425,11 +406,9 @@ class Result(Taught):
 
     def every_run(self) -> list[Run]:
         """Every run that the study stands on, each once, teachers first."""
-        out: dict[Path, Run] = {}
         taught = [r for group in self.students for r in group]
-        for run in (*(t.run for t in self.teachers), *taught, *self.plain.values()):
-            out.setdefault(run.folder.path, run)
-        return list(out.values())
+        every = (*(t.run for t in self.teachers), *taught, *self.plain.values())
+        return list({run.folder.path: run for run in every}.values())
 
 
 def stack_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -457,30 +436,6 @@ def student_curves(
     return np.stack([run.metrics.curves(lane, metric) for lane in lanes], 1)
 
 
-def reached(
-    teachers: Teachers, run: Run | None, strategy: str, level: float = 0.9
-) -> Float[np.ndarray, "S I"]:
-    """Samples to `level` of one group's students under a strategy.
-
-    Infinite beyond the cap, and for a blind choice that found no checkpoint; NaN for a
-    seed whose teacher did not learn, whose rule has no checkpoint, or whose student
-    became non-finite.
-    """
-    if run is None:
-        return np.full((len(teachers.n90), teachers.setting.inits), np.nan)
-    caps = caps_of(run)
-    columns = []
-    for lane in student_lanes(run, strategy):
-        n = samples_to(run.metrics.steps, run.metrics.curves(lane), level, cap=caps)
-        absent = _lost(run, lane, "absent")
-        if strategy == BLIND:
-            n = np.where(absent, np.inf, n)
-            absent = ~teachers.usable
-        missing = absent | _lost(run, lane, "failed") | ~teachers.usable
-        columns.append(np.where(missing, np.nan, n))
-    return np.stack(columns, 1)
-
-
 def _lost(run: Run, lane: str, kind: str) -> np.ndarray:
     """Seeds of a run whose lane `failed`, or is `absent`, `(S,)` bool."""
     seeds = [a["seed"] for a in run.outcome[kind] if a["strategy"] == lane]
@@ -492,20 +447,3 @@ def caps_of(run: Run) -> Float[np.ndarray, " S"]:
     most = run.spec.stop.max_samples
     caps = np.asarray(most.values if isinstance(most, PerSeed) else most, float)
     return np.broadcast_to(caps, len(run.metrics.seeds))
-
-
-def teach(
-    lanes: Callable[[Teachers], Sequence[Any]],
-    teachers: list[Teachers],
-    *,
-    root: Path,
-    progress: Progress | None = None,
-) -> Taught:
-    """Trains the students of teachers, or opens them."""
-    students = [
-        tuple(fit(spec, root=root, progress=progress) for spec in t.students(lanes(t)))
-        if t.usable.any()
-        else ()
-        for t in teachers
-    ]
-    return Taught(teachers=teachers, students=students)

@@ -9,9 +9,9 @@ step in samples for every seed, None where a seed has no such checkpoint. A name
 stand for several checkpoints that teach one after the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -19,8 +19,8 @@ import numpy as np
 
 from sandbox.errors import require
 from sandbox.probes.fourier import FourierProbe, degree1_gap
-from sandbox.probes.nodes import Nodes, groups_of, measure_nodes
-from sandbox.probes.offline import measure_trajectory
+from sandbox.probes.nodes import NodeProbe, Nodes, groups_of, inside_outside
+from sandbox.probes.offline import Measured, Probe
 from sandbox.probes.phases import locate_drop
 from sandbox.probes.transitions import (
     Candidates,
@@ -32,9 +32,7 @@ from sandbox.store.bounds import AtLeast, check_fields
 from sandbox.tasks.base import VectorTask
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.text import number
-from sandbox.train.progress import Progress
 from sandbox.train.run import Run
-from sandbox.train.spec import RunSpec
 from sandbox.train.teaching import task_key
 from sandbox.types import Array
 
@@ -51,55 +49,37 @@ class Chosen(NamedTuple):
       usable: seeds whose teacher learned and has a final checkpoint, `(S,)`.
       why: what is wrong with each of the other seeds' teachers, in words.
       facts: what a report says of each seed's teacher.
+      each: what the rule located for every seed, for figures and claims.
       measured: arrays along the trajectory, `(S, R, ...)` by name.
       seconds: what measuring took.
-      each: what the rule located for every seed, for figures and claims.
     """
 
-    stages: dict[str, Stages]
+    stages: Mapping[str, Stages]
     usable: np.ndarray
-    why: list[str]
-    facts: list[dict[str, Any]]
-    measured: dict[str, np.ndarray]
-    seconds: float
-    each: list[Any]
+    why: Sequence[str] = ()
+    facts: Sequence[dict[str, Any]] = ()
+    each: Sequence[Any] = ()
+    measured: Mapping[str, np.ndarray] = MappingProxyType({})
+    seconds: float = 0.0
 
 
-class Group(NamedTuple):
-    """One group of teachers that a rule is asked about.
-
-    Attributes:
-      run: the finished run.
-      n90: of every seed, infinite where it did not learn in time.
-      own: up to which sample each seed's curve is looked at.
-      root: where runs are stored.
-      progress: who is told.
-    """
-
-    run: Run
-    n90: np.ndarray
-    own: np.ndarray
-    root: Path
-    progress: Progress | None
+Measure = Callable[[Probe], Measured]
+"""Measures a probe along the trajectory of the group that a rule is asked about."""
 
 
-def no_choice(spec: RunSpec, names: Mapping[str, int]) -> Chosen:
-    """Of a group whose teachers all became non-finite."""
-    n = spec.n_seeds
-    none = (None,) * n
-    return Chosen(
-        {name: (none,) * stages for name, stages in names.items()},
-        np.zeros(n, bool),
-        ["teacher non-finite"] * n,
-        [{"seed": s} for s in spec.seeds],
-        {},
-        0.0,
-        [None] * n,
-    )
+class Checked:
+    """A record that refuses what its fields' annotations rule out when it is made."""
+
+    called: ClassVar[str]
+    """By messages."""
+
+    def __post_init__(self) -> None:
+        """Refuses values beyond their bounds."""
+        check_fields(self, self.called)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByGap:
+class ByGap(Checked):
     """The rules of `sandbox.probes.transitions.choose_checkpoints`.
 
     Attributes:
@@ -114,9 +94,7 @@ class ByGap:
     claim_points: Annotated[int, AtLeast(2)] = 100_000
     degrees: tuple[int, ...] = (1, 2, 3)
 
-    def __post_init__(self) -> None:
-        """Refuses counts that cannot be measured."""
-        check_fields(self, "rule")
+    called = "rule"
 
     def check(self, task: Any) -> None:
         """Refuses degrees that the task does not have."""
@@ -143,16 +121,25 @@ class ByGap:
         del task
         return dict.fromkeys(CANDIDATES, 1)
 
-    def choose(self, g: Group) -> Chosen:
-        """Measures a group's trajectory and chooses."""
-        run, task, n_seeds = g.run, g.run.spec.task, g.run.spec.n_seeds
+    def choose(
+        self, run: Run, n90: np.ndarray, own: np.ndarray, measure: Measure
+    ) -> Chosen:
+        """Measures a group's trajectory and chooses.
+
+        Args:
+          run: the finished run.
+          n90: of every seed, infinite where it did not learn in time.
+          own: up to which sample each seed's curve is looked at.
+          measure: measures a probe along the run's trajectory.
+        """
+        spec, task, n_seeds = run.spec, run.spec.task, run.spec.n_seeds
         probe = FourierProbe(
             task,  # pyright: ignore[reportArgumentType]
-            run.spec.model,
+            spec.model,
             degrees=self.degrees,
             points=self.points,
         )
-        found = measure_trajectory(run, probe, root=g.root, progress=g.progress)
+        found = measure(probe)
         out = found.values
         pairs = [gaps(out["degree1"][s], supports(run, s)) for s in range(n_seeds)]
         inside, outside = (np.asarray(side) for side in zip(*pairs, strict=True))
@@ -164,7 +151,7 @@ class ByGap:
                 out[name][s][..., axis].reshape(len(steps), -1)
                 for name in ("degree1", "degree1_se")
             )
-            seen = steps <= g.own[s]
+            seen = steps <= own[s]
             chosen = choose_checkpoints(
                 steps[seen],
                 accuracy[s][seen],
@@ -174,39 +161,27 @@ class ByGap:
                 scale_rule=self.scale,
             )
             each.append(chosen)
-        final = np.asarray([c.final is not None for c in each])
-        usable = final & np.isfinite(g.n90)
+        usable = np.isfinite(n90) & [c.final is not None for c in each]
+        kept = [asdict(c) if ok else {} for c, ok in zip(each, usable, strict=True)]
+        phases = [locate(steps, curve) for curve in accuracy]
         return Chosen(
-            {
-                name: (
-                    tuple(
-                        getattr(c, name) if ok else None
-                        for c, ok in zip(each, usable, strict=True)
-                    ),
-                )
-                for name in CANDIDATES
-            },
+            {name: (tuple(c.get(name) for c in kept),) for name in CANDIDATES},
             usable,
-            ["teacher has no final checkpoint by its rule"] * n_seeds,
-            [
+            why=["teacher has no final checkpoint by its rule"] * n_seeds,
+            facts=[
                 {
-                    "seed": run.spec.seeds[s],
-                    "n90": number(float(g.n90[s])),
-                    "transition": _phase(steps, accuracy[s]),
-                    "spacing_over_n90": float(run.spec.checkpoint_every / g.n90[s]),
-                    "checkpoints": asdict(c),
+                    "seed": spec.seeds[s],
+                    "n90": number(float(n90[s])),
+                    "transition": phase and asdict(phase),
+                    "spacing_over_n90": float(spec.checkpoint_every / n90[s]),
+                    "checkpoints": asdict(each[s]),
                 }
-                for s, c in enumerate(each)
+                for s, phase in enumerate(phases)
             ],
-            {**out, "inside": inside, "outside": outside},
-            found.wall_seconds,
-            each,
+            each=each,
+            measured={**out, "inside": inside, "outside": outside},
+            seconds=found.wall_seconds,
         )
-
-
-def _phase(steps: np.ndarray, accuracy: np.ndarray) -> dict[str, float] | None:
-    phase = locate(steps, accuracy)
-    return asdict(phase) if phase else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,34 +207,36 @@ class ByNode(ByGap):
         groups = groups_of(task.depth)
         return super().names(task) | {name: len(g) for name, g in groups.items()}
 
-    def choose(self, g: Group) -> Chosen:
+    def choose(
+        self, run: Run, n90: np.ndarray, own: np.ndarray, measure: Measure
+    ) -> Chosen:
         """Measures a group's trajectory and chooses; `each` is a `Nodes` alone."""
-        found = super().choose(g)
-        truth = [np.asarray(supports(g.run, s)) for s in range(g.run.spec.n_seeds)]
-        more = {"root": g.root, "progress": g.progress}
-        nodes = measure_nodes(g.run, truth, points=self.points, **more)
-        stages = found.stages | _stages(nodes, found)
-        return found._replace(
-            stages=stages, seconds=found.seconds + nodes.seconds, each=[nodes]
+        chosen = super().choose(run, n90, own, measure)
+        task = run.spec.task
+        assert isinstance(task, Hierarchy)
+        found = measure(NodeProbe(task, run.spec.model, points=self.points))
+        pairs = [
+            inside_outside(c, np.asarray(supports(run, s)))
+            for s, c in enumerate(found.values["degree1"])
+        ]
+        inside, outside = map(np.stack, zip(*pairs, strict=True))
+        accuracy = found.values["accuracy"]
+        nodes = Nodes(task.depth, found.steps, accuracy, inside, outside)
+        (final,) = chosen.stages["final"]
+        stages = dict(chosen.stages)
+        for name, groups in groups_of(task.depth).items():
+            rows: list[Any] = []  # in the order of time, none where one is lacking
+            for s, last in enumerate(final):
+                at = nodes.middles(s, groups, last)
+                rows.append([None] * len(at) if None in at else sorted(at))  # pyright: ignore
+            stages[name] = tuple(zip(*rows, strict=True))
+        return chosen._replace(
+            stages=stages, seconds=chosen.seconds + found.wall_seconds, each=[nodes]
         )
 
 
-def _stages(nodes: Nodes, found: Chosen) -> dict[str, Stages]:
-    """Chosen checkpoints in the order of time; a seed that lacks one has none."""
-    (final,) = found.stages["final"]
-    out: dict[str, Stages] = {}
-    for name, groups in groups_of(nodes.depth).items():
-        rows: list[list[int | None]] = []
-        for s, last in enumerate(final):
-            at = nodes.middles(s, groups, last)
-            known: list[int | None] = sorted(c for c in at if c is not None)  # pyright: ignore
-            rows.append(known if len(known) == len(at) else [None] * len(at))
-        out[name] = tuple(zip(*rows, strict=True))
-    return out
-
-
 @dataclass(frozen=True, kw_only=True)
-class ByDrop:
+class ByDrop(Checked):
     """The record of steepest fall within the drop of the loss (`locate_drop`).
 
     Attributes:
@@ -268,11 +245,8 @@ class ByDrop:
 
     least: Annotated[float, AtLeast(0)] = 0.05
 
+    called = "rule"
     least_factor: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuses a negative fall."""
-        check_fields(self, "rule")
 
     def check(self, task: Any) -> None:
         """Any task has a loss."""
@@ -282,33 +256,33 @@ class ByDrop:
         del task
         return {"final": 1, "middle": 1}
 
-    def choose(self, g: Group) -> Chosen:
+    def choose(
+        self, run: Run, n90: np.ndarray, own: np.ndarray, measure: Measure
+    ) -> Chosen:
         """Locates the drop of every seed's loss; `each` is a `Drop` in samples."""
-        run = g.run
+        del n90, own, measure
         steps, loss = run.metrics.steps, run.metrics.curves("teacher", "loss")
         accuracy = run.metrics.curves("teacher")
         drops = [locate_drop(steps, row, least=self.least) for row in loss]
         last = run.trajectory.steps[-1]
-        fell = [float(np.nanmax(row) - np.nanmin(row)) for row in loss]
+        fell = np.nanmax(loss, 1) - np.nanmin(loss, 1)
         return Chosen(
             {
                 "final": (tuple(last if d else None for d in drops),),
                 "middle": (tuple(int(d.steepest) if d else None for d in drops),),
             },
             np.asarray([d is not None for d in drops]),
-            [f"teacher's loss fell by {v:.3f} nats only" for v in fell],
-            [
+            why=[f"teacher's loss fell by {v:.3f} nats only" for v in fell],
+            facts=[
                 {
                     "seed": run.spec.seeds[s],
                     "accuracy": number(float(accuracy[s, -1])),
                     "loss": number(float(loss[s, -1])),
-                    "drop_in_samples": asdict(d) if d else None,
+                    "drop_in_samples": d and asdict(d),
                 }
                 for s, d in enumerate(drops)
             ],
-            {},
-            0.0,
-            drops,
+            each=drops,
         )
 
 
@@ -328,6 +302,3 @@ def gaps(degree1: np.ndarray, support: Array) -> tuple[np.ndarray, np.ndarray]:
     """
     gap = jax.vmap(lambda c: degree1_gap(c, support))(degree1)
     return np.asarray(gap.inside).mean(-1), np.asarray(gap.outside)
-
-
-Rule = ByGap | ByDrop

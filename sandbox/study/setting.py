@@ -14,9 +14,6 @@ from functools import cached_property
 from math import ceil
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
-
-from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy, replicas
 from sandbox.errors import require
 from sandbox.models.base import Model
@@ -24,7 +21,7 @@ from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
 from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
-from sandbox.study.rules import ByDrop, ByGap, ByNode
+from sandbox.study.rules import ByDrop, ByGap, ByNode, Checked
 from sandbox.tasks.base import BooleanTask, VectorTask
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.masking import MaskedLM
@@ -34,12 +31,10 @@ from sandbox.train.spec import RunSpec, Stop, TeacherRef
 
 LEARNED, STOP = 0.9, 0.95
 """Accuracy of a teacher that has learned, and at which its students stop."""
-BLOCK = 32
-"""Least samples of a block."""
 
 
 @dataclass(frozen=True)
-class TwoLayer:
+class TwoLayer(Checked):
     """A two-layer ReLU network.
 
     Attributes:
@@ -48,9 +43,7 @@ class TwoLayer:
 
     width: Annotated[int, AtLeast(1)] = 500
 
-    def __post_init__(self) -> None:
-        """Refuses an empty layer."""
-        check_fields(self, "network")
+    called = "network"
 
     def model(self, task: Any) -> Model:
         """The network of a task."""
@@ -58,7 +51,7 @@ class TwoLayer:
 
 
 @dataclass(frozen=True)
-class Heads:
+class Heads(Checked):
     """A transformer: BERT on masked tokens, GPT-2 on next tokens and on bits.
 
     Attributes:
@@ -75,9 +68,7 @@ class Heads:
     dropout: Annotated[float, Within(0, 1)] = 0.0
     compute: Literal["float32", "bfloat16"] = "float32"
 
-    def __post_init__(self) -> None:
-        """Refuses empty layers."""
-        check_fields(self, "network")
+    called = "network"
 
     def model(self, task: Any) -> Model:
         """The network of a task; bits are read at the last position."""
@@ -98,7 +89,7 @@ class Heads:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosineAdam:
+class CosineAdam(Checked):
     """Adam over a run's whole length: linear warm-up, then a cosine to 0.
 
     Attributes:
@@ -111,9 +102,7 @@ class CosineAdam:
     warmup: Annotated[float, Within(0, 1)] = 0.06
     clip: Annotated[float, AtLeast(0)] = 1.0
 
-    def __post_init__(self) -> None:
-        """Refuses rates that cannot train."""
-        check_fields(self, "optimizer")
+    called = "optimizer"
 
     def over(self, steps: int, batch: int) -> Adam:
         """The optimizer of a run of so many steps."""
@@ -149,10 +138,10 @@ class Strings:
     def __str__(self) -> str:
         """E.g. `cfg3b from 13, 14, 15, masked 30%`."""
         where = f" from {', '.join(self.start)}" if self.start else ""
+        ends = f" at ends of depth {self.level}" if self.level >= 0 else ""
         what = f"masked {self.rate:.0%}"
         if self.predict == "next":
-            what = "next token"
-            what += f" at ends of depth {self.level}" if self.level >= 0 else ""
+            what = f"next token{ends}"
         return f"{self.grammar}{where}, {what}"
 
     @cached_property
@@ -166,7 +155,7 @@ class Strings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UntilLearned:
+class UntilLearned(Checked):
     """Teachers and students train until they have learned.
 
     Attributes:
@@ -187,11 +176,8 @@ class UntilLearned:
     hold_fraction: float = 0.3
     expected: Annotated[int, AtLeast(0)] = 0
 
+    called = "budget"
     varies: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Refuses budgets that train nothing."""
-        check_fields(self, "budget")
 
     def check(self, s: "Setting") -> None:
         """Refuses what would fail after the teachers were trained."""
@@ -217,41 +203,14 @@ class UntilLearned:
             give_up=s.samples(self.limit),
         )
 
-    def hold(self, s: "Setting", n90: np.ndarray) -> PerSeed:
-        """First stage of a 2-shot student, whole evaluations; None where no n90."""
-        if s.hold:
-            return PerSeed((s.samples(s.hold),) * len(n90))
-        unit = s.samples(s.student_every)
-        stages = [
-            max(round(self.hold_fraction * n / unit), 1) * unit
-            if np.isfinite(n)
-            else None
-            for n in n90
-        ]
-        return PerSeed(tuple(stages))
-
-    def student_caps(
-        self, s: "Setting", n90: np.ndarray, usable: np.ndarray, cap: float | None
-    ) -> np.ndarray:
-        """Samples that a student of each seed may see; one evaluation if unusable."""
-        unit, least = s.samples(s.student_every), s.samples(self.least)
-        multiple = cap or self.cap
-        most = np.maximum(multiple * np.where(usable, n90, 0), least * usable)
-        return np.maximum(np.ceil(most / unit) * unit, unit).astype(int)
-
-    def student_stop(self, caps: np.ndarray) -> Stop:
-        """When students stop: once all have learned, or at their caps."""
-        return Stop(max_samples=PerSeed(tuple(map(int, caps))), accuracy=STOP)
-
-    def expects(self, s: "Setting") -> tuple[int | float, int | float]:
-        """Samples to a teacher's n90 that are likely, and the most."""
-        return s.samples(self.expected) or s.samples(self.limit) / 2, s.samples(
-            self.limit
-        )
+    @property
+    def expects(self) -> tuple[int | float, int]:
+        """A teacher's n90 that is likely, and the most."""
+        return self.expected or self.limit / 2, self.limit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed:
+class Fixed(Checked):
     """Teachers and students train for a fixed length.
 
     Attributes:
@@ -262,11 +221,8 @@ class Fixed:
     teacher: Annotated[int, AtLeast(1)] = 4000
     student: Annotated[int, AtLeast(1)] = 1000
 
+    called = "budget"
     varies: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        """Refuses budgets that train nothing."""
-        check_fields(self, "budget")
 
     def check(self, s: "Setting") -> None:
         """Refuses what would fail after the teachers were trained."""
@@ -282,26 +238,10 @@ class Fixed:
         """When teachers stop."""
         return Stop(max_samples=s.samples(self.teacher))
 
-    def hold(self, s: "Setting", n90: np.ndarray) -> int:
-        """First stage of a 2-shot student."""
-        del n90
-        return s.samples(s.hold)
-
-    def student_caps(
-        self, s: "Setting", n90: np.ndarray, usable: np.ndarray, cap: float | None
-    ) -> np.ndarray:
-        """Samples that a student of each seed sees."""
-        del usable
-        require(cap is None, "lanes of a fixed budget have no caps of their own.")
-        return np.full(len(n90), s.samples(self.student))
-
-    def student_stop(self, caps: np.ndarray) -> Stop:
-        """When students stop."""
-        return Stop(max_samples=int(caps[0]))
-
-    def expects(self, s: "Setting") -> tuple[int | float, int | float]:
+    @property
+    def expects(self) -> tuple[int, int]:
         """A fixed length is no multiple of anything: see `teacher_stop`."""
-        return s.samples(self.teacher), s.samples(self.teacher)
+        return self.teacher, self.teacher
 
 
 def _multiple(name: str, value: int, unit: str, every: int) -> None:
@@ -399,7 +339,7 @@ class Setting:
             model=network.model(self.made_task),
             optimizer=made,
             batch_size=self.batch,
-            block=max(BLOCK, self.batch),
+            block=max(32, self.batch),
             micro=self.micro,
             eval_points=self.eval_points,
             **fields,
@@ -442,10 +382,9 @@ class Setting:
         task = self.task
         if isinstance(task, Strings):
             return str(task)
-        words = [type(task).__name__]
-        for name in ("d", "k", "eps", "depth", "feature_complexity"):
-            if hasattr(task, name):
-                words.append(f"{name}={getattr(task, name)}")
+        names = ("d", "k", "eps", "depth", "feature_complexity")
+        known = [f"{n}={getattr(task, n)}" for n in names if hasattr(task, n)]
+        words = [type(task).__name__, *known]
         if isinstance(task, BooleanTask) and not task.uniform_signs:
             words.append(f"P(x = -1)={task.p:g}")
         return ", ".join(words)

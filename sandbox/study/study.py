@@ -34,6 +34,7 @@ from types import ModuleType
 from typing import (
     Any,
     ClassVar,
+    NamedTuple,
     Protocol,
     TypeVar,
     dataclass_transform,
@@ -48,14 +49,14 @@ from sandbox.errors import ConfigError, DivergenceError, SandboxError, require
 from sandbox.plotting.style import color_of, save, styled
 from sandbox.store.bounds import check_fields
 from sandbox.store.config import digest, to_json
-from sandbox.store.files import make_folder, write_atomic
+from sandbox.store.files import make_folder
 from sandbox.store.folders import default_root
 from sandbox.study import figures
 from sandbox.study.claims import Claim, marked
 from sandbox.study.estimate import print_estimate
 from sandbox.study.lanes import Lane
-from sandbox.study.report import COLUMNS, Report, summary_rows
-from sandbox.study.result import Result, Taught, teach
+from sandbox.study.report import COLUMNS, Report, summary_rows, write_csv
+from sandbox.study.result import Result, Taught
 from sandbox.study.setting import Setting
 from sandbox.study.teachers import Teachers, train_teachers
 from sandbox.text import table
@@ -68,12 +69,11 @@ from sandbox.train.spec import RunSpec
 S = TypeVar("S", bound="Study")  # the types that tests check know no Self
 
 
-class Preset:
-    """Named values of a study's fields."""
+class Preset(NamedTuple):
+    """What `--help` says, and values of a study's fields."""
 
-    def __init__(self, text: str, fields: dict[str, Any]) -> None:
-        """`text` is what `--help` says."""
-        self.text, self.fields = text, fields
+    text: str
+    fields: Mapping[str, Any]
 
 
 def preset(text: str, **fields: Any) -> Preset:
@@ -242,7 +242,12 @@ class Study:
         while True:
             for key, setting in settings.items():
                 teachers = train_teachers(setting, root, progress)
-                parts[key] = teach(self.lanes, teachers, root=root, progress=progress)
+                students = [
+                    tuple(fit(s, root=root, progress=progress) for s in specs)
+                    for t in teachers
+                    for specs in [t.students(self.lanes(t)) if t.usable.any() else ()]
+                ]
+                parts[key] = Taught(teachers=teachers, students=students)
             result = Result(
                 teachers=[t for p in parts.values() for t in p.teachers],
                 students=[s for p in parts.values() for s in p.students],
@@ -339,6 +344,7 @@ def run_all(preset: str, studies: Sequence[Study], options: Options) -> None:
 
     Raises:
       ConfigError: a study with overridden fields is to be published.
+      SandboxError: there is no checkout to publish in.
     """
     root = options.root or default_root()
     if options.estimate:
@@ -351,23 +357,15 @@ def run_all(preset: str, studies: Sequence[Study], options: Options) -> None:
             raise ConfigError("only a preset as it stands is published, no overrides.")
         report.write()
         if options.publish:
-            publish(report)
+            results = Path.cwd() / "paper_repro" / "results"
+            if not results.is_dir():
+                raise SandboxError(
+                    f"--publish needs a checkout; {results} is not there."
+                )
+            report.publish(Path.cwd() / "figures", results)
         reports.append(report)
     if len(reports) > 1:
         write_grid(reports, root)
-
-
-def publish(report: Report) -> None:
-    """Writes the committed files of the checkout that the command runs in.
-
-    Raises:
-      SandboxError: there is none.
-    """
-    here = Path.cwd()
-    results = here / "paper_repro" / "results"
-    if not results.is_dir():
-        raise SandboxError(f"--publish needs a checkout; {results} is not there.")
-    report.publish(here / "figures", results)
 
 
 def write_grid(reports: Sequence[Report], root: Path) -> None:
@@ -375,34 +373,29 @@ def write_grid(reports: Sequence[Report], root: Path) -> None:
     points = [_flat(r.config) for r in reports]
     varied = [k for k in points[0] if len({repr(p.get(k)) for p in points}) > 1]
     names = [", ".join(f"{k}={p.get(k)}" for k in varied) for p in points]
-    rows: list[list[str]] = [[*varied, *COLUMNS]]
+    rows: list[Sequence[Any]] = [[*varied, *COLUMNS]]
     medians: dict[str, list[float]] = {}
     for i, (report, point) in enumerate(zip(reports, points, strict=True)):
         values: dict[str, list[float]] = {}
         for row in summary_rows(report.result):
-            rows.append([*(str(point.get(k)) for k in varied), *map(str, row)])
-            what = f"{row[1]} {row[4]}".strip()
+            rows.append([*(point.get(k) for k in varied), *row])
             if row[5] is not None:
-                values.setdefault(what, []).append(float(row[5]))
+                values.setdefault(f"{row[1]} {row[4]}".strip(), []).append(
+                    float(row[5])
+                )
         for what, each in values.items():
-            medians.setdefault(what, [np.nan] * len(reports))[i] = float(
-                np.median(each)
-            )
+            every = medians.setdefault(what, [np.nan] * len(reports))
+            every[i] = float(np.median(each))
     shown = {w: v for w, v in medians.items() if w.endswith("n90")}
     shown = shown if np.isfinite(list(shown.values())).any() else medians
     shown = dict(itertools.islice(shown.items(), 12))
-    print(
-        table(
-            ["median", *names],
-            [[w, *(f"{v:.4g}" for v in vs)] for w, vs in shown.items()],
-        )
-    )
+    cells = [[w, *(f"{v:.4g}" for v in vs)] for w, vs in shown.items()]
+    print(table(["median", *names], cells))
     config = digest([to_json(r.config) for r in reports])[:8]
     stem = f"{reports[0].study}.{reports[0].result.preset}.grid.{config}"
     folder = root / "studies" / stem
     make_folder(folder)
-    text = "\n".join(",".join(f'"{c}"' if "," in c else c for c in r) for r in rows)
-    write_atomic(folder / "summary.csv", f"{text}\n".encode())
+    write_csv(folder / "summary.csv", rows)
     with styled():
         fig, ax = figures.panels(1, 1, height=3.0)
         for what, each in shown.items():
@@ -420,9 +413,6 @@ def _flat(record: Any, group: str = "") -> dict[str, Any]:
     """Every field of a record by its dotted name."""
     out: dict[str, Any] = {}
     for f in fields(record):
-        value = getattr(record, f.name)
-        inner = is_dataclass(value)
-        out |= (
-            _flat(value, f"{group}{f.name}.") if inner else {f"{group}{f.name}": value}
-        )
+        value, name = getattr(record, f.name), group + f.name
+        out |= _flat(value, f"{name}.") if is_dataclass(value) else {name: value}
     return out

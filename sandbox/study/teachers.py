@@ -9,24 +9,25 @@
 bad strategies are refused when a study is built, and estimates know what is trained.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy
-from sandbox.errors import DivergenceError
+from sandbox.errors import DivergenceError, require
+from sandbox.probes.offline import measure_trajectory
 from sandbox.study.lanes import Capped, Lane
-from sandbox.study.rules import Chosen, Group, no_choice
-from sandbox.study.setting import LEARNED, Setting, UntilLearned
+from sandbox.study.rules import Chosen
+from sandbox.study.setting import LEARNED, STOP, Fixed, Setting, UntilLearned
 from sandbox.theory.sample_complexity import samples_to
 from sandbox.train.loop import fit
 from sandbox.train.progress import Progress
 from sandbox.train.run import Run, folder_of
-from sandbox.train.spec import RunSpec, TeacherRef
+from sandbox.train.spec import RunSpec, Stop, TeacherRef
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,11 @@ class Teachers:
     def made_up(cls, setting: Setting, spec: RunSpec | None = None) -> "Teachers":
         """Teachers that learned at their limit and have every candidate."""
         spec = spec or setting.teacher_specs()[0]
-        n, last = spec.n_seeds, spec.stop.largest
+        n, n90 = spec.n_seeds, setting.samples(setting.budget.expects[1])
         first = (setting.samples(setting.spacing),) * n
         names = setting.rule.names(setting.made_task)
         stages = {name: (first,) * count for name, count in names.items()}
-        n90 = setting.budget.expects(setting)[1]
-        stages["final"] = ((last if not setting.budget.varies else int(n90),) * n,)
-        none = no_choice(spec, names)
-        chosen = none._replace(stages=stages, usable=np.ones(n, bool))
+        chosen = Chosen(stages | {"final": ((n90,) * n,)}, np.ones(n, bool))
         return cls(setting, spec, np.full(n, float(n90)), chosen)
 
     @property
@@ -67,7 +65,7 @@ class Teachers:
         assert self.trained is not None, "made-up teachers have no run"
         return self.trained
 
-    @cached_property
+    @property
     def steps(self) -> np.ndarray:
         """Samples seen at each record, `(R,)`."""
         return self.run.metrics.steps
@@ -82,7 +80,7 @@ class Teachers:
         return self.curves()
 
     @property
-    def measured(self) -> dict[str, np.ndarray]:
+    def measured(self) -> Mapping[str, np.ndarray]:
         """What the rule measured along the trajectory, `(S, R, ...)` by name."""
         return self.chosen.measured
 
@@ -114,18 +112,30 @@ class Teachers:
     @property
     def hold(self) -> int | PerSeed:
         """First stage of a 2-shot student, in samples."""
+        s = self.setting
+        unit = s.samples(s.student_every)
         if self.trained is None:  # shorter than any real one, so that it always fits
-            return self.setting.samples(self.setting.hold or self.setting.student_every)
-        return self.setting.budget.hold(self.setting, self.n90)
+            return s.samples(s.hold) or unit
+        if s.hold or isinstance(s.budget, Fixed):
+            return self._each((s.samples(s.hold),) * len(self.n90))
+        stages = (
+            np.maximum(np.round(s.budget.hold_fraction * self.n90 / unit), 1) * unit
+        )
+        return PerSeed(tuple(int(n) if np.isfinite(n) else None for n in stages))
 
     def caps(self, cap: float | None = None) -> np.ndarray:
-        """Samples that a student of each seed may see.
+        """Samples that a student of each seed may see; one evaluation if unusable.
 
         Args:
           cap: multiple of the teacher's n90; the budget's by default.
         """
-        s = self.setting
-        return s.budget.student_caps(s, self.n90, self.usable, cap or None)
+        s, b, n90 = self.setting, self.setting.budget, self.n90
+        if isinstance(b, Fixed):
+            require(not cap, "lanes of a fixed budget have no caps of their own.")
+            return np.full(len(n90), s.samples(b.student))
+        unit, least = s.samples(s.student_every), s.samples(b.least)
+        most = np.where(self.usable, np.maximum((cap or b.cap) * n90, least), 0)
+        return np.maximum(np.ceil(most / unit) * unit, unit).astype(int)
 
     def students(self, lanes: Iterable[Lane]) -> list[RunSpec]:
         """The records of students: one a compiled structure and cap, in order."""
@@ -145,7 +155,9 @@ class Teachers:
             caps = self.caps(own.cap)
             if own.samples:
                 caps = np.where(self.usable, own.samples, caps)
-            stop = self.setting.budget.student_stop(caps)
+            most = self._each(tuple(map(int, caps)))
+            level = STOP if self.setting.budget.varies else None
+            stop = Stop(max_samples=most, accuracy=level)
             specs.append(self.setting.student_spec(tuple(members), ref, stop))
         return specs
 
@@ -168,25 +180,30 @@ def train_teachers(
     """
     out: list[Teachers] = []
     failed: DivergenceError | None = None
+    rule, budget, limit, factor = setting.rule, setting.budget, np.inf, np.inf
+    if isinstance(budget, UntilLearned):
+        limit, factor = setting.samples(budget.limit), budget.factor
     for spec in setting.teacher_specs():
+        n = spec.n_seeds
         try:
             run = fit(spec, root=root, progress=progress)
         except DivergenceError as e:
-            failed, run = e, Run(folder_of(spec, root), spec)
-            lost = no_choice(spec, setting.rule.names(setting.made_task))
-            out.append(
-                Teachers(setting, spec, np.full(spec.n_seeds, np.inf), lost, run)
+            failed, run, n90 = e, Run(folder_of(spec, root), spec), np.full(n, np.inf)
+            names = rule.names(setting.made_task)
+            chosen = Chosen(
+                {name: ((None,) * n,) * count for name, count in names.items()},
+                np.zeros(n, bool),
+                why=["teacher non-finite"] * n,
+                facts=[{"seed": s} for s in spec.seeds],
+                each=[None] * n,
             )
-            continue
-        budget, limit, factor = setting.budget, None, np.inf
-        if isinstance(budget, UntilLearned):
-            limit = np.full(spec.n_seeds, setting.samples(budget.limit))
-            factor = budget.factor
-        n90 = samples_to(
-            run.metrics.steps, run.metrics.curves("teacher"), LEARNED, cap=limit
-        )
-        # What a seed's companions make it train beyond its own end is not looked at.
-        chosen = setting.rule.choose(Group(run, n90, factor * n90, root, progress))
+        else:
+            curves = run.metrics.curves("teacher")
+            cap = np.full(n, limit)
+            n90 = samples_to(run.metrics.steps, curves, LEARNED, cap=cap)
+            measure = partial(measure_trajectory, run, root=root, progress=progress)
+            # What a seed's companions make it train beyond its own end is not looked at
+            chosen = rule.choose(run, n90, factor * n90, measure)
         out.append(Teachers(setting, spec, n90, chosen, run))
     if failed is not None and not any(t.usable.any() for t in out):
         raise failed

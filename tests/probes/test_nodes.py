@@ -112,7 +112,7 @@ def made(accuracy, gap):
     """Nodes of one seed from curves `(R, 3)`, a record every 10 samples."""
     accuracy, gap = np.asarray(accuracy, float)[None], np.asarray(gap, float)[None]
     steps = 10 * np.arange(accuracy.shape[1])
-    return Nodes(2, steps, accuracy, gap, np.zeros_like(gap), 0.0)
+    return Nodes(2, steps, accuracy, gap, np.zeros_like(gap))
 
 
 def test_middles_by_the_rule():
