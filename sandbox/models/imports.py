@@ -140,7 +140,12 @@ def load_transformer(
       The record and its parameters, in jax's default float dtype.
     """
     where = Path(folder) / "config.json"
-    config = _config(where)
+    require(where.is_file(), f"{where} does not exist; name a folder that holds it.")
+    try:
+        config: Any = json.loads(where.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{where} is not JSON: {error}.") from error
+    require(isinstance(config, dict), f"{where} must hold one JSON object.")
     kind: Any = str(config.get("model_type"))
     require(
         kind in _FAMILIES,
@@ -170,16 +175,6 @@ def load_transformer(
     read.finish()
     dtype = jnp.result_type(float)
     return Imported(model, jax.tree.map(lambda a: jnp.asarray(a, dtype), params))
-
-
-def _config(path: Path) -> dict[str, Any]:
-    require(path.is_file(), f"{path} does not exist; name a folder that holds it.")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}.") from error
-    require(isinstance(config, dict), f"{path} must hold one JSON object.")
-    return config
 
 
 def _sizes(config: Mapping[str, Any], family: _Family, where: Path) -> dict[str, int]:
