@@ -216,6 +216,11 @@ class Study:
         require(name in cls.presets, f"{cls.name()} has no preset {name!r}.")
         return cls(**cls.presets[name].fields)
 
+    def _is(self, preset: str) -> bool:
+        """Whether this is a preset as it stands."""
+        known = self.presets.get(preset)
+        return known is not None and type(self)(**known.fields) == self
+
     def run(
         self, *, root: Path, progress: Progress | None = None, preset: str = ""
     ) -> Result:
@@ -226,8 +231,6 @@ class Study:
           progress: who is told; a bar or plain lines by default.
           preset: what this study's fields started from.
         """
-        known = self.presets.get(preset)
-        asis = known is not None and type(self)(**known.fields) == self
         plain = {k: _fit(s, root, progress) for k, s in self.plain_runs.items()}
         values: Mapping[str, dict[str, np.ndarray]] = {}
         seconds: list[float] = []
@@ -252,7 +255,7 @@ class Study:
                 teachers=[t for p in parts.values() for t in p.teachers],
                 students=[s for p in parts.values() for s in p.students],
                 preset=preset,
-                scale=preset if asis else None,
+                scale=preset if self._is(preset) else None,
                 parts=parts,
                 plain=plain,
                 values=values,
@@ -350,18 +353,17 @@ def run_all(preset: str, studies: Sequence[Study], options: Options) -> None:
     if options.estimate:
         print_estimate({s.name(): s for s in studies}, root)
         return
+    results = Path.cwd() / "paper_repro" / "results"
+    if options.publish:
+        if not all(study._is(preset) for study in studies):
+            raise ConfigError("only a preset as it stands is published, no overrides.")
+        if not results.is_dir():
+            raise SandboxError(f"--publish needs a checkout; {results} is not there.")
     reports = []
     for study in studies:
         report = study.report(study.run(root=root, preset=preset))
-        if options.publish and report.result.scale is None:
-            raise ConfigError("only a preset as it stands is published, no overrides.")
         report.write()
         if options.publish:
-            results = Path.cwd() / "paper_repro" / "results"
-            if not results.is_dir():
-                raise SandboxError(
-                    f"--publish needs a checkout; {results} is not there."
-                )
             report.publish(Path.cwd() / "figures", results)
         reports.append(report)
     if len(reports) > 1:

@@ -137,7 +137,7 @@ def test_only_publishing_touches_a_checkout(own, root, result, tmp_path, monkeyp
 
 def test_a_grid_ends_with_one_table_and_one_figure(own, root, result, capsys):
     del result
-    own.main(["smoke", "--grid", "tau=1,2", "--root", str(root)])
+    run_all("smoke", [own(tau=1.0), own(tau=2.0)], Options(root=root))
     printed = capsys.readouterr().out
     assert "tau=1.0" in printed and "tau=2.0" in printed
     (folder,) = (root / "studies").glob("own_idea.smoke.grid.*")
