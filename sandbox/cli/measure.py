@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from sandbox.cli.probe import Probe
 from sandbox.probes.alignment import AlignmentProbe
 from sandbox.probes.fourier import FourierProbe
 from sandbox.probes.ngram import NgramProbe
@@ -30,7 +29,7 @@ Columns = Iterator[tuple[str, Sequence[str]]]
 
 
 def measure(
-    args: Probe, run: Run, lane: int, seeds: Sequence[int], steps: Sequence[int]
+    args: Any, run: Run, lane: int, seeds: Sequence[int], steps: Sequence[int]
 ) -> None:
     """Measures what was asked for of a run, prints the tables, exports it if asked."""
     spec, folder = run.spec, run.folder.path
