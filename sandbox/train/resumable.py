@@ -166,7 +166,7 @@ def _go_on(
 
     while not stop and work.step():
         progress.update(work.at, work.note)
-        if time.monotonic() - saved > SAVE_SECONDS:
+        if work.at and time.monotonic() - saved > SAVE_SECONDS:
             save_state()
             saved = time.monotonic()
     if stop:
