@@ -348,6 +348,7 @@ def test_seeds_by_vmap(kind: str, n: int) -> None:
         (dict(compute="float16"), r"model\.compute must be float32 or bfloat16"),
     ],
 )
+@pytest.mark.usefixtures("no_shapes")
 def test_refused(fields: dict, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         Transformer(**fields)
