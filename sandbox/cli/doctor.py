@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.cli.folders import Root
+from sandbox.cli.stored import Root
 from sandbox.store.folders import default_root
 from sandbox.text import size
 

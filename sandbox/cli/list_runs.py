@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox.cli.folders import Root, folders, held, root_of
+from sandbox.cli.stored import Root, folders, held, root_of
 from sandbox.errors import SandboxError
 from sandbox.store.files import read_json
 from sandbox.store.folders import RunFolder

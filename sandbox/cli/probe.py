@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from sandbox.cli.folders import Root, resolve, root_of
+from sandbox.cli.stored import Root, resolve, root_of
 from sandbox.errors import ConfigError, SandboxError, StoreError, require
 from sandbox.store.config import foreign_sources
 from sandbox.store.files import read_json

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from sandbox.cli.folders import Root, folders, held, resolve, root_of
+from sandbox.cli.stored import Root, folders, held, resolve, root_of
 from sandbox.errors import StoreError
 from sandbox.store.folders import RunFolder
 

@@ -33,19 +33,8 @@ from sandbox.models.base import Model
 from sandbox.probes.subsets import in_support_subsets, off_support_subsets
 from sandbox.store.bounds import AtLeast, check_fields
 from sandbox.tasks.base import MAX_ENUMERATED_BITS, VectorTask
+from sandbox.tasks.boolean import walsh_hadamard
 from sandbox.types import Array, Params
-
-__all__ = [
-    "Degree1Gap",
-    "FourierProbe",
-    "degree1_gap",
-    "exact_spectrum",
-    "fwht",
-    "in_support_subsets",
-    "monomial_correlation",
-    "monomials",
-    "off_support_subsets",
-]
 
 CHUNK = 4096
 """Rows of one forward pass over an enumerated cube."""
@@ -141,16 +130,12 @@ def fwht(values: Float[Array, "N C"]) -> Float[Array, "N C"]:
     the point with x_i = -1 exactly where bit i of r is set (`BooleanTask.enumerate`);
     row r of the output is the set A with i in A exactly where bit i of r is set.
     """
-    n, n_classes = values.shape
+    n = len(values)
     require(
         n >= 1 and n & (n - 1) == 0,
         f"fwht needs 2^d rows, one for each point of the cube, got {n}.",
     )
-    for i in range(n.bit_length() - 1):
-        pairs = values.reshape(n >> (i + 1), 2, 1 << i, n_classes)
-        plus, minus = pairs[:, 0], pairs[:, 1]
-        values = jnp.stack([plus + minus, plus - minus], 1).reshape(n, n_classes)
-    return values / n
+    return walsh_hadamard(values) / n
 
 
 def exact_spectrum(

@@ -183,37 +183,29 @@ def _claim(
     Where a teacher has several students, its number is their median, or the largest if
     the rule speaks of all of them.
     """
+    low = high = math.nan
     if isinstance(what, Statistic):
         estimate, text, trained, students = what
-        return Claim(
-            id=id,
-            statement=statement,
-            rule=_rule(text, point, end),
-            paper=paper,
-            obtained=estimate.value,
-            lower=estimate.lower,
-            upper=estimate.upper,
-            seeds={"teachers": trained, "students": students},
-            single_teacher=trained == 1,
-            holds=_decide(point, end, estimate, teachers=trained),
-        )
-    each = what.values
-    estimate = median_estimate(_per_teacher(each, in_all=in_all))
-    n, trained = estimate.n, len(each)
-    known = each[~np.isnan(each)]
-    several = what.students and each.shape[1] > 1 and n > 0
-    over = "largest over a teacher's students, median of " if in_all else "median "
+        teachers = trained
+    else:
+        each, known = what.values, what.values[~np.isnan(what.values)]
+        estimate = median_estimate(_per_teacher(each, in_all=in_all))
+        over = "largest over a teacher's students, median of " if in_all else "median "
+        text, trained, teachers = over + what.text, len(each), estimate.n
+        students = len(known) if what.students else 0
+        if students and each.shape[1] > 1:
+            low, high = float(known.min()), float(known.max())
     return Claim(
         id=id,
         statement=statement,
-        rule=_rule(over + what.text, point, end),
+        rule=_rule(text, point, end),
         paper=paper,
         obtained=estimate.value,
         lower=estimate.lower,
         upper=estimate.upper,
-        students_lower=float(known.min()) if several else math.nan,
-        students_upper=float(known.max()) if several else math.nan,
-        seeds={"teachers": n, "students": len(known) if what.students else 0},
+        students_lower=low,
+        students_upper=high,
+        seeds={"teachers": teachers, "students": students},
         single_teacher=trained == 1,
         holds=_decide(point, end, estimate, teachers=trained),
     )
