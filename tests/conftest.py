@@ -50,10 +50,11 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 QUICK = (
-    *("distill", "plotting", "store", "study", "theory"),
-    *("models/test_imports", "probes/test_phases", "probes/test_transitions"),
-    *("tasks/test_grammar.py", "tasks/test_grammar_arrays", "tasks/test_hierarchy"),
-    *("tasks/test_parity", "test_command", "test_scripts", "train/test_refusals"),
+    *("distill", "plotting", "store", "study/test_claims", "study/test_estimate"),
+    *("theory/test_exponents", "theory/test_parity", "theory/test_ranks"),
+    *("theory/test_sample", "models/test_imports", "probes/test_phases"),
+    *("probes/test_transitions", "tasks/test_grammar.py", "tasks/test_grammar_arrays"),
+    *("test_command", "test_scripts", "train/test_refusals"),
 )
 """What `-m quick` runs: where little is compiled."""
 LONG = {"fit", "subprocess"}
