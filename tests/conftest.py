@@ -1,6 +1,10 @@
 """Settings of every test: CPU, one thread a worker, strict rank promotion."""
 
+import atexit
 import os
+import shutil
+import sys
+import tempfile
 
 # Before jax starts its backend. A test process, and whatever it spawns, computes on
 # one thread, so that `-n 2` fills two cores and bits do not depend on the worker.
@@ -9,17 +13,22 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# What one process of a run has compiled, the other worker and whatever they spawn read.
-# A folder that is set from outside outlives the run; it is good for one machine.
-COMPILED = "JAX_COMPILATION_CACHE_DIR"
+# What one process of a run has compiled, the other worker and whatever they spawn read:
+# programs (a folder that is set from outside outlives the run; it is good for one
+# machine), and Python's bytecode where the environment keeps none.
+if "SANDBOX_TESTS" not in os.environ:
+    _shared = tempfile.mkdtemp(prefix="sandbox-tests-")
+    atexit.register(shutil.rmtree, _shared, ignore_errors=True)
+    os.environ["SANDBOX_TESTS"] = _shared
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_shared}/programs")
+    if sys.dont_write_bytecode:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{_shared}/bytecode"
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-import atexit
 import ctypes
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,10 +51,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default-no-deadline")
 
-if COMPILED not in os.environ:
-    os.environ[COMPILED] = tempfile.mkdtemp(prefix="sandbox-compiled-")
-    atexit.register(shutil.rmtree, os.environ[COMPILED], ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", os.environ[COMPILED])
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
