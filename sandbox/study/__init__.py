@@ -4,6 +4,8 @@
 writes a template.
 """
 
+# pyright: reportUnusedImport=false
+
 from sandbox.study.claims import Claim, Statistic, at_least, at_most, below, positive
 from sandbox.study.figures import (
     accuracy,
