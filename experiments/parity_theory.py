@@ -247,7 +247,7 @@ class ParityTheory(st.Study):
                 estimates(ax, d, found, color=color, cap=law.caps, fmt=fmt, lw=0.6)
             if d and aligned:
                 found = self.along(r, k, s)
-                exact = [found[x]["predicted_aligned"] for x in d]
+                exact = [found[int(x)]["predicted_aligned"] for x in d]
                 ax.plot(d, exact, "--", color=color, lw=0.9)
         self._log_axes(ax, "checkpoint")
         ax.set(ylabel="needed batch", title=CRITERIA[criterion][0])

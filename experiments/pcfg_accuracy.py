@@ -240,8 +240,8 @@ def differences(r: st.Taught, taus: tuple[float, ...], name: str) -> Iterator[st
 
 def table(r: st.Taught) -> dict[str, dict[str, np.ndarray]]:
     """Accuracy of every lane at 1/4, 1/2, 3/4 and all of the steps, seed by seed."""
-    shares = {name: (0.25, 0.5, 0.75, 1.0) for name in r.strategies}
-    shares["teacher"] = (1.0,)
+    shares = {name: [0.25, 0.5, 0.75, 1.0] for name in r.strategies}
+    shares["teacher"] = [1.0]
     return {
         name: {f"{q:g}": r.at(name, q).values[:, 0].round(4) for q in each}
         for name, each in shares.items()
