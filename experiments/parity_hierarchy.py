@@ -122,8 +122,8 @@ class ParityHierarchy(st.Study):
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         """P8 by the rules of the cpu scale."""
         shown, on = "progressive > one-shot, CE (appendix)", "on tree labels, "
-        yield parity_mlp.pace(r, "P8.progressive", 2.0, shown, on)
-        yield from parity_mlp.later(r, "P8", shown, shown, on)
+        yield st.pace(r, "P8.progressive", 2.0, shown, on)
+        yield from st.later(r, "P8", shown, shown, on)
 
     def paper_claims(self, r: st.Result) -> tuple[st.Claim, ...]:
         """There is no rule at this scale."""

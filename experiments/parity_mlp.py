@@ -125,36 +125,19 @@ class ParityMLP(st.Study):
         n60, n90 = r.reach(0.6).teacher.values[:, 0], r.n90.teacher.values[:, 0]
         sharp = st.of_teachers((n90 - n60) / n90, "(n90 - n60) / n90 of the teacher")
         yield st.at_most("P1", sharp, 0.5, SHARP, paper=SHARP_SHOWN)
-        yield pace(r, "P2", 1.5, "1.0 by 11M, as the teacher")
-        yield from later(r, "P3", "leaves chance at 18M", ".5 to 20M")
+        yield st.pace(r, "P2", 1.5, "1.0 by 11M, as the teacher")
+        yield from st.later(r, "P3", "leaves chance at 18M", ".5 to 20M")
 
     def paper_claims(self, r: st.Result) -> Iterable[st.Claim]:
         """P1, P2, P3 by the rules of the paper scale."""
         n55, n95 = (r.reach(v).teacher.values[:, 0] for v in (0.55, 0.95))
         sharp = st.of_teachers((n95 - n55) / n55, "(n95 - n55) / n55 of the teacher")
         yield st.at_most("P1", sharp, 0.2, SHARP, paper=SHARP_SHOWN)
-        yield pace(r, "P2", 1.2, "1.0 by 11M, as the teacher")
+        yield st.pace(r, "P2", 1.2, "1.0 by 11M, as the teacher")
         for name, paper in (("ce", ".5 at 15M"), ("one_shot", ".5 at 20M")):
             seen = r.at(name, until=lambda t: 1.5 * t.n90, text="at 1.5 n90(teacher)")
             words = f"{r.label(name)} is still near chance at 1.5 x n90(teacher)"
             yield st.below(f"P3.{name}", seen, 0.6, words, paper=paper)
-
-
-def pace(r: st.Result, id: str, most: float, paper: str, on: str = "") -> st.Claim:
-    """That progressive students learn about as soon as their teacher."""
-    ratio = r.n90["progressive"] / r.n90.teacher
-    words = f"{on}the progressive student keeps the teacher's pace"
-    return st.at_most(id, ratio, most, words, paper=paper)
-
-
-def later(
-    r: st.Result, id: str, ce: str, one_shot: str, on: str = ""
-) -> Iterator[st.Claim]:
-    """That CE and one-shot students, shown so in the paper, take twice as long."""
-    for name, paper in (("ce", ce), ("one_shot", one_shot)):
-        ratio = r.n90[name] / r.n90["progressive"]
-        words = f"{on}{r.label(name)} learns later than progressive"
-        yield st.at_least(f"{id}.{name}", ratio, 2.0, words, paper=paper)
 
 
 if __name__ == "__main__":

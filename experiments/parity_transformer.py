@@ -16,7 +16,7 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 import sandbox.study as st
-from experiments.parity_mlp import ParityMLP, later, pace
+from experiments.parity_mlp import ParityMLP
 from experiments.published import TRANSFORMER_ACCURACY
 from sandbox.tasks.parity import ExplicitSupport, FirstSupport, Parity, RandomSupport
 from sandbox.train.optim import Adam, LearningRate
@@ -122,8 +122,8 @@ class ParityTransformer(ParityMLP):
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         """P4."""
-        yield pace(r, "P4.pace", 2.0, "3.4M-3.8M, teacher 3.2M-3.7M")
-        yield from later(r, "P4", *["at chance through 8M"] * 2)
+        yield st.pace(r, "P4.pace", 2.0, "3.4M-3.8M, teacher 3.2M-3.7M")
+        yield from st.later(r, "P4", *["at chance through 8M"] * 2)
 
     paper_claims = st.Study.paper_claims  # its rules are the same at every scale
 

@@ -29,13 +29,10 @@ from sandbox.types import Array
 
 @dataclass(frozen=True, kw_only=True)
 class Staircase(BooleanTask):
-    """Sign of s_1 + s_2 + ..., with s_j the product of the first j * step of k bits.
-
-    step = k is parity. The leap of the target is `step`; s_1 decides ties.
-    """
+    """Sign of s_1 + s_2 + ..., s_j the product of the first j * step of k bits."""
 
     k: int = 6
-    step: int = 1
+    step: int = 1  # the leap; k is parity. s_1 decides ties
 
     def __post_init__(self) -> None:
         """Refuses what does not fit."""

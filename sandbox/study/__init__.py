@@ -6,7 +6,16 @@ writes a template.
 
 # pyright: reportUnusedImport=false
 
-from sandbox.study.claims import Claim, Statistic, at_least, at_most, below, positive
+from sandbox.study.claims import (
+    Claim,
+    Statistic,
+    at_least,
+    at_most,
+    below,
+    later,
+    pace,
+    positive,
+)
 from sandbox.study.figures import (
     accuracy,
     counts_text,

@@ -21,13 +21,13 @@ the rule.
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sandbox.study.result import Quantity
+from sandbox.study.result import Quantity, Taught
 from sandbox.text import digits, number
 from sandbox.theory.sample_complexity import Estimate, median_estimate
 
@@ -166,6 +166,21 @@ def positive(
 ) -> Claim:
     """Claims that a number is positive; arguments as of `at_least`."""
     return _claim(id, what, (">", 0.0), (">", 0.0), statement, paper)
+
+
+def pace(r: Taught, id: str, most: float, paper: str, on: str = "") -> Claim:
+    """That progressive students learn about as soon as their teacher."""
+    ratio = r.n90["progressive"] / r.n90.teacher
+    words = f"{on}the progressive student keeps the teacher's pace"
+    return at_most(id, ratio, most, words, paper=paper)
+
+
+def later(r: Taught, id: str, ce: str, one_shot: str, on: str = "") -> Iterator[Claim]:
+    """That CE and one-shot students, shown so in the paper, take twice as long."""
+    for name, paper in (("ce", ce), ("one_shot", one_shot)):
+        ratio = r.n90[name] / r.n90["progressive"]
+        words = f"{on}{r.label(name)} learns later than progressive"
+        yield at_least(f"{id}.{name}", ratio, 2.0, words, paper=paper)
 
 
 def _claim(
