@@ -24,6 +24,7 @@ from sandbox.probes.fourier import (
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import ExplicitSupport, Parity, RandomSupport
 from sandbox.types import Outputs
+from tests.tasks.conftest import sample
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def brute_force(p, x):
 
 
 def test_monomials_are_products(key):
-    x = Parity(d=7, k=2).sample(key, 0, 20, split="probe").x
+    x = np.asarray(sample(Parity(d=7, k=2), key, 0, 20, split="probe").x)
     got = monomials(x, jnp.array([[0, 3], [6, 1], [2, 5]]))
     np.testing.assert_array_equal(got[:, 1], x[:, 6] * x[:, 1])
     assert got.shape == (20, 3)
@@ -75,7 +76,7 @@ def test_monomials_are_products(key):
 def test_spectrum_of_parity():
     """p(1 | x) = (1 - chi_S) / 2: weight 1/2 on the empty set and -1/2 on S."""
     cube = Parity(d=5, k=3, support=ExplicitSupport(indices=(0, 2, 4))).enumerate()
-    c = fwht(jax.nn.one_hot(cube.y, 2))
+    c = jax.jit(fwht)(np.eye(2, dtype=np.float32)[np.asarray(cube.y)])
     expected = np.zeros((32, 2))
     expected[0] = 0.5
     expected[mask((0, 2, 4))] = [0.5, -0.5]
@@ -84,22 +85,24 @@ def test_spectrum_of_parity():
 
 def test_spectrum_of_majority_and_of_and():
     """maj = (x1 + x2 + x3 - x1 x2 x3) / 2; AND of k has (-1)^|A| 2^-k everywhere."""
-    x = Parity(d=3, k=1).enumerate().x
-    c = np.asarray(fwht(jnp.sign(x.sum(1, keepdims=True))))[:, 0]
+    x = np.asarray(Parity(d=3, k=1).enumerate().x)
+    spectrum = jax.jit(fwht)
+    c = np.asarray(spectrum(np.sign(x.sum(1, keepdims=True))))[:, 0]
     np.testing.assert_array_equal(c, [0, 0.5, 0.5, 0, 0.5, 0, 0, -0.5])
-    both = (x[:, :2] == -1).all(1, keepdims=True).astype(float)
-    c = np.asarray(fwht(both))[:, 0]
+    both = (x[:, :2] == -1).all(1, keepdims=True).astype(np.float32)
+    c = np.asarray(spectrum(both))[:, 0]
     np.testing.assert_array_equal(c, [0.25, -0.25, -0.25, 0.25, 0, 0, 0, 0])
 
 
 def test_fwht_agrees_with_sums_and_parseval(x64, key):
     x = Parity(d=6, k=2).enumerate().x
     p = jax.random.uniform(key, (64, 3))
-    c = np.asarray(jax.jit(fwht)(p))
+    spectrum = jax.jit(fwht)
+    c = np.asarray(spectrum(p))
     for subset, expected in brute_force(p, x).items():
         np.testing.assert_allclose(c[mask(subset)], expected, atol=1e-14)
     np.testing.assert_allclose((c**2).sum(0), (np.asarray(p) ** 2).mean(0), rtol=1e-13)
-    np.testing.assert_allclose(fwht(fwht(p)) * 64, p, rtol=1e-13)
+    np.testing.assert_allclose(spectrum(spectrum(p)) * 64, p, rtol=1e-13)
 
 
 def test_fwht_refuses_a_partial_cube():
@@ -110,14 +113,16 @@ def test_fwht_refuses_a_partial_cube():
 def test_exact_spectrum_of_a_network(monkeypatch, key):
     """Chunking the cube changes nothing; rows mean what `enumerate` says."""
     task, model = Parity(d=6, k=2, support=RandomSupport()), MLP(d=6, hidden=(8,))
-    params = model.init(key)
-    whole = np.asarray(exact_spectrum(task, model, params, key))
+    params = jax.jit(model.init)(key)
+
+    def exact():
+        return jax.jit(lambda p, k: exact_spectrum(task, model, p, k))(params, key)
+
+    whole = np.asarray(exact())
     monkeypatch.setattr(fourier, "CHUNK", 16)
-    np.testing.assert_allclose(
-        exact_spectrum(task, model, params, key), whole, atol=1e-7
-    )
+    np.testing.assert_allclose(exact(), whole, atol=1e-7)
     x = task.enumerate(key).x
-    p = jax.nn.softmax(model.apply(params, x).logits)
+    p = jax.jit(lambda x: jax.nn.softmax(model.apply(params, x).logits))(x)
     for subset, expected in brute_force(p, x).items():
         np.testing.assert_allclose(whole[mask(subset)], expected, atol=1e-6)
 
@@ -128,7 +133,7 @@ def test_exact_spectrum_names_the_size_it_refuses():
 
 
 def test_correlation_is_the_centred_mean_with_its_standard_error(x64, key):
-    x = Parity(d=6, k=2).sample(key, 0, 50, split="probe").x
+    x = sample(Parity(d=6, k=2), key, 0, 50, split="probe").x
     p = jax.random.uniform(key, (50, 3)) + x[:, :1]
     subsets = jnp.array([[0, 1], [2, 5]])
     c, se = jax.jit(monomial_correlation)(p, x, subsets)
@@ -157,14 +162,14 @@ def test_monte_carlo_errors_are_honest():
     The spread of 300 draws is known to 1/sqrt(600) = 4%; 5 of those are allowed.
     """
     task, model, n_keys = Parity(d=6, k=3), MLP(d=6, hidden=(8,)), 300
-    params = jax.tree.map(lambda leaf: 4 * leaf, model.init(jax.random.key(1)))
+    params = jax.tree.map(lambda v: 4 * v, jax.jit(model.init)(jax.random.key(1)))
     probe = FourierProbe(
         task, model, degrees=(1, 2), off_count=9, points=256, batch=100
     )
     keys = jax.random.split(jax.random.key(2), n_keys)
     out = jax.jit(jax.vmap(probe.measure, (None, 0)))(params, keys)
-    exact = np.asarray(exact_spectrum(task, model, params))
-    groups = {k: s[0] for k, s in probe.subsets(keys[0]).items()}
+    exact = np.asarray(jax.jit(lambda p: exact_spectrum(task, model, p))(params))
+    groups = {k: s[0] for k, s in jax.jit(probe.subsets)(keys[0]).items()}
     for name, subsets in groups.items():
         kind, degree = name.split("/")
         c = np.asarray(out[name])[:, 0]
@@ -209,7 +214,7 @@ def test_random_supports_are_followed():
     """Each lane's own support carries the signal, under jit and vmap over keys."""
     task, oracle = Parity(d=12, k=3, support=RandomSupport()), Oracle()
     keys = jax.random.split(jax.random.key(4), 4)
-    supports = jax.vmap(task.supports)(keys)[:, 0]
+    supports = jax.jit(jax.vmap(task.supports))(keys)[:, 0]
     assert len({tuple(np.asarray(s).tolist()) for s in supports}) > 1
     probe = FourierProbe(task, oracle, degrees=(1, 2, 3, 4), off_count=30, points=4000)
     axes = {"support": 0, "parity": None, "linear": None}
@@ -235,7 +240,7 @@ def test_every_node_of_a_tree_has_its_own_monomials():
     key = jax.random.key(5)
     supports = task.supports(key)
     probe = FourierProbe(task, Oracle(), degrees=(1, 3), off_count=20, points=4000)
-    groups = probe.subsets(key)
+    groups = jax.jit(probe.subsets)(key)
     np.testing.assert_array_equal(groups["in_support/3"][:, 0], supports)
     for node, off in zip(np.asarray(supports), groups["off_support/3"], strict=True):
         assert not any(set(a) <= set(node.tolist()) for a in np.asarray(off).tolist())
@@ -279,15 +284,16 @@ def test_in_support_subsets():
 
 def test_degree1_gap():
     c = jnp.array([[0.9, -0.1], [-0.3, 0.3], [0.02, 0.02], [0.0, -0.04], [0.0, 0.2]])
-    gap = degree1_gap(c, jnp.array([[0, 1], [1, 4]]))
+    gap_of = jax.jit(degree1_gap)
+    gap = gap_of(c, jnp.array([[0, 1], [1, 4]]))
     np.testing.assert_allclose(gap.inside, [0.2, 0.25], rtol=1e-6)
     np.testing.assert_allclose(gap.outside, 0.03, rtol=1e-6)
     np.testing.assert_allclose(gap.gap, 0.195, rtol=1e-6)
     three = jnp.array([[0.3, 0.0, -0.1], [0.0, -0.2, 0.2], [0.01, 0.0, 0.0]])
-    gap = jax.jit(degree1_gap)(three, jnp.array([[0, 1]]))
+    gap = gap_of(three, jnp.array([[0, 1]]))
     np.testing.assert_allclose(gap.inside, [0.25], rtol=1e-6)
     np.testing.assert_allclose(gap.outside, 0.01, rtol=1e-6)
-    assert degree1_gap(three, jnp.array([[0, 1, 2]])).outside == 0
+    assert gap_of(three, jnp.array([[0, 1, 2]])).outside == 0
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_a_saved_bert_is_probed():
         task=task, model=found.model, windows=(2, 3), strings=16, places=2
     )
     key = jax.random.key(0)
-    asked = probe.prepare(key)
+    asked = jax.jit(probe.prepare)(key)
     out = jax.jit(probe.measure)(found.params, key, asked)
     assert all(np.isfinite(v) for v in out.values())
     assert 0 < float(out["m_robust/3/mean"]) < 1

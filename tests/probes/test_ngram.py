@@ -52,7 +52,8 @@ class Looks:
 
 @pytest.fixture(scope="module")
 def questions():
-    return NgramProbe(task=TASK, model=Looks(None), strings=32, places=3).prepare(KEY)
+    probe = NgramProbe(task=TASK, model=Looks(None), strings=32, places=3)
+    return jax.jit(probe.prepare)(KEY)
 
 
 def measured(model, questions):

@@ -33,7 +33,7 @@ class Oracle:
 
 
 def test_a_perfect_parity_network_has_weight_at_degrees_0_and_k_only():
-    out = SpectrumProbe(TASK, Oracle()).measure({}, jax.random.key(0))
+    out = jax.jit(SpectrumProbe(TASK, Oracle()).measure)({}, jax.random.key(0))
     expected = np.zeros((7, 2))
     expected[0] = expected[3] = 0.25  # p(1|x) = (1 - chi_S)/2
     np.testing.assert_allclose(out["weight"], expected, atol=1e-6)
@@ -42,11 +42,11 @@ def test_a_perfect_parity_network_has_weight_at_degrees_0_and_k_only():
 
 def test_weights_match_brute_force_and_parseval(key):
     model = MLP(d=6, hidden=(16,))
-    params = model.init(key)
-    out = SpectrumProbe(TASK, model).measure(params, key)
+    params = jax.jit(model.init)(key)
+    out = jax.jit(SpectrumProbe(TASK, model).measure)(params, key)
     cube = TASK.enumerate(key)
     x = np.asarray(cube.x)
-    p = np.asarray(jax.nn.softmax(model.apply(params, cube.x).logits, -1))
+    p = np.asarray(jax.jit(lambda x: jax.nn.softmax(model.apply(params, x).logits))(x))
     np.testing.assert_allclose(out["weight"].sum(0), (p**2).mean(0), rtol=1e-5)
     for j in range(7):
         pairs = [

@@ -287,10 +287,12 @@ def test_next_token_and_end(world):
 
 
 def test_impossible_evidence_is_no_guess(world):
-    tokens, length = world.batch(world.some(2))
-    nothing = jnp.zeros((2, world.n, world.v))
+    """As many rows as in the tests above, whose programs serve here too."""
+    _, length = world.batch(world.some(4))
+    nothing = jnp.zeros((4, world.n, world.v))
     assert np.isnan(bayes.posterior(world.arrays, nothing, length)[0, 0]).all()
     assert np.asarray(bayes.log_evidence(world.arrays, nothing, length))[0] == -np.inf
+    tokens, length = world.batch(world.some(6))
     bad = jnp.full_like(tokens, world.arrays.terminals.index("y"))
     assert np.isnan(predict_next(world.arrays, bad, length)[0, 3]).all()
 
@@ -400,8 +402,8 @@ def test_a_whole_string_for_a_caller_without_float64():
 
 
 def test_float32_results_are_the_rounded_ones(world):
-    tokens, length = world.batch(world.some(3))
-    known = jnp.arange(world.n)[None, :] % 3 > jnp.zeros((3, 1))
+    tokens, length = world.batch(world.some(5))
+    known = jnp.arange(world.n)[None, :] % 3 > jnp.zeros((5, 1))
     want = bayes.predict_masked(world.arrays, tokens, known, length)
     assert want.dtype == jnp.float64
     with jax.enable_x64(False):

@@ -35,6 +35,7 @@ from sandbox.train.progress import Silent
 from sandbox.train.run import BUILT_IN
 from sandbox.train.spec import RunSpec, Stop
 from sandbox.types import Outputs
+from tests.tasks.conftest import sample
 
 TUNED = (0.0, 3 - 2 * log(2), 0.0, sqrt(6))
 """z (z^2 - 2 ln 2): the first Hermite coefficient of its sign is exactly 0."""
@@ -45,7 +46,7 @@ def test_inputs_are_standard_normal(key: jax.Array) -> None:
     """Kolmogorov-Smirnov on all entries; pairs and successive rows within 5 sigma."""
     n, d = 20_000, 20
     task = single_index(d, (0.0, 1.0))
-    x = np.asarray(task.sample(key, 0, n, split="train").x, float)
+    x = np.asarray(sample(task, key, 0, n, split="train").x, float)
     assert stats.kstest(x.ravel(), "norm").pvalue > 1e-4
     pairs = (x.T @ x / n)[np.triu_indices(d, 1)]
     assert np.abs(pairs).max() < 5 / np.sqrt(n)
@@ -55,9 +56,9 @@ def test_inputs_are_standard_normal(key: jax.Array) -> None:
 
 def test_both_precisions_see_the_same_rows(key: jax.Array) -> None:
     task = single_index(7, (0.0, 1.0))
-    single = task.sample(key, 5, 50, split="eval")
+    single = sample(task, key, 5, 50, split="eval")
     with jax.enable_x64(True):
-        double = task.sample(key, 5, 50, split="eval")
+        double = sample(task, key, 5, 50, split="eval")
         assert double.x.dtype == jnp.float64 and single.x.dtype == jnp.float32
         np.testing.assert_array_equal(double.x, np.asarray(single.x, float))
         np.testing.assert_array_equal(double.y, single.y)
@@ -186,7 +187,7 @@ def test_balanced_links_have_two_equal_classes(
     plain, task = (single_index(4, link, balanced=b) for b in (False, True))
     n = 20_000
     share, before = (
-        float(np.asarray(t.sample(key, 0, n, split="train").y).mean())
+        float(np.asarray(sample(t, key, 0, n, split="train").y).mean())
         for t in (task, plain)
     )
     assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(n) < abs(before - 0.5)
@@ -210,7 +211,7 @@ def test_balanced_links_have_two_equal_classes(
 )
 def test_labels_are_the_sign_of_the_link(support: object, key: jax.Array) -> None:
     task = replace(SADDLE, support=support)
-    batch = task.sample(key, 3, 400, split="train")
+    batch = sample(task, key, 3, 400, split="train")
     x = np.asarray(batch.x, float)
     (s,) = np.asarray(task.supports(key))
     if isinstance(support, RandomDirections):
@@ -294,7 +295,7 @@ class Probit:
 def test_degree_one_is_the_hermite_correlation(support: object, key: jax.Array) -> None:
     """E[Phi(b z) z] = b / sqrt(2 pi (1 + b^2)), on the task's own direction alone."""
     task = single_index(8, (0.0, 1.0), support=support)
-    w = task.rotate(jnp.eye(8), key)[:, task.supports(key)[0, 0]]
+    w = jax.jit(lambda k: task.rotate(jnp.eye(8), k)[:, task.supports(k)[0, 0]])(key)
     np.testing.assert_allclose(jnp.sum(w**2), 1, rtol=1e-5)
     n, b = 20_000, 0.7
     probe = FourierProbe(task, Probit(), degrees=(1, 2), points=n, batch=3000)
