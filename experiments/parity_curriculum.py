@@ -65,7 +65,6 @@ class ParityCurriculum(st.Study):
     since = {"smoke, cpu": "2026-11-22 f606d70", "paper": "2026-11-22 b8b91bd"}
 
     def check(self) -> None:
-        """Refuses unknown candidates, and rules that do not name them."""
         known = bool(self.candidates) and set(self.candidates) <= set(LABELS)
         words = f"candidates must be among {', '.join(LABELS)}, got {self.candidates}."
         require(known, words)
@@ -73,7 +72,6 @@ class ParityCurriculum(st.Study):
         require(isinstance(self.setting.rule, st.ByGap), words)
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
-        """A 2-shot student from every candidate."""
         taught = [st.two_shot(t[c], t.hold, self.tau, name=c) for c in self.candidates]
         return [st.Capped(s, samples=self.student_samples) for s in taught]
 
@@ -137,7 +135,6 @@ class ParityCurriculum(st.Study):
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
-        """P5; P6 by the rules of the cpu scale."""
         yield from self._correlations(r)
         n90 = r.n90
         for name, shown in SHOWN.items():
@@ -150,7 +147,6 @@ class ParityCurriculum(st.Study):
             yield st.at_least(f"P6.{name}", later, 2.0, words, paper=".5 at 2M")
 
     def paper_claims(self, r: st.Result) -> Iterator[st.Claim]:
-        """P5; P6 by the rules of the paper scale."""
         yield from self._correlations(r)
         for name, shown in SHOWN.items():
             words = f"2-shot from the {name} checkpoint reaches .95 within 2M"

@@ -84,12 +84,10 @@ class ParityHierarchy(st.Study):
     since = {"smoke, cpu": "2026-11-22 e4ffa22"}
 
     def check(self) -> None:
-        """Refuses rules that do not measure the nodes."""
         words = f"setting.rule must be ByNode(), got {self.setting.rule!r}."
         require(isinstance(self.setting.rule, st.ByNode), words)
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
-        """Labels, and the teacher's checkpoints by every schedule."""
         tau, one = self.tau, st.one_shot(self.one_shot_tau)
         stages = {"two_shot": "middle", "by_level": "by_level", "by_node": "by_node"}
         shots = {name: t.stages(chosen) for name, chosen in stages.items()}
@@ -120,14 +118,12 @@ class ParityHierarchy(st.Study):
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
-        """P8 by the rules of the cpu scale."""
         shown, on = "progressive > one-shot, CE (appendix)", "on tree labels, "
         yield st.pace(r, "P8.progressive", 2.0, shown, on)
         yield from st.later(r, "P8", shown, shown, on)
 
     def paper_claims(self, r: st.Result) -> tuple[st.Claim, ...]:
         """There is no rule at this scale."""
-        del r
         return ()
 
     def summary(self, r: st.Result) -> list[str]:
@@ -146,7 +142,6 @@ class ParityHierarchy(st.Study):
         return lines
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        """What was measured besides the claims."""
         order = {}
         for what, times in orders(r).items():
             counts = {"root_first": root_first(times), "teachers": len(times)}

@@ -92,13 +92,11 @@ class ParityMLP(st.Study):
     published: ClassVar[Points] = ACCURACY
 
     def check(self) -> None:
-        """Refuses progressive students that train longer than the others."""
         cap, most = self.progressive_cap, getattr(self.setting.budget, "cap", 0)
         words = f"progressive_cap must lie in 0..budget.cap = {most}, got {cap}."
         require(cap <= most, words)
 
     def lanes(self, t: st.Teachers) -> tuple[st.Lane, ...]:
-        """Labels, and the teacher's checkpoints by every schedule."""
         pace = st.progressive(t.spacing, self.tau)
         taught = (st.one_shot(self.tau), st.Capped(pace, self.progressive_cap))
         two = st.two_shot(t["middle"], t.hold, self.tau)
@@ -121,7 +119,6 @@ class ParityMLP(st.Study):
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
-        """P1, P2, P3 by the rules of the cpu scale."""
         n60, n90 = r.reach(0.6).teacher.values[:, 0], r.n90.teacher.values[:, 0]
         sharp = st.of_teachers((n90 - n60) / n90, "(n90 - n60) / n90 of the teacher")
         yield st.at_most("P1", sharp, 0.5, SHARP, paper=SHARP_SHOWN)
@@ -129,7 +126,6 @@ class ParityMLP(st.Study):
         yield from st.later(r, "P3", "leaves chance at 18M", ".5 to 20M")
 
     def paper_claims(self, r: st.Result) -> Iterable[st.Claim]:
-        """P1, P2, P3 by the rules of the paper scale."""
         n55, n95 = (r.reach(v).teacher.values[:, 0] for v in (0.55, 0.95))
         sharp = st.of_teachers((n95 - n55) / n55, "(n95 - n55) / n55 of the teacher")
         yield st.at_most("P1", sharp, 0.2, SHARP, paper=SHARP_SHOWN)

@@ -41,8 +41,8 @@ Values = dict[str, np.ndarray]
 MARKERS = {2: "o", 4: "s", 6: "^"}
 COLORS = {"labels": color_of("ce"), "checkpoint": color_of("two_shot")}
 """Those of the strategies in other figures."""
-TEACHERS, FEWEST = 12, 3
-"""Teachers shown in the scatter, and runs from which a median is drawn."""
+QUARTILES, TEACHERS, FEWEST = (0.25, 0.5, 0.75), 12, 3
+"""Of bands; teachers in the scatter; runs from which a median is drawn."""
 CRITERIA = {
     "aligned": ("half of the update in S", "o", True),
     "support": ("top k is S", "D", False),
@@ -95,7 +95,6 @@ class ParityTheory(st.Study):
 
     @property
     def computed(self) -> TwoStage:
-        """Everything: nothing is trained."""
         return self.theory
 
     @property
@@ -173,7 +172,6 @@ class ParityTheory(st.Study):
         return fig
 
     def _draw_coefficients(self, ax: Axes, r: st.Result) -> None:
-        """Exact |t_{k-1}| and |t_{k+1}|, and measured ones with their errors."""
         for k in self.theory.cases:
             found = self.along(r, k, "labels")
             d = np.asarray(list(found))
@@ -201,7 +199,6 @@ class ParityTheory(st.Study):
         return k, cases[k][-1]
 
     def _draw_degree1(self, ax: Axes, r: st.Result) -> None:
-        """Measured degree-1 coefficients of a few checkpoints against exact ones."""
         k, d = self.shown
         found = self.along(r, k, "checkpoint")[d]
         exact, measured = (2 * found[v][:TEACHERS] for v in ("exact", "measured"))
@@ -215,13 +212,12 @@ class ParityTheory(st.Study):
         ax.legend(loc="upper left", handletextpad=0.2)
 
     def _draw_shares(self, ax: Axes, r: st.Result) -> None:
-        """Share of the update in S against the batch: median and quartiles of seeds."""
         k, d = self.shown
         for supervision, color in COLORS.items():
             v = self.along(r, k, supervision)[d]
             b, share = v["sizes"], v["share"]
             alive = (~np.isnan(share)).mean(0) >= 0.9
-            low, mid, high = np.nanquantile(share[:, alive], (0.25, 0.5, 0.75), axis=0)
+            low, mid, high = np.nanquantile(share[:, alive], QUARTILES, axis=0)
             ax.fill_between(b[alive], low, high, color=color, alpha=0.2, lw=0)
             ax.plot(b[alive], mid, color=color)
             ax.plot(b, v["predicted_share"], "--", color=color, lw=0.9)
@@ -253,7 +249,6 @@ class ParityTheory(st.Study):
         ax.set(ylabel="needed batch", title=CRITERIA[criterion][0])
 
     def _draw_exponents(self, ax: Axes, r: st.Result) -> None:
-        """Fitted exponents against k, with intervals."""
         ks = np.asarray(list(self.theory.cases))
         for k, s, c in self.cases:
             e, (_, mark, fill) = self.exponent(r, k, s, c), CRITERIA[c]
@@ -288,7 +283,6 @@ class ParityTheory(st.Study):
         ax.minorticks_off()
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
-        """Closed forms, gaps of exponents, growth with k, and the control."""
         for s in SUPERVISIONS:
             every = [p for p in self.theory.problems if p.supervision == s]
             values = [r.values[str(p)]["deviation"] for p in every]
@@ -330,7 +324,6 @@ class ParityTheory(st.Study):
         return st.Statistic(difference(a, b), text, fewest, a.runs + b.runs)
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        """Everything as JSON data."""
         problems = [_problem(p, r.values[str(p)]) for p in self.theory.problems]
         measured: dict[str, Any] = {"exponents": [], "problems": problems}
         for k, s, c in self.cases:
@@ -345,7 +338,7 @@ class ParityTheory(st.Study):
                 "d": self.theory.control_d + i,
                 "batch": v["batch"],
                 "closed_form_batch": v["predicted"],
-                "share": _quartiles(v["share"]),
+                "share": np.quantile(v["share"], QUARTILES),
                 "supports_found": v["found"].sum(),
                 "seeds": len(v["found"]),
             }
@@ -354,7 +347,6 @@ class ParityTheory(st.Study):
         return {"measured": measured}
 
     def summary(self, r: st.Result) -> list[str]:
-        """Exponents, a line each."""
         lines = []
         for k, s, c in self.cases:
             e, exact = self.exponent(r, k, s, c), self.predicted(r, k, s, c)
@@ -374,10 +366,6 @@ def _parts(k: int) -> tuple[tuple[slice, str], tuple[slice, str]]:
     return (slice(0, k), "0.35"), (slice(k, None), "#f89c20")
 
 
-def _quartiles(values: np.ndarray) -> np.ndarray:
-    return np.quantile(values, (0.25, 0.5, 0.75))
-
-
 def _problem(p: Problem, v: Values) -> dict[str, Any]:
     """One problem as JSON data."""
     batch = {c: v[c] for c in two_stage.CRITERIA if c in v}
@@ -391,7 +379,7 @@ def _problem(p: Problem, v: Values) -> dict[str, Any]:
         "beyond_the_cap": {c: np.isinf(b).sum() for c, b in batch.items()},
         "closed_form_batch": {c: v[f"predicted_{c}"] for c in ("aligned", "support")},
         "teachers_that_separate": v["can"].mean(),
-        "accuracy_at_infinite_batch": _quartiles(v["ceiling"]),
+        "accuracy_at_infinite_batch": np.quantile(v["ceiling"], QUARTILES),
     }
 
 

@@ -121,7 +121,6 @@ class ParityTransformer(ParityMLP):
         return super().figure(r)
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
-        """P4."""
         yield st.pace(r, "P4.pace", 2.0, "3.4M-3.8M, teacher 3.2M-3.7M")
         yield from st.later(r, "P4", *["at chance through 8M"] * 2)
 

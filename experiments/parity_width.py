@@ -12,8 +12,7 @@ buys: where it is flat, twice the width halves the samples (compare Edelman et a
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -25,7 +24,7 @@ from sandbox.distill.strategy import Strategy
 from sandbox.errors import require
 from sandbox.models.mlp import MLP
 from sandbox.plotting.curves import estimates, log_levels, log_ticks
-from sandbox.store.bounds import AtLeast, MoreThan
+from sandbox.store.bounds import AtLeast, Increasing, MoreThan
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.theory.exponents import fit_exponent
 from sandbox.theory.ranks import order_of_medians
@@ -33,21 +32,17 @@ from sandbox.theory.sample_complexity import Estimate, median_estimate, samples_
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.spec import RunSpec, Stop
 
-LEVEL = 0.9
-"""Accuracy that ends a run."""
+LEVEL = 0.9  # accuracy that ends a run
 RATE_COLORS = ("#5790fc", "#000000", "#e42536", "#964a8b", "#f89c20")
-"""Colours of the learning rates, in the order of the study's."""
 
 
-class Key(NamedTuple):
+Sizes = tuple[Annotated[int, AtLeast(1)], ...]
+Rates = tuple[Annotated[float, MoreThan(0)], ...]
+
+
+def named(width: int, rate: float) -> str:
     """What a run is found by."""
-
-    width: int
-    rate: float
-
-    def __str__(self) -> str:
-        """As reports name it."""
-        return f"width {self.width}, rate {self.rate:g}"
+    return f"width {width}, rate {rate:g}"
 
 
 class ParityWidth(st.Study):
@@ -64,8 +59,8 @@ class ParityWidth(st.Study):
     """
 
     task: Parity = Parity(d=20, k=4, support=RandomSupport())
-    widths: tuple[Annotated[int, AtLeast(1)], ...] = (10, 20, 50, 100, 200)
-    rates: tuple[Annotated[float, MoreThan(0)], ...] = (0.01,)
+    widths: Annotated[Sizes, Increasing(2)] = (10, 20, 50, 100, 200)
+    rates: Annotated[Rates, Increasing()] = (0.01,)
     claim_rate: float = 0.01
     n_seeds: int = 10
     cap: int = 102_400
@@ -97,21 +92,17 @@ class ParityWidth(st.Study):
     since = {"smoke, cpu": "2026-11-22 e4ffa22"}
 
     def check(self) -> None:
-        """Refuses axes that cannot be drawn."""
-        w, r, most = self.widths, self.rates, len(RATE_COLORS)
-        increase = len(w) >= 2 and all(a < b for a, b in pairwise(w))
-        require(increase, f"widths must be two or more, increasing, got {w}.")
-        increase = 1 <= len(r) <= most and all(a < b for a, b in pairwise(r))
-        require(increase, f"rates must be one to {most} numbers, increasing, got {r}.")
+        r, most = self.rates, len(RATE_COLORS)
+        require(len(r) <= most, f"rates must be at most {most}, got {r}.")
         what = f"claim_rate = {self.claim_rate} must be one of rates = {r}."
         require(self.claim_rate in r, what)
 
     @property
-    def plain_runs(self) -> dict[Key, RunSpec]:
+    def plain_runs(self) -> dict[str, RunSpec]:
         """All seeds of every width and rate, those of the claim first."""
         task, claimed = self.task, self.claim_rate
         return {
-            Key(width, rate): RunSpec(
+            named(width, rate): RunSpec(
                 kind="teacher",
                 task=task,
                 model=MLP(d=task.d, hidden=(width,), n_classes=task.n_classes),
@@ -127,7 +118,7 @@ class ParityWidth(st.Study):
 
     def n90(self, r: st.Result, rate: float) -> Float[np.ndarray, "W S"]:
         """Samples to .90; infinite if not by the cap, or if non-finite."""
-        found = [r.plain[m, rate].metrics for m in self.widths]
+        found = [r.plain[named(m, rate)].metrics for m in self.widths]
         return np.stack([samples_to(m.steps, m.curves("ce"), LEVEL) for m in found])
 
     def figure(self, r: st.Result) -> Figure:
@@ -204,7 +195,6 @@ class ParityWidth(st.Study):
         return order_of_medians(np.asarray(self.widths), self.n90(r, rate))
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
-        """P7 at the claim's rate."""
         found = self.order(r, self.claim_rate)
         text = f"Spearman of width and median n90 over {len(self.widths)} widths"
         what, words = st.Statistic(found, text, found.n), "wider networks learn sooner"
@@ -213,11 +203,9 @@ class ParityWidth(st.Study):
 
     def paper_claims(self, r: st.Result) -> tuple[st.Claim, ...]:
         """None: one seed has no interval."""
-        del r
         return ()
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        """Every rate's numbers."""
         return {"rates": {f"{rate:g}": self.numbers(r, rate) for rate in self.rates}}
 
     def numbers(self, r: st.Result, rate: float) -> dict[str, Any]:
@@ -245,7 +233,6 @@ class ParityWidth(st.Study):
         return {**found, "widths": rows}
 
     def summary(self, r: st.Result) -> list[str]:
-        """Medians by width, a line a rate."""
         lines = []
         for rate in self.rates:
             medians = [median_estimate(row).value for row in self.n90(r, rate)]

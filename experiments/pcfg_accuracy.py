@@ -141,7 +141,6 @@ class PcfgAccuracy(st.Study):
     since = {"any": "2026-11-22 34f99eb"}
 
     def check(self) -> None:
-        """Refuses temperatures twice, and students that never see the final teacher."""
         words = f"taus must be distinct temperatures, e.g. (1.0, 0.0), got {self.taus}."
         require(0 < len(self.taus) == len(set(self.taus)), words)
         budget = self.setting.budget
@@ -155,7 +154,6 @@ class PcfgAccuracy(st.Study):
             )
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
-        """Labels, and the teacher by every schedule at every temperature."""
         out: list[st.Lane] = [st.ce()]
         every, speed = t.setting.samples(self.every), self.speed
         for tau in self.taus:
@@ -185,11 +183,9 @@ class PcfgAccuracy(st.Study):
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
-        """G1: paired differences at half and at all of the steps."""
         return differences(r, self.taus, "G1")
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        """Accuracies over training, the ceiling, and how many strings there are."""
         return {"accuracy": table(r), "ceiling": r.measured, "strings": strings(r)}
 
 

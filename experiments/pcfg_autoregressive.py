@@ -79,11 +79,9 @@ class PcfgAutoregressive(st.Study):
 
     @property
     def settings(self) -> Mapping[str, st.Setting]:
-        """The three settings."""
         return {name: getattr(self, name) for name in SMOKE}
 
     def check(self) -> None:
-        """Refuses masked tokens in the first setting, and what accuracies refuse."""
         task = self.autoregressive.made_task
         require(isinstance(task, NextToken), "autoregressive.task must predict next.")
         for setting in self.settings.values():
@@ -96,11 +94,9 @@ class PcfgAutoregressive(st.Study):
         return base.PcfgAccuracy(setting=s, taus=(self.tau,), every=every, speed=speed)
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
-        """Those of the accuracies."""
         return self._accuracy(t.setting).lanes(t)
 
     def measure(self, r: st.Result) -> dict[str, float | None]:
-        """Accuracy of the exact predictor of every setting with masked tokens."""
         return {name: base.ceiling(s) for name, s in self.settings.items()}
 
     def figure(self, r: st.Result) -> Figure:
@@ -123,7 +119,6 @@ class PcfgAutoregressive(st.Study):
             yield from base.differences(part, (self.tau,), f"G6.{name}")
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        """Accuracies over training, ceilings, and how many strings there are."""
         out = {"accuracy": base.table, "strings": base.strings}
         facts = {k: {n: f(p) for n, p in r.parts.items()} for k, f in out.items()}
         return {**facts, "ceiling": r.measured}

@@ -190,7 +190,6 @@ class PcfgBayes(st.Study):
 
     @property
     def computed(self) -> Exact:
-        """Everything."""
         return self.exact
 
     def figure(self, r: st.Result) -> Figure:
@@ -250,7 +249,6 @@ class PcfgBayes(st.Study):
         ax.legend(loc="lower left")
 
     def _draw_context(self, ax: Axes, r: st.Result, what: str, words: str) -> None:
-        """Mean with markers, median dotted, quartiles shaded; other grammars grey."""
         cases, x = self.exact.context_cases, self.exact.windows
         first = parts(next(iter(cases), ""))[0]
         ax.set_title(f"{first}, {words}")
@@ -272,11 +270,9 @@ class PcfgBayes(st.Study):
         ax.set(ylim=(0, None), ylabel=f"M_{what}(n), total variation")
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        """Everything that was computed, by piece."""
         return {"measured": r.values}
 
     def summary(self, r: st.Result) -> list[str]:
-        """A line a case."""
         lines = []
         for case in self.exact.cases:
             one, many = (_ceiling(r, f"{case} {p}")[0][0] for p in ("alone", "masked"))

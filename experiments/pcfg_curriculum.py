@@ -12,7 +12,7 @@ of checkpoints, to see which one teaches best.
 
 from collections.abc import Iterator
 from itertools import chain, cycle
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ from experiments.pcfg_accuracy import CPU, PAPER, SMOKE, about, strings
 from sandbox.errors import require
 from sandbox.plotting.curves import band, log_levels, log_steps
 from sandbox.plotting.style import DEGREE_COLORS, color_of
+from sandbox.store.bounds import Increasing
 
 
 class PcfgCurriculum(st.Study):
@@ -38,7 +39,7 @@ class PcfgCurriculum(st.Study):
 
     setting: st.Setting = SMOKE
     ngrams: st.Ngrams = st.Ngrams(strings=64, places=3)
-    candidates: tuple[int, ...] = (25, 50, 100, 200, 400)
+    candidates: Annotated[tuple[int, ...], Increasing(2)] = (25, 50, 100, 200, 400)
     tau: float = 1.0
 
     presets = {
@@ -60,15 +61,10 @@ class PcfgCurriculum(st.Study):
     since = {"smoke, cpu": "2026-11-22 9bce772"}
 
     def check(self) -> None:
-        """Refuses candidates out of order, and probes without the claimed 3-grams."""
-        c = self.candidates
-        words = f"candidates must be two or more increasing teacher steps, got {c}."
-        require(len(c) >= 2 and list(c) == sorted(set(c)), words)
         self.ngrams.check(self.setting)
         require(3 in self.ngrams.windows, "ngrams.windows must hold 3, for claim G3.")
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
-        """CE, one-shot, and 2-shot from every candidate and from the middle."""
         middle = t["middle"]
         assert isinstance(middle, int), "groups are of one seed"
         steps = sorted({*map(t.setting.samples, self.candidates), middle})
@@ -77,7 +73,6 @@ class PcfgCurriculum(st.Study):
         return [st.ce(), st.one_shot(self.tau), *taught]
 
     def measure(self, r: st.Result) -> st.Probed:
-        """The n-gram probe along every teacher's training."""
         return self.ngrams.measure(r)
 
     def share(self, r: st.Result) -> float:
@@ -156,11 +151,9 @@ class PcfgCurriculum(st.Study):
         ax.legend(loc="best")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
-        """G2, G3 and G4 by the rules of the cpu scale."""
         return chain(phases(r, fall=0.5), self._best(r))
 
     def paper_claims(self, r: st.Result) -> Iterator[st.Claim]:
-        """G2, G3 and G4 by the rules of the paper scale."""
         return chain(phases(r, fall=0.1), self._best(r))
 
     def _best(self, r: st.Result) -> Iterator[st.Claim]:
@@ -198,7 +191,6 @@ class PcfgCurriculum(st.Study):
             yield st.positive(f"G4.{name}", gap, f"2-shot from {words}", paper=shown)
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        """Every candidate's accuracy, and the n-gram curves at their peak and end."""
         shares, probed = {"0.5": 0.5, "1": 1.0}, r.measured
         measured: dict[str, Any] = {"candidates": self.candidates}
         for name in ("one_shot", "ce"):

@@ -19,7 +19,7 @@ import tyro
 
 from paper_repro import SCALES, STUDIES
 from sandbox.command import guarded, parse
-from sandbox.errors import ConfigError, require
+from sandbox.errors import require
 from sandbox.store.folders import default_root
 from sandbox.text import unknown
 
@@ -49,8 +49,6 @@ class Command:
         require(
             self.scale in SCALES, f"--scale: {unknown('scale', self.scale, SCALES)}"
         )
-        if self.root is not None and self.root.exists() and not self.root.is_dir():
-            raise ConfigError(f"--root: {self.root} is not a folder.")
 
 
 def list_studies() -> None:
@@ -67,15 +65,14 @@ def reproduce(command: Command) -> None:
     # after the command line was read: studies import jax
     from sandbox.study.study import Options, print_estimate, run_all, study_in
 
-    root = command.root or default_root()
+    options = Options(root=command.root, publish=command.publish)
     modules = {n: importlib.import_module(f"experiments.{n}") for n in command.studies}
     studies = {n: study_in(m).preset(command.scale) for n, m in modules.items()}
     if command.scale == "paper" or command.estimate:
-        print_estimate(studies, root)
+        print_estimate(studies, command.root or default_root())
     if command.estimate:
         return
     for study in studies.values():
-        options = Options(root=root, publish=command.publish)
         run_all(command.scale, [study], options)
 
 

@@ -158,17 +158,14 @@ class Labels(Source):
 
     def checkpoint_at(self, t: int, lane: Lane) -> int | None:
         """No checkpoint is used."""
-        del t, lane
         return None
 
     def next_switch(self, t: int, lane: Lane) -> int | None:
         """Never."""
-        del t, lane
         return None
 
     def checkpoints(self, lane: Lane) -> tuple[int, ...]:
         """No checkpoint is used."""
-        del lane
         return ()
 
 
@@ -180,12 +177,10 @@ class Final(Source):
 
     def checkpoint_at(self, t: int, lane: Lane) -> int | None:
         """The seed's final checkpoint."""
-        del t
         return lane.final
 
     def next_switch(self, t: int, lane: Lane) -> int | None:
         """Never."""
-        del t, lane
         return None
 
     def checkpoints(self, lane: Lane) -> tuple[int, ...]:
@@ -336,12 +331,10 @@ class UntilSaturation(Source):
 
     def checkpoint_at(self, t: int, lane: Lane) -> int | None:
         """Checkpoint number `position + 1`, at most the final."""
-        del t
         return min((lane.position + 1) * self.every, lane.final)
 
     def next_switch(self, t: int, lane: Lane) -> int | None:
         """Unknown ahead of time: `advances` is asked at each evaluation instead."""
-        del t, lane
         return None
 
     def checkpoints(self, lane: Lane) -> tuple[int, ...]:

@@ -32,7 +32,6 @@ class Identity:
 
     def after_update(self, phi: Params, t: Array) -> Params:
         """Called after every optimizer step."""
-        del t
         return phi
 
     def deploy(self, phi: Params) -> Params:

@@ -90,7 +90,6 @@ class MLP:
           key: unused (there is no dropout).
           taps: names from `self.taps`.
         """
-        del key
         unknown = [t for t in taps if t not in self.taps]
         require(
             not unknown,

@@ -136,7 +136,6 @@ class NgramProbe:
           `exact/accuracy` with only i masked. Standard errors count strings, whose
           positions are not independent.
         """
-        del key
         p = self._predictions(params, prepared)
         out: dict[str, Array] = {}
         for w, n in enumerate(self.windows):

@@ -14,7 +14,6 @@ def linear(
     weights: Params, h: Float[Array, "B N E"], valid: Bool[Array, "B N"]
 ) -> Float[Array, "B N O"]:
     """Logits from each position's own hidden state."""
-    del valid
     return jnp.einsum("bne,eo->bno", h, weights["w"]) + weights["b"][None, None]
 
 

@@ -3,6 +3,7 @@
     points: Annotated[int, AtLeast(2)] = 100_000
     momentum: Annotated[float, Within(0, 1, "[)")] = 0.0
     widths: tuple[Annotated[int, AtLeast(1)], ...] = (100,)
+    steps: Annotated[tuple[int, ...], Increasing(2)] = (1, 10)
     give_up: Annotated[int, AtLeast(1)] | None = None
     tau: Annotated[float | Anneal, AtLeast(0)] = 1.0
 
@@ -16,6 +17,7 @@ import reprlib
 import types
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from math import inf
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -76,6 +78,23 @@ def MoreThan(low: int | float) -> Within:
     return Within(low, inf, "(]")
 
 
+@dataclass(frozen=True)
+class Increasing:
+    """Tuples of at least so many entries, each above the one before."""
+
+    least: int = 1
+
+    def __contains__(self, value: tuple[Any, ...]) -> bool:
+        """Whether a tuple keeps to the bound."""
+        rises = all(a < b for a, b in pairwise(value))
+        return rises and len(value) >= self.least
+
+    @property
+    def words(self) -> str:
+        """How a message goes on after `must`."""
+        return f"hold {self.least} or more entries that increase"
+
+
 def check_fields(record: Any, prefix: str = "") -> None:
     """Refuses values that do not fit the annotation of their own field.
 
@@ -113,6 +132,9 @@ def _violated(hint: Any, value: Any) -> str:
         return _violated((own or args)[0], value)
     if origin is Annotated:
         kind = float if float in (args[0], *get_args(args[0])) else int
+        for bound in (b for b in args[1:] if isinstance(b, Increasing)):
+            inner = _violated(args[0], value)
+            return inner or ("" if value in bound else bound.words)
         for bound in (b for b in args[1:] if isinstance(b, Within)):
             for v in getattr(value, "numbers", (value,)):
                 # What is no number at all: for a float the bound's words say it too.

@@ -21,8 +21,8 @@ the rule.
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -233,14 +233,11 @@ def _rule(
     return f"{text} {point[0]} {point[1]:g}, {side} end {end[0]} {end[1]:g}"
 
 
-def _per_teacher(each: np.ndarray, *, in_all: bool) -> np.ndarray:
+def _per_teacher(each: np.ndarray, *, in_all: bool) -> list[float]:
     """One number a teacher from `(T, I)`, over the students that have one."""
-    out = np.full(len(each), np.nan)
-    for i, row in enumerate(each):
-        known = row[~np.isnan(row)]
-        if len(known):
-            out[i] = known.max() if in_all else median_estimate(known).value
-    return out
+    known = [row[~np.isnan(row)] for row in each]
+    of = max if in_all else lambda row: median_estimate(row).value
+    return [of(row) if len(row) else math.nan for row in known]
 
 
 def _decide(
@@ -258,20 +255,6 @@ def _decide(
         _OPERATORS[point[0]](e.value, point[1])
         and (teachers < ENOUGH or _OPERATORS[end[0]](worse, end[1]))
     )
-
-
-def marked(claims: Sequence[Claim], scale: str, since: dict[str, str]) -> list[Claim]:
-    """Claims with the scale of their rules and when each was first evaluated.
-
-    Args:
-      claims: as a study made them.
-      scale: what their rules are for.
-      since: a claim's id, or else its scale -> date and commit.
-    """
-    return [
-        replace(c, scale=scale, since=since.get(c.id, since.get(scale, "")))
-        for c in claims
-    ]
 
 
 def show(c: Claim) -> str:

@@ -5,9 +5,9 @@ made-up teachers, and its plain runs.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -18,17 +18,8 @@ from sandbox.train.run import folder_of
 from sandbox.train.spec import RunSpec
 
 
-@dataclass(frozen=True)
-class Part:
-    """Runs of one shape.
-
-    Attributes:
-      what: in words.
-      spec: one of them, for timing.
-      missing: how many are not finished; all, where that is not known before.
-      samples: what each of them probably sees.
-      most: what it may see.
-    """
+class Part(NamedTuple):
+    """Runs of one shape: one record, unfinished ones, samples of each, at most."""
 
     what: str
     spec: RunSpec

@@ -22,10 +22,8 @@ from sandbox.study.lanes import base_name
 from sandbox.study.result import Result, Taught
 from sandbox.study.setting import STOP, Fixed
 
-SHOWN = 4
-"""Missing runs named below a figure; further ones are counted there."""
-LINE = 130
-"""Characters of a line below a figure."""
+SHOWN, LINE = 4, 130
+"""Missing runs that are named below a figure, and characters of a line there."""
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
 """Values read off a published figure: name -> (abscissa, value)."""
@@ -34,13 +32,9 @@ Points = Mapping[str, Sequence[tuple[float, float]]]
 def panels(
     rows: int, columns: int, *, height: float = 2.7, **grid: Any
 ) -> tuple[Figure, Any]:
-    """A figure of the text's width with its axes.
+    """A figure of the text's width and some inches of height, with its axes.
 
-    Args:
-      rows: of panels.
-      columns: of panels.
-      height: of the figure in inches.
-      **grid: passed to `Figure.subplots`.
+    What else is given goes to `Figure.subplots`.
     """
     fig = Figure(figsize=(WIDE, height), layout="constrained")
     return fig, fig.subplots(rows, columns, **grid)
@@ -87,7 +81,7 @@ def accuracy(
 
     Args:
       ax: where.
-      r: teachers and students.
+      r: who.
       names: of strategies; all by default.
       shaded: those with a band between quartiles; all but controls by default.
     """
@@ -124,11 +118,7 @@ def published(
 ) -> None:
     """Values read off a published figure, as open circles in the colour of each curve.
 
-    Args:
-      ax: where.
-      points: name -> [(abscissa, value), ...].
-      names: which of them.
-      unit: factor on the abscissa.
+    `unit` is a factor on the abscissa.
     """
     for name in names:
         for x, y in points.get(name, ()):

@@ -93,11 +93,7 @@ _WORDS = {
 
 
 def label_of(strategy: Strategy | str) -> str:
-    """What a strategy is called in figures, its temperature included.
-
-    Args:
-      strategy: the record, or a name alone.
-    """
+    """What a strategy, or a name alone, is called in figures."""
     name = strategy if isinstance(strategy, str) else strategy.name
     base = base_name(name)
     words = _WORDS.get(base, base.replace("_", " "))

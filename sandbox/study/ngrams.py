@@ -8,11 +8,14 @@ import numpy as np
 
 from sandbox.errors import require
 from sandbox.probes.ngram import NgramProbe
-from sandbox.store.bounds import AtLeast, Within, check_fields
+from sandbox.store.bounds import AtLeast, Increasing, Within
 from sandbox.study.result import Result
+from sandbox.study.rules import Checked
 from sandbox.study.setting import Fixed, Setting
 from sandbox.tasks.masking import MaskedLM
 from sandbox.train.run import Run
+
+Size = Annotated[int, Within(1, 2**20)]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Probed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ngrams:
+class Ngrams(Checked):
     """The n-gram probe of a teacher's checkpoints, step 0 and the end included.
 
     Attributes:
@@ -49,17 +52,11 @@ class Ngrams:
     """
 
     every: Annotated[int, AtLeast(1)] = 50
-    strings: Annotated[int, Within(1, 2**20)] = 128
-    places: Annotated[int, Within(1, 2**20)] = 4
-    windows: tuple[Annotated[int, AtLeast(1)], ...] = (2, 3, 4, 5)
+    strings: Size = 128
+    places: Size = 4
+    windows: Annotated[tuple[Size, ...], Increasing()] = (2, 3, 4, 5)
 
-    def __post_init__(self) -> None:
-        """Refuses probes of nothing."""
-        check_fields(self, "ngrams")
-        require(
-            len(self.windows) > 0 and list(self.windows) == sorted(set(self.windows)),
-            f"ngrams.windows must be increasing, e.g. (2, 3), got {self.windows}.",
-        )
+    called = "ngrams"
 
     def check(self, s: Setting) -> None:
         """Refuses settings that cannot be probed."""
@@ -72,15 +69,15 @@ class Ngrams:
             "setting.budget must be Fixed: teachers are probed at the same steps.",
         )
         require(
-            self.every % s.spacing == 0 and _length(s) % self.every == 0,
+            self.every % s.spacing == 0 and s.budget.expects[1] % self.every == 0,
             f"ngrams.every = {self.every} must be a multiple of setting.spacing ="
-            f" {s.spacing} and divide budget.teacher = {_length(s)}, so that the end"
-            " is probed.",
+            f" {s.spacing} and divide budget.teacher = {s.budget.expects[1]}, so that"
+            " the end is probed.",
         )
 
     def measure(self, r: Result) -> Probed:
         """Probes the teachers of a study, or opens what was measured."""
-        steps = np.arange(0, _length(r.setting) + 1, self.every)
+        steps = np.arange(0, r.setting.budget.expects[1] + 1, self.every)
         at = [r.setting.samples(int(n)) for n in steps]
         return Probed(steps, r.probe("teacher", self._of, at))
 
@@ -92,9 +89,3 @@ class Ngrams:
             strings=self.strings,
             places=self.places,
         )
-
-
-def _length(s: Setting) -> int:
-    """Steps of a teacher's training."""
-    assert isinstance(s.budget, Fixed)
-    return s.budget.teacher

@@ -118,7 +118,6 @@ class ByGap(Checked):
 
     def names(self, task: Any) -> dict[str, int]:
         """Every candidate with its number of stages."""
-        del task
         return dict.fromkeys(CANDIDATES, 1)
 
     def choose(
@@ -253,7 +252,6 @@ class ByDrop(Checked):
 
     def names(self, task: Any) -> dict[str, int]:
         """The candidates: the last checkpoint, and the middle of the drop."""
-        del task
         return {"final": 1, "middle": 1}
 
     def choose(

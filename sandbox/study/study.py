@@ -28,13 +28,13 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import (
     Any,
     ClassVar,
-    NamedTuple,
     Protocol,
     TypeVar,
     dataclass_transform,
@@ -52,7 +52,7 @@ from sandbox.store.config import digest, to_json
 from sandbox.store.files import make_folder
 from sandbox.store.folders import default_root
 from sandbox.study import figures
-from sandbox.study.claims import Claim, marked
+from sandbox.study.claims import Claim
 from sandbox.study.estimate import print_estimate
 from sandbox.study.lanes import Lane
 from sandbox.study.report import COLUMNS, Report, summary_rows, write_csv
@@ -69,16 +69,12 @@ from sandbox.train.spec import RunSpec
 S = TypeVar("S", bound="Study")  # the types that tests check know no Self
 
 
-class Preset(NamedTuple):
-    """What `--help` says, and values of a study's fields."""
-
-    text: str
-    fields: Mapping[str, Any]
+Preset = tuple[str, Mapping[str, Any]]
 
 
 def preset(text: str, **fields: Any) -> Preset:
     """A preset: what it is, in a line, and the fields that differ from the defaults."""
-    return Preset(text, fields)
+    return text, fields
 
 
 @runtime_checkable
@@ -106,6 +102,11 @@ class Options:
     publish: bool = False
     grid: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuses a file in place of a folder."""
+        ok = self.root is None or self.root.is_dir() or not self.root.exists()
+        require(ok, f"--root: {self.root} is not a folder.")
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Study:
@@ -115,7 +116,7 @@ class Study:
     `lanes`, `figure`, and, where something is claimed, `claims`.
     """
 
-    presets: ClassVar[Mapping[str, Preset]] = {"smoke": Preset("the defaults", {})}
+    presets: ClassVar[Mapping[str, Preset]] = {"smoke": ("the defaults", {})}
     since: ClassVar[dict[str, str]] = {}
     """A claim's id, or its scale -> date and commit that first evaluated it."""
 
@@ -162,16 +163,13 @@ class Study:
 
     def lanes(self, t: Teachers) -> Sequence[Lane]:
         """The strategies that students of some teachers, real or made up, learn by."""
-        del t
         return ()
 
     def measure(self, r: Result) -> Any:
         """Further measurements, which figure and claims find in `r.measured`."""
-        del r
 
     def more(self, r: Result) -> Mapping[str, Setting]:
         """Settings to run as well or again, with more teachers; none ends the study."""
-        del r
         return {}
 
     def figure(self, r: Result) -> Figure:
@@ -180,7 +178,6 @@ class Study:
 
     def claims(self, r: Result) -> Iterable[Claim]:
         """The claims, by rules of the smoke and cpu scales (or of every scale)."""
-        del r
         return ()
 
     def paper_claims(self, r: Result) -> Iterable[Claim]:
@@ -189,12 +186,10 @@ class Study:
 
     def facts(self, r: Result) -> dict[str, Any]:
         """What the result file records besides, as JSON data."""
-        del r
         return {}
 
     def summary(self, r: Result) -> Sequence[str]:
         """Lines that are printed above the claims."""
-        del r
         return ()
 
     # ---- what comes with it
@@ -202,10 +197,9 @@ class Study:
     @classmethod
     def name(cls) -> str:
         """The stem of the study's file; in a notebook its class, with underscores."""
-        try:
+        stem = ""
+        with suppress(TypeError, OSError):
             stem = Path(inspect.getfile(cls)).stem
-        except (TypeError, OSError):
-            stem = ""
         if stem.isidentifier() and stem != "__main__":
             return stem
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
@@ -214,12 +208,11 @@ class Study:
     def preset(cls: type[S], name: str) -> S:
         """The study with a preset's values."""
         require(name in cls.presets, f"{cls.name()} has no preset {name!r}.")
-        return cls(**cls.presets[name].fields)
+        return cls(**cls.presets[name][1])
 
     def _is(self, preset: str) -> bool:
         """Whether this is a preset as it stands."""
-        known = self.presets.get(preset)
-        return known is not None and type(self)(**known.fields) == self
+        return preset in self.presets and self.preset(preset) == self
 
     def run(
         self, *, root: Path, progress: Progress | None = None, preset: str = ""
@@ -283,7 +276,7 @@ class Study:
         paper = r.preset == "paper"
         own = type(self).paper_claims is not Study.paper_claims
         scale = ("paper" if paper else "smoke, cpu") if own else "any"
-        made = self.paper_claims(r) if paper else self.claims(r)
+        made, since = self.paper_claims(r) if paper else self.claims(r), self.since
         folder = f"{self.name()}.{r.preset or 'custom'}"
         if r.scale is None:
             folder += f".{digest(to_json(self))[:8]}"
@@ -293,7 +286,10 @@ class Study:
             config=self,
             figure=self.draw(r),
             caption=inspect.getdoc(type(self).figure) or "",
-            claims=marked(list(made), scale, self.since),
+            claims=[
+                replace(c, scale=scale, since=since.get(c.id, since.get(scale, "")))
+                for c in made
+            ],
             facts=self.facts(r),
             summary=self.summary(r),
             folder=r.root / "studies" / folder,
@@ -303,7 +299,7 @@ class Study:
     def main(cls, argv: Sequence[str] | None = None) -> None:
         """The command line: a preset, overrides of any field, or a grid of them."""
         file = Path(sys.argv[0]).stem
-        known = {n: (p.text, cls(**p.fields)) for n, p in cls.presets.items()}
+        known = {n: (text, cls.preset(n)) for n, (text, _) in cls.presets.items()}
         doc = inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or ""
         name, studies, options = parse_config(
             known,

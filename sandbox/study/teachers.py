@@ -70,14 +70,10 @@ class Teachers:
         """Samples seen at each record, `(R,)`."""
         return self.run.metrics.steps
 
-    def curves(self, metric: str = "accuracy") -> np.ndarray:
-        """A metric of the teachers, `(S, R)`."""
-        return self.run.metrics.curves("teacher", metric)
-
     @property
     def accuracy(self) -> np.ndarray:
         """Accuracy, `(S, R)`."""
-        return self.curves()
+        return self.run.metrics.curves("teacher")
 
     @property
     def measured(self) -> Mapping[str, np.ndarray]:
@@ -126,8 +122,7 @@ class Teachers:
     def caps(self, cap: float | None = None) -> np.ndarray:
         """Samples that a student of each seed may see; one evaluation if unusable.
 
-        Args:
-          cap: multiple of the teacher's n90; the budget's by default.
+        `cap` is a multiple of the teacher's n90, the budget's by default.
         """
         s, b, n90 = self.setting, self.setting.budget, self.n90
         if isinstance(b, Fixed):

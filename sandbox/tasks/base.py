@@ -194,7 +194,6 @@ class VectorTask:
 
     def rotate(self, x: Float[Array, "B d"], key: Any) -> Float[Array, "B d"]:
         """Rows in the frame whose axes `supports` numbers: the inputs' own."""
-        del key
         return x
 
     def standardise(self, x: Float[Array, "B d"]) -> Float[Array, "B d"]:
@@ -231,7 +230,6 @@ class VectorTask:
 
     def enumerate(self, key: Any | None = None) -> Batch | None:
         """All inputs; None, because they are too many."""
-        del key
         return None
 
     def bayes(self, batch: Batch) -> Float[Array, "B C"] | None:

@@ -189,12 +189,10 @@ class GrammarTask:
 
     def bayes(self, batch: Batch) -> Float[Array, "B N C"] | None:
         """Exact posterior at every position, where the task has one."""
-        del batch
         return None
 
     def enumerate(self, key: Any | None = None) -> Batch | None:
         """None: strings are too many."""
-        del key
         return None
 
     def metrics(self, logits: Array, batch: Batch) -> Mapping[str, tuple[Array, Array]]:

@@ -64,7 +64,6 @@ class OnlineState(NamedTuple):
 
 def from_phi(plan: Plan, phi: Params) -> OnlineState:
     """State of one seed from parameters stacked over lanes `(L, ...)`."""
-    del plan
     k0, b0 = phi["layer_0"]["kernel"], phi["layer_0"]["bias"]
     k1, b1 = phi["layer_1"]["kernel"], phi["layer_1"]["bias"]
     n_lanes, d, m = k0.shape
@@ -83,7 +82,6 @@ def from_phi(plan: Plan, phi: Params) -> OnlineState:
 
 def deployed(plan: Plan, state: OnlineState) -> Params:
     """Parameters of one seed, stacked over lanes."""
-    del plan
     n_lanes, m = state.u.shape[1:]
     w = jnp.swapaxes(state.w.reshape(-1, n_lanes, m), 0, 1)
     if state.u.shape[0] == 1:
@@ -225,7 +223,6 @@ def train(
     plan: Plan, state: OnlineState, key: Array, t0: Array, seg: Segment
 ) -> OnlineState:
     """One seed after a segment, block by block."""
-    del key
     size, n_blocks = plan.block, plan.segment // plan.block
     xs = (
         jnp.concatenate([seg.x, jnp.ones((plan.segment, 1), seg.x.dtype)], 1),

@@ -31,7 +31,6 @@ def stopped_by_signals() -> Iterator[None]:
     """
 
     def end(number: int, frame: Any) -> None:
-        del number, frame
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # it may be in the middle of a write
                 stream.flush()
@@ -54,7 +53,6 @@ def collected_signals() -> Iterator[list[str]]:
     caught: list[str] = []
 
     def note(number: int, frame: Any) -> None:
-        del frame
         caught.append(signal.Signals(number).name)
 
     with _handled(note, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.parity_width import ParityWidth
+from experiments.parity_width import ParityWidth, named
 from sandbox.errors import ConfigError
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.train.progress import Silent
@@ -84,7 +84,7 @@ def test_numbers_recover_a_power_law_through_censoring(made):
 @pytest.mark.slow
 def test_n90_is_the_first_evaluation_at_the_level(result):
     for row, m in zip(TINY.n90(result, 0.05), TINY.widths, strict=True):
-        metrics = result.plain[m, 0.05].metrics
+        metrics = result.plain[named(m, 0.05)].metrics
         for n, curve in zip(row, metrics.columns["accuracy"][:, :, 0].T, strict=True):
             reached = metrics.steps[curve >= 0.9]
             assert n == (reached[0] if len(reached) else np.inf)
@@ -96,7 +96,7 @@ def test_seeds_share_support_and_samples_at_every_width_and_rate(result):
     specs = [run.spec for run in result.plain.values()]
     assert len(specs) == 4
     assert len({(s.task, s.seeds, s.kind, s.split, s.segment) for s in specs}) == 1
-    assert next(iter(result.plain)) == (2, TINY.claim_rate)  # the claim's come first
+    assert next(iter(result.plain)) == named(2, TINY.claim_rate)
     assert {s.engine_used for s in specs} == {"online_sgd"}
 
 

@@ -177,7 +177,11 @@ def test_bad_settings_are_refused_before_training(make, message):
 @pytest.mark.parametrize(
     ("study", "changes", "message"),
     [
-        (CURRICULUM, {"candidates": (20, 10)}, "candidates must be two or more"),
+        (
+            CURRICULUM,
+            {"candidates": (20, 10)},
+            "candidates must hold 2 or more entries that increase",
+        ),
         (CURRICULUM, {"candidates": (10, 15)}, "checkpoint 480"),
         (CURRICULUM, {"ngrams": st.Ngrams(every=25)}, "ngrams.every = 25"),
         (CURRICULUM, {"ngrams": replace(NGRAMS, windows=(2,))}, "must hold 3"),
@@ -186,7 +190,7 @@ def test_bad_settings_are_refused_before_training(make, message):
             {"setting": replace(TINY, task=st.Strings(predict="next"))},
             "setting.task must be masked: the n-gram probe masks tokens",
         ),
-        (PcfgNonterminals(), {"probed": (25, 300)}, "probed must be increasing"),
+        (PcfgNonterminals(), {"probed": (25, 300)}, "probed must be multiples"),
         (PcfgNonterminals(), {"train": 100}, "must divide probe.train = 100"),
         (PcfgAutoregressive(), {"autoregressive": TINY}, "must predict next"),
         (PcfgAutoregressive(), {"speed": 0.5}, "speed = 0.5 must be at least 1"),
@@ -198,5 +202,5 @@ def test_bad_studies_are_refused_before_training(study, changes, message):
 
 
 def test_windows_of_a_probe_are_increasing():
-    with pytest.raises(ConfigError, match="windows must be increasing"):
+    with pytest.raises(ConfigError, match="windows must hold 1 or more entries"):
         st.Ngrams(windows=(3, 2))

@@ -113,7 +113,7 @@ def test_presets_are_valid(name):
     ("change", "word"),
     [
         ({"hold": 1000}, "hold"),
-        ({"holds": (4096, 2048)}, "increase"),
+        ({"holds": (4096, 2048)}, "holds must hold 1 or more entries that incr"),
         ({"holds": (100, 4096)}, "multiples"),
         ({"cells": ((10, 4, 128), (14, 4, 256))}, "main_k"),
         ({"cells": ((10, 4, 100),)}, "64"),

@@ -10,7 +10,6 @@ from sandbox.study.claims import (
     at_least,
     at_most,
     below,
-    marked,
     positive,
     show,
 )
@@ -94,17 +93,6 @@ def test_the_text_of_a_rule_is_made_from_the_rule():
     gap = Statistic(Estimate(1.2, 0.3, 2.0, 10), "exponent", 10)
     row = at_least("P9", gap, 1.0, "s", lower=0.0)
     assert (row.rule, row.holds) == ("exponent >= 1, lower end > 0", True)
-
-
-def test_a_claim_says_for_which_scale_and_since_when():
-    rows = [make([0.1], "difference")]
-    since = {"smoke, cpu": "2026-11-22 f606d70", "paper": "2026-11-22 d60bb50"}
-    (row,) = marked(rows, "paper", since)
-    assert (row.scale, row.since) == ("paper", "2026-11-22 d60bb50")
-    (row,) = marked(rows, "paper", {**since, "X": "2026-12-01 1234567"})
-    assert row.since == "2026-12-01 1234567"
-    (row,) = marked(rows, "any", since)
-    assert row.since == ""
 
 
 def test_a_teacher_counts_once_however_many_students_it_has():

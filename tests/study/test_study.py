@@ -113,6 +113,25 @@ def test_a_run_leaves_a_figure_claims_and_a_tidy_table(own, result, root, capsys
     assert (folder / "figure.md").read_text() == "Accuracy, and samples to .90.\n"
 
 
+def test_a_claim_says_for_which_scale_and_since_when(own, result):
+    class Two(own):
+        """Rules of its own at the paper scale."""
+
+        def paper_claims(self, r):
+            return self.claims(r)
+
+    def of(study, preset="smoke"):
+        (row,) = study().report(replace(result, preset=preset)).claims
+        return row.scale, row.since
+
+    assert of(own) == ("any", "")
+    Two.since = {"smoke, cpu": "2026-11-22 f606d70", "paper": "2026-11-22 d60bb50"}
+    assert of(Two) == ("smoke, cpu", "2026-11-22 f606d70")
+    assert of(Two, "paper") == ("paper", "2026-11-22 d60bb50")
+    Two.since["X"] = "2026-12-01 1234567"
+    assert of(Two, "paper") == ("paper", "2026-12-01 1234567")
+
+
 def test_an_overridden_preset_has_no_scale_and_is_not_published(own, root, result):
     del result  # its teachers are shared
     changed = own(tau=2.0)

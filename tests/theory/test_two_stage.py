@@ -111,7 +111,7 @@ def test_a_batch_counts_if_every_later_one_agrees(monkeypatch):
     [
         ({"d_k2": (16,)}, "d_k2 must hold odd dimensions above 2 k = 4"),
         ({"d_k4": (7,)}, "d_k4 must hold odd dimensions above 2 k = 8"),
-        ({"d_k4": (17, 11)}, "d_k4 must increase"),
+        ({"d_k4": (17, 11)}, "d_k4 must hold 0 or more entries that increase"),
         ({"checkpoint_d": (64,)}, "checkpoint_d must hold odd"),
         ({"accuracy_k": (6,)}, "accuracy_k must name k that have dimensions"),
         ({"label_seeds": 1}, "label_seeds must be at least 2"),
