@@ -233,11 +233,11 @@ def _rule(
     return f"{text} {point[0]} {point[1]:g}, {side} end {end[0]} {end[1]:g}"
 
 
-def _per_teacher(each: np.ndarray, *, in_all: bool) -> list[float]:
+def _per_teacher(each: np.ndarray, *, in_all: bool) -> np.ndarray:
     """One number a teacher from `(T, I)`, over the students that have one."""
     known = [row[~np.isnan(row)] for row in each]
     of = max if in_all else lambda row: median_estimate(row).value
-    return [of(row) if len(row) else math.nan for row in known]
+    return np.asarray([of(row) if len(row) else math.nan for row in known])
 
 
 def _decide(
