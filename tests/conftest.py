@@ -29,6 +29,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import ctypes
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,14 +68,39 @@ LONG = {"fit", "subprocess"}
 """Names that no quick test calls: of training, and of other processes."""
 
 
+ON_DEMAND = re.compile(
+    r"test_engines.*(blocked_equals_generic\[(two.*(mixed|reverse)|four classes, scaled)"
+    r"|(options_off|do_not_move_a_bit|finite_parameters|seeds_alone).*generic)"
+    r"|test_fit.*(interruptions|one_shot|last_state_kept)\[generic"
+    r"|test_contracts.*(any_depth\[momentum|reverse-online|forward-generic)"
+    r"|test_streams.*vmap_changes_nothing\[(Expansion|NoisyParity|MultiIndex)"
+    r"|test_bayes_context.*(enumeration\[[24]|guess\[alone)"
+    r"|test_bayes\..*\[uneven|test_bit_transformer.*(bert-None|True-True)"
+)
+"""Variants that compile for seconds and run with the slow tests; others of theirs do."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiles quickly rather than well, which is most of the time of short tests."""
+    long = re.search(r"(?<!not )\b(slow|faults|process)", config.option.markexpr)
+    quickly = os.environ.setdefault(
+        "JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(not long))
+    )
+    jax.config.update("jax_disable_most_optimizations", quickly != "0")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the quick tests."""
+    """Marks the quick tests, and variants that run on demand."""
     for item in items:
+        if ON_DEMAND.search(item.nodeid):
+            item.add_marker("slow")
         place = item.path.relative_to(Path(__file__).parent).as_posix()
         function = getattr(item, "function", None)
         if (
             place.startswith(QUICK)
-            and not any(item.get_closest_marker(m) for m in ("slow", "faults"))
+            and not any(
+                item.get_closest_marker(m) for m in ("slow", "faults", "process")
+            )
             and not LONG & set(function.__code__.co_names if function else ())
         ):
             item.add_marker("quick")

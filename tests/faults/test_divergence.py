@@ -50,6 +50,7 @@ def same_bits(a: list[Any], b: list[Any]) -> None:
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.process
 def test_a_seed_that_diverges_leaves_its_companion_alone(tmp_path: Path) -> None:
     """At this rate seed 3 overflows, and seeds 1 and 2 do not."""
     sound = train(replace(TEACHER, first_seed=1), tmp_path)

@@ -34,6 +34,7 @@ def place(study: Study, name: str) -> Study:
     return Study(study.folder.parent / name, study.program, study.env)
 
 
+@pytest.mark.process
 def test_no_locale_no_home_no_network(study: Study, reference: Study) -> None:
     """ASCII only, in a folder whose name is anything but."""
     odd = place(study, "-x a b/héé ☃ 'q' \"$HOME\"\nline\ttwo %s {}")
@@ -49,6 +50,7 @@ def test_no_locale_no_home_no_network(study: Study, reference: Study) -> None:
     assert not made.stat().st_mode & 0o077
 
 
+@pytest.mark.process
 def test_relative_paths_from_two_folders(study: Study, reference: Study) -> None:
     """The first sitting is stopped in the teachers; HOME points nowhere."""
     study.folder.mkdir()
@@ -66,6 +68,7 @@ def test_relative_paths_from_two_folders(study: Study, reference: Study) -> None
     assert study.contents() == reference.contents()
 
 
+@pytest.mark.process
 def test_a_jumping_clock_and_a_long_path(study: Study, reference: Study) -> None:
     """Hours back and forth at every look; the working folder cannot be written."""
     long = place(study, "/".join(["n" * 200] * 12))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from sandbox.models.imports import load_transformer
 from sandbox.probes.ngram import NgramProbe
@@ -13,6 +14,7 @@ from sandbox.tasks.masking import MaskedLM
 SAVED = Path(__file__).parents[1] / "reference" / "hf_bert"
 
 
+@pytest.mark.slow
 def test_a_saved_bert_is_probed():
     found = load_transformer(SAVED, n_classes=3)
     task = MaskedLM(grammar=load_grammar("cfg3b", start=("10", "11", "12")))

@@ -345,6 +345,7 @@ def test_next_tokens_multiply_to_the_string(cfg3b):
         assert np.log(path).sum() == pytest.approx(logs[b], abs=1e-10)
 
 
+@pytest.mark.slow
 def test_true_nonterminals_are_found_where_they_are_certain(cfg3b):
     strings = draw(cfg3b, 16)
     w = observed(strings.tokens, strings.valid, 3)
