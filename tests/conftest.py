@@ -71,11 +71,11 @@ LONG = {"fit", "subprocess"}
 ON_DEMAND = re.compile(
     "|".join(
         (
-            r"engines.*equals_generic\[(two classes, (one mixed|rev)|four classes, scaled)",
+            r"engines.*equals_generic\[(two classes, (one m|rev)|four classes, scaled)",
             r"engines.*(options_off|move_a_bit|finite_parameters|seeds_alone).*generic",
             r"test_fit.*(interruptions|one_shot|last_state_kept).*generic",
             r"loop_faults.*cost_nothing.*generic",
-            r"contracts.*(any_depth\[mom|reverse-online|forward-generic|depth=3|\(9, 7\))",
+            r"contracts.*(any_depth\[mom|reverse-online|forward-gen|depth=3|\(9, 7\))",
             r"streams.*vmap_changes_nothing\[(Expansion|NoisyParity|MultiIndex)",
             r"bayes_context.*(enumeration\[[24]|guess\[(alone|visible))",
             r"test_bayes\.py.*(\[uneven|next_tokens_multiply)",
