@@ -13,8 +13,8 @@ What is not in the tokens, nonterminals, boundaries and the end, is in `bayes_le
 Everything is computed in float64, whatever the caller uses, and comes back in the
 caller's precision: float64 under `jax.enable_x64(True)`, else float32. All functions
 may be called under jit. Tokens are numbers as `sample_strings` makes them; impossible
-evidence gives NaN, never a guess. Probabilities are linear, which holds to about 1,500
-tokens.
+evidence gives NaN, never a guess. Probabilities are linear, scaled where a string's is
+too small for float64 (`at_any_scale`).
 
 Example:
     arrays = compile_grammar(load_grammar("cfg3b", start=("13", "14", "15")))
@@ -22,22 +22,29 @@ Example:
     p = predict_masked(arrays, strings.tokens, known, strings.length)
 """
 
-from collections.abc import Callable
-from functools import partial, wraps
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial, wraps
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
 from sandbox.tasks.channel import Channel, observed
 from sandbox.tasks.grammar_arrays import GrammarArrays
-from sandbox.tasks.inside import ChartPlan, chart_plan, evidence
+from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, total
 from sandbox.types import Array
 
 CELLS_AT_ONCE = 60_000
 """Strings whose charts together hold about this many numbers are computed together."""
+RANGE, LEAST, ATTEMPTS = (1e-200, 1e200), 1e-60, 16
+"""Weights of strings that are trusted; the smallest positive cell of a chart in which no
+product can have underflowed; scales that are tried.
+
+Terms that are lost are below 1e-308 times the weight of their surroundings.
+"""
 
 
 def in_float64(f: Callable[..., Any]) -> Any:
@@ -73,16 +80,133 @@ def map_strings(
     return jax.tree.map(lambda x: x[:n], out)
 
 
-def scaled_weights(
-    weights: Float[Array, "B N V"], length: Int[Array, " B"]
-) -> tuple[Float[Array, "B N V"], Float[Array, " B"]]:
-    """Weights with largest entry 1 at each position, and the log of what was taken."""
-    weights = jnp.asarray(weights, float)
-    top = weights.max(-1)
-    top = jnp.where(top > 0, top, 1.0)
-    inside_string = jnp.arange(weights.shape[1])[None, :] < length[:, None]
-    taken = jnp.where(inside_string, jnp.log(top), 0.0).sum(1)
-    return weights / top[..., None], taken
+class Totals(NamedTuple):
+    """What shows whether the products in a chart stayed within float64.
+
+    Attributes:
+      weight: of a string, or of each of its beginnings, `(K,)`.
+      tokens: how many of its tokens each of them spans, `(K,)`.
+      least: smallest positive cell of the chart.
+      largest: largest cell.
+    """
+
+    weight: Array
+    tokens: Array
+    least: Array
+    largest: Array
+
+    @classmethod
+    def of(
+        cls, plan: ChartPlan, w: Array, chart: Mapping[int, Band], *found: Array
+    ) -> "Totals":
+        """Of leaves and their chart; `found` are weight and tokens."""
+        cells = [w, *(chart[a].cells for a in plan.nonterminals)]
+        cells = [c for c in cells if c.size]
+        least = [jnp.where(c > 0, c, jnp.inf).min() for c in cells]
+        largest = [c.max() for c in cells]
+        at_once = (jnp.stack(least).min(), jnp.stack(largest).max())
+        return cls(*map(jnp.atleast_1d, found), *at_once)
+
+    @property
+    def exact(self) -> Array:
+        """Where nothing that counts was lost, `(K,)`; zeros are then impossible."""
+        low, high = RANGE
+        found = (self.weight > low) & (self.weight < high) & (self.largest < high)
+        return found | (self.least > LEAST)
+
+
+def at_any_scale(
+    arrays: GrammarArrays,
+    use: Callable[..., tuple[Any, Totals]],
+    weights_of: Callable[..., Array],
+    n_tokens: int,
+    length: Int[Array, " B"],
+    *rows: Array,
+    by_level: bool = False,
+) -> tuple[Any, Float[Array, " B"]]:
+    """Results of `use` for many strings, however small their probabilities are.
+
+    Weights of position i times e^g_i multiply a string's weight by e^G, G the sum of
+    g_i, and change no posterior. A string is tried as it is; where its weight is below
+    `RANGE` it is tried again with
+
+        g_i = -c log sum_a u(a) w_i(a) + rate,
+
+    u(a) the share of token a in the grammar's strings and c what their derivations'
+    entropy is of that of as many independent tokens; from then on `rate` is moved by
+    the weights that are found.
+
+    Args:
+      arrays: the grammar.
+      use: weights `(N, V)`, length, one of each of `rows` -> results and totals.
+      weights_of: one of each of `rows` -> weights.
+      n_tokens: N.
+      length: tokens of each string.
+      rows: what weights are made of, each with a leading axis of strings.
+      by_level: which chart is filled, for the memory it takes.
+
+    Returns:
+      Results, and G of each string.
+    """
+    plan = chart_plan(arrays, by_level=by_level)
+    share, c = _token_shares(arrays)
+
+    def one(on: Array, rate: Array, n: Array, *row: Array) -> tuple[Any, ...]:
+        w = weights_of(*row)
+        cost = jnp.minimum(-jnp.log(w @ share), 100.0)
+        g = jnp.where(jnp.arange(n_tokens) < n, on * c * cost + rate, 0.0)
+        out, totals = use(w * jnp.exp(g)[:, None], n, *row)
+        valid = totals.tokens <= n
+        weight = jnp.where(valid, totals.weight, 1.0)
+        # The longest beginning whose weight is known says how far the rate is off.
+        known = valid & (weight > RANGE[0]) & (weight < jnp.inf) & (totals.tokens > 0)
+        longest = jnp.where(known, totals.tokens, 0).argmax()
+        off = -jnp.log(weight[longest]) / totals.tokens[longest]
+        blind = jnp.where(jnp.isfinite(weight).all(), 600.0, -600.0) / jnp.maximum(n, 1)
+        step = jnp.where(known.any(), off, blind)
+        done = (totals.exact | ~valid).all()
+        return out, g.sum(), done, jnp.where(on > 0, step, 0.0)
+
+    def attempt(on: Array, rate: Array) -> tuple[Any, ...]:
+        return map_strings(plan, n_tokens, one, on, rate, length, *rows)
+
+    def go_on(state: tuple[Any, ...]) -> Array:
+        count, _, (_, _, done, _) = state
+        return (count < ATTEMPTS) & ~done.all()
+
+    def again(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        count, rate, old = state
+        done = old[2]
+        new = attempt(jnp.full(len(length), jnp.minimum(count, 1), float), rate)
+        kept = jax.tree.map(
+            lambda a, b: jnp.where(done.reshape(-1, *[1] * (a.ndim - 1)), a, b),
+            old,
+            new,
+        )
+        return count + 1, rate + jnp.where(done, 0.0, new[3]), kept
+
+    zero = jnp.zeros(len(length))
+    like = jax.eval_shape(attempt, zero, zero)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    _, _, (out, g, _, _) = lax.while_loop(go_on, again, (jnp.int32(0), zero, nothing))
+    return out, g
+
+
+@lru_cache(maxsize=32)
+def _token_shares(arrays: GrammarArrays) -> tuple[np.ndarray, float]:
+    """U and c of `at_any_scale`."""
+    plan = chart_plan(arrays)
+    count = dict.fromkeys(range(len(arrays.symbols)), 0.0)
+    count |= dict.fromkeys(plan.start, 1 / len(plan.start))
+    for a, sides in reversed([*zip(plan.nonterminals, plan.rules, strict=True)]):
+        for side, p in sides:
+            for x in side:
+                count[x] += p * count[a]
+    tokens = np.asarray([count[a] for a in plan.terminals])
+    u = tokens / tokens.sum()
+    known = u[u > 0]
+    independent = -tokens.sum() * (known * np.log(known)).sum()
+    return u, float(arrays.string_entropy / independent) if independent else 0.0
 
 
 def shares(x: Array, valid: Array) -> Array:
@@ -91,14 +215,35 @@ def shares(x: Array, valid: Array) -> Array:
     return jnp.where(valid[..., None], x / safe.sum(-1, keepdims=True), 0.0)
 
 
-def _gradients(
-    arrays: GrammarArrays, weights: Array, length: Array
-) -> tuple[Array, Array]:
-    """dZ/dw and which positions are inside their strings."""
+def gradients(
+    arrays: GrammarArrays,
+    weights_of: Callable[..., Array],
+    n_tokens: int,
+    length: Int[Array, " B"],
+    *rows: Array,
+    pick: Callable[..., Array] = lambda slope, *_: slope,
+) -> Array:
+    """What `pick` takes of dZ/dw and a row, at a scale of its string's own.
+
+    NaN where evidence leaves float64 at any scale.
+    """
     plan = chart_plan(arrays)
-    slope = jax.grad(partial(evidence, plan))
-    grads = map_strings(plan, weights.shape[1], slope, weights, length)
-    return grads, jnp.arange(weights.shape[1])[None, :] < length[:, None]
+
+    def z(w: Array, n: Array) -> tuple[Array, Totals]:
+        chart = inside(plan, w)
+        weight = total(plan, chart, n)
+        return weight, Totals.of(plan, w, chart, weight, n)
+
+    def use(w: Array, n: Array, *row: Array) -> tuple[Array, Totals]:
+        slope, totals = jax.grad(z, has_aux=True)(w, n)
+        return jnp.where(totals.exact[0], pick(slope, *row), jnp.nan), totals
+
+    return at_any_scale(arrays, use, weights_of, n_tokens, length, *rows)[0]
+
+
+def _inside(weights: Array, length: Array) -> Array:
+    """Which positions are inside their strings, `(B, N)`."""
+    return jnp.arange(weights.shape[1])[None, :] < length[:, None]
 
 
 @in_float64
@@ -111,9 +256,23 @@ def log_evidence(
     -inf where the evidence is impossible.
     """
     plan = chart_plan(arrays)
-    scaled, taken = scaled_weights(weights, length)
-    z = map_strings(plan, weights.shape[1], partial(evidence, plan), scaled, length)
-    return jnp.log(z) + taken
+
+    def use(w: Array, n: Array, _: Array) -> tuple[Array, Totals]:
+        chart = inside(plan, w)
+        weight = total(plan, chart, n)
+        totals = Totals.of(plan, w, chart, weight, n)
+        return jnp.where(totals.exact[0], jnp.log(weight), jnp.nan), totals
+
+    z, g = at_any_scale(arrays, use, largest_one, weights.shape[1], length, weights)
+    top = weights.max(-1)
+    taken = jnp.log(jnp.where((top > 0) & _inside(weights, length), top, 1.0))
+    return z - g + taken.sum(1)
+
+
+def largest_one(w: Float[Array, "N V"]) -> Float[Array, "N V"]:
+    """Weights with largest entry 1 at each position."""
+    top = w.max(-1, keepdims=True)
+    return w / jnp.where(top > 0, top, 1.0)
 
 
 @in_float64
@@ -137,9 +296,8 @@ def posterior(
     arrays: GrammarArrays, weights: Float[Array, "B N V"], length: Int[Array, " B"]
 ) -> Float[Array, "B N V"]:
     """P(x_i = a | all evidence); 0 after the end."""
-    scaled, _ = scaled_weights(weights, length)
-    grads, valid = _gradients(arrays, scaled, length)
-    return shares(scaled * grads, valid)
+    slopes = gradients(arrays, largest_one, weights.shape[1], length, weights)
+    return shares(jax.vmap(largest_one)(weights) * slopes, _inside(weights, length))
 
 
 @in_float64
@@ -148,8 +306,8 @@ def leave_one_out(
     arrays: GrammarArrays, weights: Float[Array, "B N V"], length: Int[Array, " B"]
 ) -> Float[Array, "B N V"]:
     """P(x_i = a | all evidence but that at i itself); 0 after the end."""
-    scaled, _ = scaled_weights(weights, length)
-    return shares(*_gradients(arrays, scaled, length))
+    slopes = gradients(arrays, largest_one, weights.shape[1], length, weights)
+    return shares(slopes, _inside(weights, length))
 
 
 @in_float64

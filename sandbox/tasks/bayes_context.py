@@ -28,8 +28,8 @@ from jaxtyping import Bool, Float, Int
 
 from sandbox.errors import require
 from sandbox.tasks.bayes import (
+    gradients,
     in_float64,
-    map_strings,
     predict_corrupted,
     predict_masked,
     shares,
@@ -37,7 +37,6 @@ from sandbox.tasks.bayes import (
 from sandbox.tasks.channel import Channel, observed
 from sandbox.tasks.grammar_arrays import GrammarArrays
 from sandbox.tasks.grammar_sampler import Strings, sample_strings
-from sandbox.tasks.inside import chart_plan, evidence
 from sandbox.tasks.windows import window_mask
 from sandbox.types import Array
 
@@ -88,22 +87,18 @@ def predict_at(
       length: tokens of each string.
       positions: i of each question; 0 is returned for those after the end.
     """
-    plan, v = chart_plan(arrays), len(arrays.terminals)
-    n_tokens, k = tokens.shape[1], positions.shape[1]
-
-    def one(row: Array, see: Array, n: Array, i: Array) -> Array:
-        return jax.grad(partial(evidence, plan))(observed(row, see, v), n)[i]
-
-    grads = map_strings(
-        plan,
+    v, k, n_tokens = len(arrays.terminals), positions.shape[1], tokens.shape[1]
+    slopes = gradients(
+        arrays,
+        lambda row, see, _: observed(row, see, v),
         n_tokens,
-        one,
+        length.repeat(k),
         tokens.repeat(k, 0),
         known.reshape(-1, n_tokens),
-        length.repeat(k),
         jnp.clip(positions, 0, n_tokens - 1).reshape(-1),
+        pick=lambda slope, _row, _see, i: slope[i],
     ).reshape(*positions.shape, v)
-    return shares(grads, (positions >= 0) & (positions < length[:, None]))
+    return shares(slopes, (positions >= 0) & (positions < length[:, None]))
 
 
 def predict_without_window(

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from sandbox.tasks.bayes import in_float64, map_strings, scaled_weights, shares
+from sandbox.tasks.bayes import Totals, at_any_scale, in_float64, largest_one, shares
 from sandbox.tasks.grammar_arrays import GrammarArrays
 from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, total
 from sandbox.types import Array
@@ -54,28 +54,33 @@ def level_posteriors(
     """
     plan, size = chart_plan(arrays, by_level=True), len(arrays.symbols)
     n_tokens = weights.shape[1]
-    scaled, _ = scaled_weights(weights, length)
-    bands: dict[int, Band] = jax.eval_shape(partial(inside, plan), scaled[0])
+    bands: dict[int, Band] = jax.eval_shape(partial(inside, plan), weights[0])
     low = dict(plan.shortest)
 
-    def one(w: Array, n: Array) -> tuple[Array, Array]:
+    def use(w: Array, n: Array, _: Array) -> tuple[tuple[Array, Array], Totals]:
+        def z(factors: dict[int, Array]) -> tuple[Array, Totals]:
+            chart = inside(plan, w, factors)
+            weight = total(plan, chart, n)
+            return weight, Totals.of(plan, w, chart, weight, n)
+
         ones = {a: jnp.ones(bands[a].cells.shape) for a in plan.nonterminals}
-        z, cells = jax.value_and_grad(lambda f: total(plan, inside(plan, w, f), n))(
-            ones
-        )
+        (weight, totals), cells = jax.value_and_grad(z, has_aux=True)(ones)
+        weight = jnp.where(totals.exact[0], weight, jnp.nan)
         over = jnp.zeros((arrays.n_levels, n_tokens, size))
         ends = jnp.zeros((arrays.n_levels, n_tokens))
         for a in plan.nonterminals:
             level, symbol = divmod(a, size)
-            band = Band(low[a], cells[a] / z)
+            band = Band(low[a], cells[a] / weight)
             begin = jnp.zeros(n_tokens).at[: band.cells.shape[1]].set(band.cells.sum(0))
             end = _by_end(band, n_tokens)
             cover = jnp.cumsum(begin - end[:-1])
             over = over.at[level, :, symbol].set(jnp.clip(cover, 0.0, 1.0))
             ends = ends.at[level].add(end[1:])
-        return over, jnp.clip(ends, 0.0, 1.0)
+        return (over, jnp.clip(ends, 0.0, 1.0)), totals
 
-    over, ends = map_strings(plan, n_tokens, one, scaled, length)
+    (over, ends), _ = at_any_scale(
+        arrays, use, largest_one, n_tokens, length, weights, by_level=True
+    )
     valid = jnp.arange(n_tokens)[None, None, :] < length[:, None, None]
     return LevelPosteriors(
         jnp.where(valid[..., None], over, 0.0), jnp.where(valid, ends, 0.0)
@@ -115,18 +120,22 @@ def predict_next(
     plan, n = chart_plan(arrays), tokens.shape[1]
     valid = jnp.arange(n)[None, :] < length[:, None]
     clean = jax.nn.one_hot(tokens, len(arrays.terminals), dtype=float)
-    joint = map_strings(
-        plan, n, partial(_next_weights, plan), jnp.where(valid[..., None], clean, 0.0)
-    )
+    seen = jnp.where(valid[..., None], clean, 0.0)
+
+    def use(w: Array, length: Array, _: Array) -> tuple[Array, Totals]:
+        chart = inside(plan, w)
+        joint = _next_weights(plan, chart, n)
+        totals = Totals.of(plan, w, chart, joint.sum(1), jnp.arange(n + 1))
+        return jnp.where(totals.exact[:, None], joint, jnp.nan), totals
+
+    joint, _ = at_any_scale(arrays, use, lambda w: w, n, length, seen)
     return shares(joint, jnp.arange(n + 1)[None, :] <= length[:, None])
 
 
 def _next_weights(
-    plan: ChartPlan, weights: Float[Array, "N V"]
+    plan: ChartPlan, chart: dict[int, Band], n: int
 ) -> Float[Array, "T next"]:
     """P(first t tokens, then token a or the end); see the module docstring."""
-    n = weights.shape[0]
-    chart = inside(plan, weights)
     first = jnp.zeros(n + 1).at[0].set(1 / len(plan.start))
     left = {a: jnp.zeros(n + 1) for a in (*plan.terminals, *plan.nonterminals)}
     end = jnp.zeros(n + 1)

@@ -41,7 +41,7 @@ from sandbox.types import Array
 
 _ZERO = np.int32(0)
 _UNROLLED = 3
-"""Lengths up to which a product of two bands is unrolled."""
+"""Lengths of a band, and words of a symbol, up to which they are unrolled."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,8 @@ def inside(
       factors: optional factors on the cells of nonterminals, shaped as `cells`.
     """
     n = weights.shape[0]
-    chart = {a: Band(1, weights[None, :, i]) for i, a in enumerate(plan.terminals)}
+    column = {a: i for i, a in enumerate(plan.terminals)}
+    chart = {a: Band(1, weights[None, :, i]) for a, i in column.items()}
     low, high = dict(plan.shortest), dict(plan.longest)
     used = {x for sides in plan.rules for side, _ in sides for x in side}
     pairs: dict[tuple[int, ...], Band] = {}
@@ -191,6 +192,12 @@ def inside(
         top = min(high[a], n)
         rows = max(top - low[a] + 1, 0)
         cells = jnp.zeros((rows, starts), weights.dtype)
+        words = [(s[0], p) for s, p in sides if len(s) == 1 and s[0] in column]
+        if len(words) > _UNROLLED and rows:  # a lexicon in one product
+            p = np.zeros(len(column))
+            np.add.at(p, [column[x] for x, _ in words], [p for _, p in words])
+            cells = cells.at[0].add(weights[:starts] @ p)
+            sides = [(s, p) for s, p in sides if (s[0], p) not in words or s[1:]]
         for side, probability in sides:
             band = _sequence(chart, side, starts, pairs)
             k = min(band.cells.shape[0], low[a] + rows - band.low)
