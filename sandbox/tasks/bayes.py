@@ -23,12 +23,11 @@ Example:
 """
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial, wraps
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
@@ -39,11 +38,11 @@ from sandbox.types import Array
 
 CELLS_AT_ONCE = 60_000
 """Strings whose charts together hold about this many numbers are computed together."""
-RANGE, LEAST, ATTEMPTS = (1e-200, 1e200), 1e-60, 16
-"""Weights of strings that are trusted; the smallest positive cell of a chart in which no
-product can have underflowed; scales that are tried.
-
-Terms that are lost are below 1e-308 times the weight of their surroundings.
+LOW, HIGH, LEAST, SMALL, ATTEMPTS = 1e-200, 1e200, 1e-60, 1e-250, 16
+"""Weights that are trusted lie between the first two: what was lost on the way is below
+1e-308 times the weight of its surroundings. Where the smallest positive cell of a chart
+is above the third, no product can have underflowed; a cell below the fourth may have.
+The fifth is how often another scale is tried.
 """
 
 
@@ -88,30 +87,47 @@ class Totals(NamedTuple):
       tokens: how many of its tokens each of them spans, `(K,)`.
       least: smallest positive cell of the chart.
       largest: largest cell.
+      rate: what a token costs, in nats, where it stands, `(N,)`: -log of the largest
+        cell over the longest span that covers it and did not underflow, per token.
     """
 
     weight: Array
     tokens: Array
     least: Array
     largest: Array
+    rate: Array
 
     @classmethod
     def of(
         cls, plan: ChartPlan, w: Array, chart: Mapping[int, Band], *found: Array
     ) -> "Totals":
         """Of leaves and their chart; `found` are weight and tokens."""
-        cells = [w, *(chart[a].cells for a in plan.nonterminals)]
-        cells = [c for c in cells if c.size]
-        least = [jnp.where(c > 0, c, jnp.inf).min() for c in cells]
-        largest = [c.max() for c in cells]
-        at_once = (jnp.stack(least).min(), jnp.stack(largest).max())
-        return cls(*map(jnp.atleast_1d, found), *at_once)
+        bands = [band for a in plan.nonterminals if (band := chart[a]).cells.size]
+        n = len(w)
+        best = jnp.zeros((max(b.low + len(b.cells) for b in bands), n))
+        best = best.at[1].set(w.max(-1))
+        for low, cells in bands:
+            at = (slice(low, low + len(cells)), slice(0, cells.shape[1]))
+            best = best.at[at].set(jnp.maximum(best[at], cells))
+
+        def cover(span: Array, rate: Array) -> Array:
+            seen = (best[span] > SMALL) & jnp.isfinite(best[span])
+            each = jnp.where(seen, -jnp.log(jnp.where(seen, best[span], 1.0)) / span, 0)
+            sums = jnp.pad(jnp.cumsum(jnp.stack([seen, each]), 1), ((0, 0), (n, 0)))
+            many, cost = sums[:, n:] - lax.dynamic_slice(sums, (0, n - span), (2, n))
+            return jnp.where(many > 0, cost / jnp.maximum(many, 1), rate)
+
+        rate = lax.fori_loop(1, len(best), cover, jnp.zeros(n))
+        every = (w, *(cells for _, cells in bands))
+        least = [jnp.where(c > 0, c, jnp.inf).min() for c in every]
+        return cls(
+            *map(jnp.atleast_1d, found), jnp.stack(least).min(), best.max(), rate
+        )
 
     @property
     def exact(self) -> Array:
         """Where nothing that counts was lost, `(K,)`; zeros are then impossible."""
-        low, high = RANGE
-        found = (self.weight > low) & (self.weight < high) & (self.largest < high)
+        found = (self.weight > LOW) & (self.weight < HIGH) & (self.largest < HIGH)
         return found | (self.least > LEAST)
 
 
@@ -127,14 +143,8 @@ def at_any_scale(
     """Results of `use` for many strings, however small their probabilities are.
 
     Weights of position i times e^g_i multiply a string's weight by e^G, G the sum of
-    g_i, and change no posterior. A string is tried as it is; where its weight is below
-    `RANGE` it is tried again with
-
-        g_i = -c log sum_a u(a) w_i(a) + rate,
-
-    u(a) the share of token a in the grammar's strings and c what their derivations'
-    entropy is of that of as many independent tokens; from then on `rate` is moved by
-    the weights that are found.
+    g_i, and change no posterior. A string is tried as it is, g = 0; where its weight is
+    too small or too large, what its tokens cost is added to g, and it is tried again.
 
     Args:
       arrays: the grammar.
@@ -149,64 +159,37 @@ def at_any_scale(
       Results, and G of each string.
     """
     plan = chart_plan(arrays, by_level=by_level)
-    share, c = _token_shares(arrays)
 
-    def one(on: Array, rate: Array, n: Array, *row: Array) -> tuple[Any, ...]:
-        w = weights_of(*row)
-        cost = jnp.minimum(-jnp.log(w @ share), 100.0)
-        g = jnp.where(jnp.arange(n_tokens) < n, on * c * cost + rate, 0.0)
-        out, totals = use(w * jnp.exp(g)[:, None], n, *row)
-        valid = totals.tokens <= n
-        weight = jnp.where(valid, totals.weight, 1.0)
-        # The longest beginning whose weight is known says how far the rate is off.
-        known = valid & (weight > RANGE[0]) & (weight < jnp.inf) & (totals.tokens > 0)
-        longest = jnp.where(known, totals.tokens, 0).argmax()
-        off = -jnp.log(weight[longest]) / totals.tokens[longest]
-        blind = jnp.where(jnp.isfinite(weight).all(), 600.0, -600.0) / jnp.maximum(n, 1)
-        step = jnp.where(known.any(), off, blind)
-        done = (totals.exact | ~valid).all()
-        return out, g.sum(), done, jnp.where(on > 0, step, 0.0)
+    def one(g: Array, n: Array, *row: Array) -> tuple[Any, Array, Array]:
+        valid = jnp.arange(n_tokens) < n
+        out, totals = use(weights_of(*row) * jnp.exp(g)[:, None], n, *row)
+        done = (totals.exact | (totals.tokens > n)).all()
+        return out, done, jnp.where(valid & ~done, totals.rate, 0.0)
 
-    def attempt(on: Array, rate: Array) -> tuple[Any, ...]:
-        return map_strings(plan, n_tokens, one, on, rate, length, *rows)
+    def attempt(g: Array) -> tuple[Any, Array, Array]:
+        return map_strings(plan, n_tokens, one, g, length, *rows)
 
-    def go_on(state: tuple[Any, ...]) -> Array:
-        count, _, (_, _, done, _) = state
+    def unfinished(state: tuple[Any, ...]) -> Array:
+        count, _, (_, done, _) = state
         return (count < ATTEMPTS) & ~done.all()
 
     def again(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        count, rate, old = state
-        done = old[2]
-        new = attempt(jnp.full(len(length), jnp.minimum(count, 1), float), rate)
+        count, g, old = state
+        g = g + old[2]
+        new, done = attempt(g), old[1]
         kept = jax.tree.map(
             lambda a, b: jnp.where(done.reshape(-1, *[1] * (a.ndim - 1)), a, b),
             old,
             new,
         )
-        return count + 1, rate + jnp.where(done, 0.0, new[3]), kept
+        return count + 1, g, kept
 
-    zero = jnp.zeros(len(length))
-    like = jax.eval_shape(attempt, zero, zero)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    _, _, (out, g, _, _) = lax.while_loop(go_on, again, (jnp.int32(0), zero, nothing))
-    return out, g
-
-
-@lru_cache(maxsize=32)
-def _token_shares(arrays: GrammarArrays) -> tuple[np.ndarray, float]:
-    """U and c of `at_any_scale`."""
-    plan = chart_plan(arrays)
-    count = dict.fromkeys(range(len(arrays.symbols)), 0.0)
-    count |= dict.fromkeys(plan.start, 1 / len(plan.start))
-    for a, sides in reversed([*zip(plan.nonterminals, plan.rules, strict=True)]):
-        for side, p in sides:
-            for x in side:
-                count[x] += p * count[a]
-    tokens = np.asarray([count[a] for a in plan.terminals])
-    u = tokens / tokens.sum()
-    known = u[u > 0]
-    independent = -tokens.sum() * (known * np.log(known)).sum()
-    return u, float(arrays.string_entropy / independent) if independent else 0.0
+    zero = jnp.zeros((len(length), n_tokens))
+    nothing = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, zero)
+    )
+    _, g, (out, _, _) = lax.while_loop(unfinished, again, (jnp.int32(0), zero, nothing))
+    return out, g.sum(1)
 
 
 def shares(x: Array, valid: Array) -> Array:
