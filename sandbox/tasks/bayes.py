@@ -38,11 +38,9 @@ from sandbox.types import Array
 
 CELLS_AT_ONCE = 60_000
 """Strings whose charts together hold about this many numbers are computed together."""
-LOW, HIGH, LEAST, SMALL, ATTEMPTS = 1e-200, 1e200, 1e-60, 1e-250, 16
-"""Weights that are trusted lie between the first two: what was lost on the way is below
-1e-308 times the weight of its surroundings. Where the smallest positive cell of a chart
-is above the third, no product can have underflowed; a cell below the fourth may have.
-The fifth is how often another scale is tried.
+LOW, HIGH, ATTEMPTS = 1e-120, 1e200, 16
+"""Weights that are trusted, since what the smallest cells lose is below `inside.FLOOR`
+times the weight of their surroundings; and how many scales are tried.
 """
 
 
@@ -85,7 +83,6 @@ class Totals(NamedTuple):
     Attributes:
       weight: of a string, or of each of its beginnings, `(K,)`.
       tokens: how many of its tokens each of them spans, `(K,)`.
-      least: smallest positive cell of the chart.
       largest: largest cell.
       rate: what a token costs, in nats, where it stands, `(N,)`: -log of the largest
         cell over the longest span that covers it and did not underflow, per token.
@@ -93,7 +90,6 @@ class Totals(NamedTuple):
 
     weight: Array
     tokens: Array
-    least: Array
     largest: Array
     rate: Array
 
@@ -111,24 +107,20 @@ class Totals(NamedTuple):
             best = best.at[at].set(jnp.maximum(best[at], cells))
 
         def cover(span: Array, rate: Array) -> Array:
-            seen = (best[span] > SMALL) & jnp.isfinite(best[span])
+            seen = (best[span] > LOW) & jnp.isfinite(best[span])
             each = jnp.where(seen, -jnp.log(jnp.where(seen, best[span], 1.0)) / span, 0)
             sums = jnp.pad(jnp.cumsum(jnp.stack([seen, each]), 1), ((0, 0), (n, 0)))
             many, cost = sums[:, n:] - lax.dynamic_slice(sums, (0, n - span), (2, n))
             return jnp.where(many > 0, cost / jnp.maximum(many, 1), rate)
 
         rate = lax.fori_loop(1, len(best), cover, jnp.zeros(n))
-        every = (w, *(cells for _, cells in bands))
-        least = [jnp.where(c > 0, c, jnp.inf).min() for c in every]
-        return cls(
-            *map(jnp.atleast_1d, found), jnp.stack(least).min(), best.max(), rate
-        )
+        return cls(*map(jnp.atleast_1d, found), best.max(), rate)
 
     @property
     def exact(self) -> Array:
-        """Where nothing that counts was lost, `(K,)`; zeros are then impossible."""
-        found = (self.weight > LOW) & (self.weight < HIGH) & (self.largest < HIGH)
-        return found | (self.least > LEAST)
+        """Where nothing that counts was lost, `(K,)`; zeros are impossible (`kept`)."""
+        sound = (self.weight > LOW) & (self.weight < HIGH) & (self.largest < HIGH)
+        return sound | (self.weight == 0)
 
 
 def at_any_scale(

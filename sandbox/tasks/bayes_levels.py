@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 
 from sandbox.tasks.bayes import Totals, at_any_scale, in_float64, largest_one, shares
 from sandbox.tasks.grammar_arrays import GrammarArrays
-from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, total
+from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, kept, total
 from sandbox.types import Array
 
 
@@ -145,10 +145,11 @@ def _next_weights(
         end = end + _by_end(band, n)
     for a, sides in reversed([*zip(plan.nonterminals, plan.rules, strict=True)]):
         for side, probability in sides:
-            here = probability * left[a]
+            here = kept(probability * left[a])
             for j, x in enumerate(side):
                 left[x] = left[x] + here
                 if j + 1 < len(side):
                     band = chart[x]
-                    here = _by_end(Band(band.low, band.cells * here[None, :n]), n)
+                    cells = kept(band.cells * here[None, :n])
+                    here = _by_end(Band(band.low, cells), n)
     return jnp.stack([*(left[a] for a in plan.terminals), end], 1)

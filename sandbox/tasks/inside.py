@@ -39,6 +39,8 @@ from jaxtyping import Float, Int
 from sandbox.tasks.grammar_arrays import GrammarArrays
 from sandbox.types import Array
 
+FLOOR = 1e-150
+"""Smallest positive cell: what a product of two of them still can hold."""
 _ZERO = np.int32(0)
 _UNROLLED = 3
 """Lengths of a band, and words of a symbol, up to which they are unrolled."""
@@ -156,6 +158,11 @@ def _rules(
     return tuple((tuple(right[:k]), p) for right, k, p in rows)
 
 
+def kept(x: Array) -> Array:
+    """Positive numbers stay positive, so that a zero says impossible, not too small."""
+    return jnp.where(x > 0, jnp.maximum(x, FLOOR), x)
+
+
 class Band(NamedTuple):
     """Chart cells of one symbol.
 
@@ -182,6 +189,7 @@ def inside(
       factors: optional factors on the cells of nonterminals, shaped as `cells`.
     """
     n = weights.shape[0]
+    weights = kept(weights)
     column = {a: i for i, a in enumerate(plan.terminals)}
     chart = {a: Band(1, weights[None, :, i]) for a, i in column.items()}
     low, high = dict(plan.shortest), dict(plan.longest)
@@ -206,7 +214,7 @@ def inside(
                 cells = cells.at[at : at + k].add(probability * band.cells[:k])
         if factors is not None and a in factors:
             cells = cells * factors[a]
-        chart[a] = Band(low[a], cells)
+        chart[a] = Band(low[a], kept(cells))
     return chart
 
 
@@ -224,7 +232,7 @@ def _sequence(
     if key not in pairs:
         first, last = _sequence(chart, side[:-1], starts, pairs), chart[side[-1]]
         cells: Any = _concatenate(first.low, first.cells, last.cells)
-        pairs[key] = Band(first.low + last.low, cells)
+        pairs[key] = Band(first.low + last.low, kept(cells))
     return pairs[key]
 
 

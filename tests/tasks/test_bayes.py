@@ -16,7 +16,7 @@ from sandbox.errors import ConfigError
 from sandbox.tasks import bayes
 from sandbox.tasks.bayes_levels import level_posteriors, predict_next
 from sandbox.tasks.channel import Channel, observed
-from sandbox.tasks.grammar import Grammar, load_grammar, read_rules
+from sandbox.tasks.grammar import Grammar, Rule, load_grammar, read_rules
 from sandbox.tasks.grammar_arrays import compile_grammar
 from sandbox.tasks.inside import ChartPlan, chart_plan
 
@@ -412,3 +412,81 @@ def test_float32_results_are_the_rounded_ones(world):
         got = jax.jit(lambda *x: bayes.predict_masked(world.arrays, *x))(*args)
         assert got.dtype == jnp.float32
     np.testing.assert_array_equal(got, np.asarray(want, np.float32))
+
+
+# ------------------------------------------------------------- beyond float64's range
+
+PAIRS = {("a", "a"): 1e-9, ("a", "b"): 3e-9, ("b", "c"): 1 - 4e-9}
+"""Probabilities of the pairs that long strings consist of."""
+
+
+def doubling(levels, last):
+    """2^levels independent draws from the rules of the last level."""
+    rules = [Rule(f"L{i}", (f"L{i + 1}",) * 2, 1.0) for i in range(levels)]
+    rules += [Rule(f"L{levels}", right, p) for right, p in last]
+    return compile_grammar(Grammar("doubling", tuple(rules), ("L0",)))
+
+
+@pytest.fixture(scope="module")
+def long():
+    """512 independent pairs; rare ones first, so that halves differ by 5,000 nats."""
+    last = [(tuple(f"'{x}'" for x in pair), p) for pair, p in PAIRS.items()]
+    arrays = doubling(9, last)
+    words = [("a", "a")] * 255 + [("a", "b")] + [("b", "c")] * 256
+    number = arrays.terminals.index
+    tokens = jnp.asarray([[number(w) for pair in words for w in pair]])
+    return arrays, tokens, jnp.asarray([1024])
+
+
+def test_a_long_string_has_the_probability_of_its_pairs(long, x64):
+    exact = 255 * np.log(1e-9) + np.log(3e-9) + 256 * np.log1p(-4e-9)
+    np.testing.assert_allclose(bayes.log_probability(*long), [exact], rtol=1e-13)
+
+
+def test_tokens_of_long_strings_are_predicted_from_their_pairs(long, x64):
+    arrays, tokens, length = long
+    known = jnp.ones(tokens.shape, bool)
+    p = np.asarray(bayes.predict_masked(arrays, tokens, known, length))[0]
+    a, b, c = map(arrays.terminals.index, "abc")
+    expected = np.zeros((1024, 3))
+    expected[:512:2, a] = 1
+    expected[1:512:2, [a, b]] = 0.25, 0.75  # after an a
+    expected[512::2, b] = expected[513::2, c] = 1
+    np.testing.assert_allclose(p, expected, atol=1e-10)
+
+
+def test_next_tokens_of_long_strings(long, x64):
+    arrays, tokens, length = long
+    p = np.asarray(predict_next(arrays, tokens, length))[0]
+    a, b, c = map(arrays.terminals.index, "abc")
+    expected = np.zeros((1025, 4))
+    expected[:1024:2, [a, b]] = 4e-9, 1 - 4e-9
+    expected[1:512:2, [a, b]] = 0.25, 0.75
+    expected[513::2, c] = expected[1024, 3] = 1
+    np.testing.assert_allclose(p, expected, rtol=1e-10, atol=1e-20)
+
+
+def test_levels_of_long_strings(long, x64):
+    arrays, tokens, length = long
+    weights = observed(tokens, jnp.ones(tokens.shape, bool), 3)
+    found = level_posteriors(arrays, weights, length)
+    for level in range(10):
+        over = np.asarray(found.symbols)[0, level, :, arrays.symbols.index(f"L{level}")]
+        np.testing.assert_allclose(over, 1, atol=1e-10)
+        ends = np.flatnonzero(np.asarray(found.boundaries)[0, level] > 0.5)
+        assert list(ends) == list(range(1024 // 2**level - 1, 1024, 1024 // 2**level))
+
+
+def test_long_strings_that_are_none(long, x64):
+    arrays, tokens, length = long
+    tokens = tokens.at[0, 700].set(arrays.terminals.index("a"))
+    assert bayes.log_probability(arrays, tokens, length)[0] == -np.inf
+
+
+def test_a_lexicon_of_a_thousand_words(x64):
+    arrays = doubling(7, [((f"'w{i}'",), 0.001) for i in range(1000)])
+    tokens, length = jnp.arange(128)[None], jnp.asarray([128])
+    log_p = bayes.log_probability(arrays, tokens, length)
+    np.testing.assert_allclose(log_p, [-128 * np.log(1000)], rtol=1e-13)
+    p = bayes.predict_masked(arrays, tokens, jnp.ones((1, 128), bool), length)
+    np.testing.assert_allclose(p, 0.001, rtol=1e-12)
