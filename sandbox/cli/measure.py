@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import jax
 import numpy as np
 
+from sandbox.errors import require
 from sandbox.probes.alignment import AlignmentProbe
 from sandbox.probes.fourier import FourierProbe
 from sandbox.probes.ngram import NgramProbe
@@ -19,6 +19,7 @@ from sandbox.store.config import to_json
 from sandbox.store.files import make_folder, write_atomic
 from sandbox.store.provenance import versions
 from sandbox.text import table
+from sandbox.train.arithmetic import pinned
 from sandbox.train.run import Run
 
 _MAX_DEGREE = 5
@@ -35,7 +36,7 @@ def measure(
     spec, folder = run.spec, run.folder.path
     strategy = spec.strategies[lane].name
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
-    with jax.enable_x64(spec.dtype == "float64"):
+    with pinned(x64=spec.dtype == "float64"):
         for name in dict.fromkeys(args.probes):
             make, columns = _PROBES[name]
             probe = make(spec, args.points)
@@ -130,9 +131,18 @@ def _alignment(arrays: Arrays) -> Columns:
 
 
 def _spectrum(arrays: Arrays) -> Columns:
-    """Exact weight of each degree: largest class, mean over seeds (in support)."""
-    both = (arrays["weight"], arrays["in_support"].sum(2))  # (R, S, d+1, C)
-    weight, inside = (a.max(-1).mean(1).T for a in both)
+    """Exact weight of each degree, mean over seeds (in some node's support).
+
+    That of class 1 where C = 2 and the largest over the classes where C > 2.
+    """
+    require(
+        "in_any" in arrays,
+        "this spectrum was measured by an earlier version, which counted monomials of"
+        " several supports several times; delete its folder to measure it again.",
+    )
+    both = (arrays["weight"], arrays["in_any"])  # (R, S, d+1, C)
+    two = both[0].shape[-1] == 2
+    weight, inside = ((a[..., 1] if two else a.max(-1)).mean(1).T for a in both)
     for j, pair in enumerate(zip(weight[:9], inside[:9], strict=True)):
         pairs = zip(*pair, strict=True)
         yield f"degree {j}", [f"{w:.4f} ({within:.4f})" for w, within in pairs]

@@ -39,8 +39,8 @@ class Probe:
     to find, mean |c_A| is about 0.8 standard errors of one coefficient, not 0.
     alignment prints the share of a neuron's squared weights on the support: chance is
     k/d.
-    spectrum prints the exact Fourier weight of p(1|x) by degree (d <= 20), and in
-    brackets how much of it lies inside the support.
+    spectrum prints the exact Fourier weight of p(1|x) by degree (d <= 20), of several
+    classes the largest, and in brackets how much of it lies inside some support.
     nonterminals prints, level by level, how well the nonterminal over a token, and
     whether it ends there, is read off the frozen hidden states: by attention over
     positions, by a linear map, with labels of other strings (control), and from an

@@ -3,8 +3,8 @@
 A folder made by `save_pretrained` holds `config.json` and `model.safetensors`; nothing
 else is read, pickles never. Only models that `Transformer` computes exactly are
 accepted: another activation, another scaling of scores, an untied BERT decoder, a
-missing, misshapen or unknown tensor are errors. Left out, because no logit of these
-models depends on them: pooler, next-sentence head, all token types but the first.
+missing, misshapen or unknown tensor and a number that is not finite are errors. Left
+out, because no logit of these models depends on them: pooler, next-sentence head, all token types but the first.
 Names may be as written today, or as in the files first published (layer norms with
 gamma and beta; GPT-2 without the prefix `transformer.`).
 
@@ -13,6 +13,7 @@ Example:
     >>> model.apply(params, x).logits
 """
 
+import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -46,13 +47,13 @@ class _Family(NamedTuple):
     """What a kind of model is called and must say in its config.
 
     Attributes:
-      architecture: the one class that is accepted.
+      architectures: the classes that are accepted, or none named.
       names: config fields of layers, heads, width, positions and MLP width.
       fixed: accepted values of other fields, the first being their default.
       tensors: by part of the parameters; those of a layer after its `layer` prefix.
     """
 
-    architecture: str
+    architectures: tuple[str, ...]
     names: tuple[str, str, str, str, str]
     fixed: Mapping[str, tuple[Any, ...]]
     tensors: Mapping[str, str]
@@ -60,7 +61,7 @@ class _Family(NamedTuple):
 
 _FAMILIES = {
     "bert": _Family(
-        "BertForMaskedLM",
+        ("BertForMaskedLM", "BertForPreTraining"),
         (
             "num_hidden_layers",
             "num_attention_heads",
@@ -91,7 +92,7 @@ _FAMILIES = {
         },
     ),
     "gpt2": _Family(
-        "GPT2LMHeadModel",
+        ("GPT2LMHeadModel",),
         ("n_layer", "n_head", "n_embd", "n_positions", "n_inner"),
         {
             "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -165,7 +166,7 @@ def load_transformer(
         kind=kind,
         vocab=len(order),
         n_classes=len(order) if n_classes is None else n_classes,
-        tied=config.get("tie_word_embeddings", True),
+        tied=bool(config.get("tie_word_embeddings", True)),  # a file may say 0
         dropout=dropout,
         compute=compute,
         **sizes,
@@ -188,15 +189,13 @@ def _sizes(config: Mapping[str, Any], family: _Family, where: Path) -> dict[str,
         )
         return value  # pyright: ignore[reportReturnType]
 
-    def multiple(name: str, value: int, of: str, unit: int) -> int:
-        said = f"must be a multiple of {of} {unit}, got {value}."
-        require(value % unit == 0, f"{name} in {where} {said}")
-        return value // unit
-
-    saved = config.get("architectures") or []
+    saved = config.get("architectures") or [family.architectures[0]]
     require(
-        saved == [family.architecture],
-        f"architectures in {where} must be [{family.architecture!r}], got {saved!r}.",
+        isinstance(saved, list)
+        and len(saved) == 1
+        and saved[0] in family.architectures,
+        f"architectures in {where} must be one of"
+        f" {', '.join(family.architectures)}, got {saved!r}.",
     )
     for name, accepted in family.fixed.items():
         value = config.get(name, accepted[0])
@@ -204,10 +203,14 @@ def _sizes(config: Mapping[str, Any], family: _Family, where: Path) -> dict[str,
         require(value in accepted, f"{name} in {where} {said}")
     layers, heads, width, positions, inner = family.names
     h, e = whole(heads), whole(width)
+    said = f"must be a multiple of {heads} {h}, got {e}."
+    require(e % h == 0, f"{width} in {where} {said}")
     default = inner == "n_inner" and config.get(inner) is None
+    f = 4 * e if default else whole(inner)
     return {
-        "head_dim": multiple(width, e, heads, h),
-        "mlp_ratio": multiple(inner, 4 * e if default else whole(inner), width, e),
+        "head_dim": e // h,
+        "mlp_ratio": 1 if f % e else f // e,
+        "inner": f if f % e else 0,
         "heads": h,
         "layers": whole(layers),
         "positions": whole(positions),
@@ -252,7 +255,9 @@ class _Reader:
 
     def __call__(self, name: str, *shape: int) -> np.ndarray:
         """The tensor of this name, as float64; it must have this shape."""
-        require(name in self.stored, f"{self.path} has no tensor {name}.")
+        near = difflib.get_close_matches(name, self.stored, n=3, cutoff=0.3)
+        held = f"; the nearest that it has are {', '.join(near)}" if near else ""
+        require(name in self.stored, f"{self.path} has no tensor {name}{held}.")
         found = self.file.get_slice(self.stored[name])
         require(
             tuple(found.get_shape()) == shape,
@@ -261,12 +266,20 @@ class _Reader:
         )
         kind = found.get_dtype()
         require(
-            kind in ("F16", "F32", "F64"),
-            f"{name} in {self.path} must be stored as a 16, 32 or 64 bit IEEE float,"
-            f" got {kind}; save the model as float32.",
+            kind in ("F16", "BF16", "F32", "F64"),
+            f"{name} in {self.path} must be stored as a 16, 32 or 64 bit float, got"
+            f" {kind}; save the model as float32.",
         )
         self.left.discard(name)
-        return self.file.get_tensor(self.stored[name]).astype(np.float64)
+        value = self.file.get_tensor(self.stored[name]).astype(np.float64)
+        finite = np.isfinite(value.astype(jnp.result_type(float)))
+        require(
+            bool(finite.all()),
+            f"{name} in {self.path} holds {(~finite).sum():,} numbers that are not"
+            f" finite (of {finite.size:,}); the model diverged, or was saved in too"
+            " few bits.",
+        )
+        return value
 
     def same(self, name: str, other: np.ndarray, what: str) -> None:
         """Accepts a stored copy of a tied tensor only if it is one."""
@@ -328,17 +341,20 @@ def _params(
             },
         }
 
-    token = read(f"{names['token']}.weight", vocab, e)
+    decoder, tied = f"{names['decoder']}.weight", f"{names['token']}.weight"
+    if model.tied and tied not in read.stored and decoder in read.stored:
+        tied = decoder  # one of two names of the same tensor
+    token = read(tied, vocab, e)
     position = read(f"{names['position']}.weight", model.positions, e)
     embedding: Params = {"token": token[order], "position": position}
     head: Params = {"norm": norm(names["norm"])}
-    decoder = f"{names['decoder']}.weight"
     if model.tied:
         read.same(decoder, token, "the token embedding")
     else:
         head["decoder"] = read(decoder, vocab, e)[order]
     if bert:
-        at, bias = "bert.embeddings", read("cls.predictions.bias", vocab)
+        own, copy = "cls.predictions.bias", "cls.predictions.decoder.bias"
+        at, bias = "bert.embeddings", read(own if own in read.stored else copy, vocab)
         read.same("cls.predictions.decoder.bias", bias, "cls.predictions.bias")
         types = f"{at}.token_type_embeddings.weight"
         embedding |= {

@@ -39,6 +39,7 @@ from sandbox.models.attention import attend, attention_weights, use_tiles
 from sandbox.models.base import Size
 from sandbox.models.dropout import Words, drop
 from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields
+from sandbox.store.config import later
 from sandbox.types import Array, Outputs, Params, Tokens
 
 HIGHEST = lax.Precision.HIGHEST
@@ -64,6 +65,7 @@ class Transformer:
       tied: whether the decoder is the token embedding; always for BERT.
       compute: "bfloat16" rounds the factors of all products but the decoder's;
         parameters, sums, layer norms, softmax and logits stay in float32.
+      inner: width of the MLP where it is no multiple of E; 0 for `mlp_ratio` times E.
     """
 
     kind: Literal["bert", "gpt2"] = "bert"
@@ -77,6 +79,7 @@ class Transformer:
     dropout: Annotated[float, Within(0, 1, "[)")] = 0.0
     tied: bool = True
     compute: Literal["float32", "bfloat16"] = "float32"
+    inner: Annotated[int, AtLeast(0)] = later(0)
 
     def __post_init__(self) -> None:
         """Refuses impossible sizes."""
@@ -100,7 +103,7 @@ class Transformer:
     @property
     def mlp_width(self) -> int:
         """Width F of the MLPs."""
-        return self.mlp_ratio * self.width
+        return self.inner or self.mlp_ratio * self.width
 
     @property
     def taps(self) -> tuple[str, ...]:

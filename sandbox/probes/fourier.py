@@ -226,7 +226,8 @@ class FourierProbe:
             )
             if a <= k:
                 groups[f"in_support/{a}"] = order_nd[:, in_support_subsets(range(k), a)]
-            groups[f"off_support/{a}"] = order_nd[:, off]
+            if len(off):  # none where every coordinate matters
+                groups[f"off_support/{a}"] = order_nd[:, off]
         return groups
 
     def measure(self, params: Params, key: Any) -> dict[str, Array]:

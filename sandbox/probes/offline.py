@@ -16,6 +16,7 @@ import numpy as np
 from sandbox.errors import StoreError
 from sandbox.store.config import digest, foreign_sources, to_json
 from sandbox.store.folders import SCHEMA, RunFolder
+from sandbox.train.arithmetic import pinned
 from sandbox.train.progress import Progress, seeds_text
 from sandbox.train.resumable import VALUES, Arrays, Pieces, carry_out, read_values
 from sandbox.train.run import Run
@@ -105,10 +106,9 @@ def measure_trajectory(
         ready = cache(lambda: _prepare(probe, keys))
 
         def one(step: int) -> dict[str, Array]:
-            with jax.enable_x64(run.spec.dtype == "float64"):
-                read = run.trajectory.read(step)
-                params = jax.tree.map(lambda p: p[positions, lane], read)
-                return _measure_seeds(probe, params, keys, ready())
+            read = run.trajectory.read(step)
+            params = jax.tree.map(lambda p: p[positions, lane], read)
+            return _measure_seeds(probe, params, keys, ready())
 
         def stacked(rows: dict[str, Arrays]) -> Arrays:
             every = [rows[names[step]] for step in chosen]
@@ -122,7 +122,8 @@ def measure_trajectory(
             join=stacked,
         )
 
-    carry_out(folder, what, work, kind="probe", progress=progress)
+    with pinned(x64=run.spec.dtype == "float64"):
+        carry_out(folder, what, work, kind="probe", progress=progress)
     values, wall = read_values(folder)
     if any(v.shape[:2] != (len(positions), len(chosen)) for v in values.values()):
         raise StoreError(f"{folder.path / VALUES} is no measurement of these seeds.")

@@ -49,7 +49,8 @@ class SpectrumProbe:
 
         Returns:
           `weight`: `(d + 1, C)` over all monomials of each degree; `in_support`:
-          `(n, d + 1, C)` over those inside each node's support.
+          `(n, d + 1, C)` over those inside each node's support; `in_any`: `(d + 1, C)`
+          over those inside some node's, each counted once.
         """
         d = self.task.d
         square_NC = exact_spectrum(self.task, self.model, params, key) ** 2
@@ -62,7 +63,9 @@ class SpectrumProbe:
         inside_n = jnp.sum(jnp.uint32(1) << supports_nk, 1, dtype=jnp.uint32)
         within_nN = (jnp.asarray(masks)[None, :] & ~inside_n[:, None]) == 0
         kept_nNC = jnp.where(within_nN[:, :, None], square_NC[None], 0)
+        any_NC = jnp.where(within_nN.any(0)[:, None], square_NC, 0)
         return {
             "weight": levels_jN @ square_NC,
+            "in_any": levels_jN @ any_NC,
             "in_support": jnp.einsum("jN,nNc->njc", levels_jN, kept_nNC),
         }

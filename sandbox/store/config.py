@@ -86,7 +86,7 @@ def digest(data: Any) -> str:
 
 def class_tag(cls: type) -> str:
     """What a class is called in a record: `Parity`, or `my_study:Parity` if foreign."""
-    if not _is_foreign(cls):
+    if not is_foreign(cls):
         return cls.__name__
     file = _file_of(cls)
     if file is None:
@@ -96,7 +96,7 @@ def class_tag(cls: type) -> str:
     return f"{stem}:{cls.__qualname__}"
 
 
-def _is_foreign(cls: type) -> bool:
+def is_foreign(cls: type) -> bool:
     """Whether a class belongs neither to the library nor to Python's own."""
     package = cls.__module__.partition(".")[0]
     return package != "sandbox" and package not in sys.stdlib_module_names
@@ -124,7 +124,7 @@ def foreign_sources(value: Any) -> dict[str, str]:
 
     def walk(v: Any) -> None:
         if is_dataclass(v) and not isinstance(v, type):
-            for cls in filter(_is_foreign, type(v).__mro__):
+            for cls in filter(is_foreign, type(v).__mro__):
                 tag, code = class_tag(cls), _code_hash(cls)
                 if found.setdefault(tag, code) != code:
                     raise ConfigError(f"two different classes are {tag}; rename one.")

@@ -59,7 +59,9 @@ from sandbox.study.report import COLUMNS, Report, summary_rows, write_csv
 from sandbox.study.result import Result, Taught
 from sandbox.study.setting import Setting
 from sandbox.study.teachers import Teachers, train_teachers
+from sandbox.tasks.base import check_target
 from sandbox.text import table
+from sandbox.train.arithmetic import pinned
 from sandbox.train.loop import fit
 from sandbox.train.progress import Progress
 from sandbox.train.resumable import compute
@@ -136,6 +138,7 @@ class Study:
         check_fields(self, "")
         self.check()
         for setting in self.settings.values():
+            check_target(setting.made_task)
             made_up = Teachers.made_up(setting)
             made_up.students(self.lanes(made_up))
         self.plain_runs  # noqa: B018 (builds the records)
@@ -214,6 +217,7 @@ class Study:
         """Whether this is a preset as it stands."""
         return preset in self.presets and self.preset(preset) == self
 
+    @pinned()
     def run(
         self, *, root: Path, progress: Progress | None = None, preset: str = ""
     ) -> Result:
@@ -271,6 +275,7 @@ class Study:
             figures.finish(fig, r)
         return fig
 
+    @pinned()
     def report(self, r: Result) -> Report:
         """Figure, claims and table of a result."""
         paper = r.preset == "paper"

@@ -21,21 +21,26 @@ no chunk, segment or batch size can move a sample. The streams are
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from math import sqrt
 from typing import Annotated, Any, Protocol, TypeGuard, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
 from jaxtyping import Float, Int
 
 from sandbox.errors import ConfigError, require
-from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields
-from sandbox.store.config import later
+from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields, shown
+from sandbox.store.config import is_foreign, later
 from sandbox.types import Array, Batch
 
 SPLITS = ("train", "distill", "quiz", "eval", "probe")
 _SUPPORT, STREAM = 0, 1  # first fold of the task key
 MAX_ENUMERATED_BITS = 20
+LOOKED_AT = 256
+"""Rows of each of a few keys by which a target is judged."""
 Size = Annotated[int, AtLeast(1), AtMost(2**31 - 1)]
 
 
@@ -123,6 +128,55 @@ def is_sequence_task(task: Task) -> TypeGuard[SequenceTask]:
     return hasattr(task, "edges")
 
 
+@lru_cache(maxsize=64)
+def check_target(task: Any) -> None:
+    """Refuses a user's task on vectors that is no target, from a few hundred rows.
+
+    Raises:
+      ConfigError: supports are no coordinates, an index lies beyond the rows (which jax
+        clamps in silence), or labels are no classes.
+    """
+    if not isinstance(task, VectorTask) or not is_foreign(type(task)):
+        return
+    name, d, c = type(task).__name__, task.d, task.n_classes
+
+    @jax.jit
+    @partial(checkify.checkify, errors=checkify.index_checks)
+    def draw(key: Any) -> tuple[Array, ...]:
+        keys = row_keys(stream_key(key, STREAM, "probe"), 0, LOOKED_AT)
+        x, supports = task.inputs(keys), task.supports(key)
+        clean = task.labels(task.rotate(x, key), supports)
+        return supports, x, clean, task.observe(clean, keys)
+
+    for key in map(jax.random.key, range(3)):
+        error, (supports, x, clean, seen) = draw(key)
+        whole = jnp.issubdtype(supports.dtype, jnp.integer) and supports.ndim == 2
+        require(
+            whole and bool(((supports >= 0) & (supports < d)).all()),
+            f"{name}.supports must be whole numbers in 0..d-1 = 0..{d - 1}, one"
+            f" monomial a row, got {shown(np.asarray(supports).tolist())}.",
+        )
+        require(
+            x.shape == (LOOKED_AT, d) and bool(jnp.isfinite(x).all()),
+            f"{name}.inputs must be finite and of shape (rows, d) = ({LOOKED_AT}, {d}),"
+            f" got {x.shape}.",
+        )
+        beyond = (error.get() or "").partition("\n")[0]
+        require(
+            not beyond,
+            f"{name}.labels takes an index beyond the {d} coordinates of a row:"
+            f" {beyond}",
+        )
+        for what, y in (("labels", clean), ("observe", seen)):
+            classes = jnp.issubdtype(y.dtype, jnp.integer) and y.shape == (LOOKED_AT,)
+            require(
+                classes and bool(((y >= 0) & (y < c)).all()),
+                f"{name}.{what} must give every row a class in 0..{c - 1}, as whole"
+                f" numbers of shape (rows,), got {y.dtype} {y.shape} in"
+                f" {y.min()}..{y.max()}; of signs, (signs < 0).astype(int) makes some.",
+            )
+
+
 def cube_rows(row_keys: Any, d: int, p: float = 0.5) -> Float[Array, "n d"]:
     """Rows of {-1,+1}^d with independent coordinates, one row per key.
 
@@ -163,6 +217,17 @@ class VectorTask:
     """
 
     d: Size = 100
+
+    def __new__(cls, *args: Any, **fields: Any) -> Any:
+        """Refuses a class whose fields no decorator has made fields."""
+        own = vars(cls).get("__annotations__", {}).items()
+        own = [name for name, hint in own if "ClassVar" not in str(hint)]
+        require(
+            not own or "__dataclass_params__" in vars(cls),
+            f"{cls.__name__} must be decorated with @dataclass(frozen=True,"
+            f" kw_only=True); without, {', '.join(own)} are no fields.",
+        )
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Refuses impossible values of single fields, those of subclasses too."""

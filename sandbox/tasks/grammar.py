@@ -21,9 +21,11 @@ Example:
 import os
 import re
 import stat
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
+from math import inf
 from pathlib import Path
 
 from sandbox.errors import ConfigError, require
@@ -40,8 +42,13 @@ from sandbox.text import nearest
 
 __all__ = ["Grammar", "Rule", "RuleError", "load_grammar", "packaged"]
 
-SUM_TOLERANCE = 1e-6
-"""How far from 1 the probabilities of one symbol may sum; they are then scaled."""
+SUM_TOLERANCE, FILE_TOLERANCE = 1e-6, 0.01
+"""How far from 1 the probabilities of one symbol may sum; they are then scaled. In a
+file, as far as nltk reads it, because people and nltk write rounded ones."""
+SYNTAX = (
+    "Files are read in the syntax of nltk's PCFG, such as S -> A B [0.4] | B [0.6] and"
+    " A -> 'a' [1.0]."
+)
 MAX_BYTES, MAX_NONTERMINALS, MAX_RULES = 2**20, 500, 5000
 """Largest file, and number of nonterminals and of rules."""
 SPECIAL_TOKENS = ("BOS", "EOS", "PAD", "MASK")
@@ -54,7 +61,8 @@ _TOKEN = re.compile(
     | (?P<symbol>{_SYMBOL}) )""",
     re.VERBOSE,
 )
-_NUMBER = re.compile(r"\[([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})\]")
+_DECIMAL = r"(?:[0-9]{1,400}\.?[0-9]{0,400}|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,3})?"
+_NUMBER = re.compile(rf"\[\s*({_DECIMAL})\s*(?:/\s*({_DECIMAL})\s*)?\]")
 
 
 class RuleError(ConfigError):
@@ -243,6 +251,7 @@ def load_grammar(
     source, name, data = _read(name_or_path)
     rules, lines, first = read_rules(data, source)
     wanted = (start,) if isinstance(start, str) else start
+    rules = _summing_to_one(rules, source)
     try:
         _check_rules(rules)
         if wanted is not None:
@@ -253,6 +262,21 @@ def load_grammar(
         return Grammar(name, rules, (first,) if wanted is None else tuple(wanted))
     except RuleError as e:
         raise ConfigError(f"{source}, line {lines[e.rule]}: {e.sentence}") from e
+
+
+def _summing_to_one(rules: tuple[Rule, ...], source: str) -> tuple[Rule, ...]:
+    """Rules whose rounded probabilities are divided by their sum, and a word of it."""
+    sums: dict[str, float] = {}
+    for r in rules:
+        sums[r.left] = sums.get(r.left, 0.0) + r.probability
+    off = {s: v for s, v in sums.items() if SUM_TOLERANCE < abs(v - 1) < FILE_TOLERANCE}
+    if off:
+        words = listed(f"{shown(s)} ({v:.9g})" for s, v in off.items())
+        text = f"{source}: probabilities that do not sum to 1 were divided by their sum"
+        warnings.warn(f"{text}: {words}.", stacklevel=3)
+    return tuple(
+        replace(r, probability=r.probability / off.get(r.left, 1.0)) for r in rules
+    )
 
 
 def _read(name_or_path: str | Path) -> tuple[str, str, bytes]:
@@ -313,7 +337,8 @@ def read_rules(data: bytes, source: str) -> tuple[tuple[Rule, ...], list[int], s
                 f"this is rule {len(rules):,}; a grammar may have {MAX_RULES:,} rules.",
             )
         except ConfigError as e:
-            raise ConfigError(f"{source}, line {number}: {e}") from e
+            other = "" if rules else f" {SYNTAX}"  # perhaps another one throughout
+            raise ConfigError(f"{source}, line {number}: {e}{other}") from e
         lines += [number] * (len(rules) - len(lines))
     require(len(rules) > 0, f"{source} has no rules; write some as S -> A B [1.0].")
     known = {r.left: None for r in rules}
@@ -448,12 +473,19 @@ def _rule(left: str, right: list[str], probability: str) -> Rule:
     m = _NUMBER.fullmatch(probability)
     if m is None:
         raise ConfigError(
-            f"{shown(probability)} is no probability; write a decimal number without"
-            " signs or exponents, as in [0.5]."
+            f"{shown(probability)} is no probability; write a number or a fraction"
+            " without signs, as in [0.5] or [1/3]."
         )
+    top, bottom = float(m.group(1)), float(m.group(2) or 1)
+    p = top / bottom if bottom else inf
     require(
-        0 < float(m.group(1)) <= 1,
-        f"{name} -> {text} has probability {shown(m.group(1))}; it must lie in"
+        p <= 1,
+        f"{name} -> {text} has probability {shown(probability[1:-1])}, which is more"
+        " than 1; divide weights by their sum, symbol by symbol.",
+    )
+    require(
+        p > 0,
+        f"{name} -> {text} has probability {shown(probability[1:-1])}; it must lie in"
         " (0, 1], so delete rules that are never used.",
     )
     for word in (s[1:-1] for s in right if is_terminal(s)):
@@ -465,4 +497,4 @@ def _rule(left: str, right: list[str], probability: str) -> Rule:
             f"the terminal {quoted(shown(word))} is called as a special token (one of"
             f" {', '.join(SPECIAL_TOKENS)}); rename it.",
         )
-    return Rule(left, tuple(right), float(m.group(1)))
+    return Rule(left, tuple(right), p)

@@ -49,8 +49,8 @@ def ambiguity(grammar: Grammar, *, budget: int = 400_000) -> Ambiguity:
 
     Args:
       grammar: any grammar; for recursive ones the search may never end by itself.
-      budget: pairs of sentential forms to compare at most; a million take some five
-        seconds and a gigabyte.
+      budget: pairs of sentential forms to compare at most, with up to fifty symbols
+        each on average; a million take some five seconds and a gigabyte.
     """
     return _Search(grammar).run(budget)
 
@@ -69,6 +69,7 @@ class _Search:
                     self.places.setdefault(s, set()).add((left, right[i + 1 :]))
         self.todo: list[tuple[int, _State, str]] = []
         self.seen: set[_State] = set()
+        self.symbols = 0
 
     def _first_sets(self) -> dict[str, set[str]]:
         """The terminals that strings of each symbol begin with."""
@@ -94,6 +95,7 @@ class _Search:
         state = (u, v, at) if u <= v else (v, u, at)
         if state not in self.seen:
             self.seen.add(state)
+            self.symbols += len(u) + len(v)
             heapq.heappush(self.todo, (len(u) + len(v), state, origin))
 
     def run(self, budget: int) -> Ambiguity:
@@ -102,16 +104,19 @@ class _Search:
             for i, u in enumerate(rights):
                 for v in rights[:i]:
                     self._add(u, v, a, a)
-                    if len(self.seen) > budget:
+                    if self._spent(budget):
                         return Ambiguity("undecided", None, len(self.seen))
         while self.todo:
             _, (u, v, at), origin = heapq.heappop(self.todo)
             if u == v:
                 return Ambiguity("ambiguous", origin, len(self.seen))
-            if len(self.seen) > budget:
+            if self._spent(budget):
                 return Ambiguity("undecided", None, len(self.seen))
             self._step(u, v, at, origin)
         return Ambiguity("unambiguous", None, len(self.seen))
+
+    def _spent(self, budget: int) -> bool:
+        return len(self.seen) > budget or self.symbols > 50 * budget
 
     def _step(self, u: _Form, v: _Form, at: str, origin: str) -> None:
         """Successors of u c = v c, for every continuation c of the symbol `at`."""

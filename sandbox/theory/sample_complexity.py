@@ -90,9 +90,8 @@ def ratio(
     """Paired (broadcast) ratio of sample counts, where infinite means "beyond the cap".
 
     inf / finite is infinite and finite / inf is 0, so that both count on their side of
-    a median; inf / inf says nothing and is NaN, as is anything over NaN.
+    a median; inf / inf is a tie, 1. Anything over or under NaN is NaN.
     """
     top, bottom = np.asarray(numerator, float), np.asarray(denominator, float)
-    unknown = np.isnan(top) | np.isnan(bottom) | (np.isinf(top) & np.isinf(bottom))
     with np.errstate(invalid="ignore"):
-        return np.where(unknown, np.nan, top / bottom)
+        return np.where(np.isinf(top) & np.isinf(bottom), 1.0, top / bottom)

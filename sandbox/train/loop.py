@@ -21,6 +21,8 @@ from sandbox.store.files import write_atomic, write_json
 from sandbox.store.folders import RunFolder, default_root
 from sandbox.store.metrics import FILE, Metrics
 from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpoint
+from sandbox.tasks.base import check_target
+from sandbox.train.arithmetic import pinned
 from sandbox.train.engine import Engine
 from sandbox.train.lanes import LABELS, LanePlan
 from sandbox.train.preflight import preflight
@@ -78,9 +80,10 @@ def fit(
       ConfigError: the run needs more memory than there is.
     """
     root = default_root() if root is None else root
-    with jax.enable_x64(spec.dtype == "float64"):
+    with pinned(x64=spec.dtype == "float64"):
         folder = folder_of(spec, root)
         if not folder.complete:
+            check_target(spec.task)
             preflight(spec, folder)
         carry_out(
             folder,

@@ -24,6 +24,7 @@ from sandbox.store.config import digest, foreign_sources, to_json
 from sandbox.store.files import exclusive, read_json, write_atomic, write_json
 from sandbox.store.folders import SCHEMA, RunFolder
 from sandbox.store.provenance import provenance
+from sandbox.train.arithmetic import pinned
 from sandbox.train.progress import Progress, default_progress
 from sandbox.train.signals import collected_signals, join_sittings, say
 
@@ -323,13 +324,14 @@ def compute(
     }
     folder = RunFolder(root / kind / digest(content))
     title = f"{kind} {folder.path.name[:6]}"
-    carry_out(
-        folder,
-        content,
-        lambda: Pieces(folder, title, pieces, unit="pieces", join=_flat),
-        kind=kind,
-        progress=progress,
-    )
+    with pinned():
+        carry_out(
+            folder,
+            content,
+            lambda: Pieces(folder, title, pieces, unit="pieces", join=_flat),
+            kind=kind,
+            progress=progress,
+        )
     flat, wall = read_values(folder)
     values = _nested(flat)
     if values.keys() != pieces.keys():

@@ -10,6 +10,7 @@ import pytest
 from sandbox.errors import ConfigError
 from sandbox.models.mlp import MLP
 from sandbox.probes.spectrum import SpectrumProbe
+from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import ExplicitSupport, Parity
 from sandbox.types import Outputs
 
@@ -57,6 +58,24 @@ def test_weights_match_brute_force_and_parseval(key):
         within = sum((c for c, inside in pairs if inside), np.zeros(2))
         np.testing.assert_allclose(out["weight"][j], every, atol=1e-6)
         np.testing.assert_allclose(out["in_support"][0, j], within, atol=1e-6)
+
+
+def test_a_monomial_of_several_nodes_counts_once(key):
+    task = Hierarchy(d=6, depth=2, feature_complexity=2, layout="shared")
+    model = MLP(d=6, hidden=(16,), n_classes=task.n_classes)
+    params = jax.jit(model.init)(key)
+    out = jax.jit(SpectrumProbe(task, model).measure)(params, key)
+    x = np.asarray(task.enumerate(key).x)
+    p = np.asarray(jax.jit(lambda x: jax.nn.softmax(model.apply(params, x).logits))(x))
+    nodes = [set(s) for s in np.asarray(task.supports(key)).tolist()]
+    for j in range(3):
+        found = [
+            (p * x[:, list(a)].prod(1)[:, None]).mean(0) ** 2
+            for a in itertools.combinations(range(6), j)
+            if any(set(a) <= node for node in nodes)
+        ]
+        np.testing.assert_allclose(out["in_any"][j], sum(found), atol=1e-6)
+    assert (out["in_any"] <= out["weight"] + 1e-7).all()
 
 
 def test_large_cubes_are_refused():

@@ -3,8 +3,10 @@
 import json
 import os
 import time
+import warnings
 from importlib import resources
 
+import nltk
 import numpy as np
 import pytest
 
@@ -127,18 +129,21 @@ REFUSED = {
     "start unknown": ("\n%start R\nS -> 'a' [1.0]", 2, "start symbol R has no"),
     "no probability": ("S -> 'a' | 'b' [1.0]", 1, "S -> 'a' has no probability"),
     "zero": ("S -> 'a' [0.0] | 'b' [1.0]", 1, "it must lie in"),
-    "above one": ("S -> 'a' [1.5]", 1, "it must lie in"),
-    "exponent": ("S -> 'a' [1e-1]", 1, "decimal number"),
-    "fraction": ("S -> 'a' [1/2] | 'b' [1/2]", 1, "decimal number"),
-    "negative": ("S -> 'a' [-0.5]", 1, "decimal number"),
-    "two dots": ("S -> 'a' [0.5.1]", 1, "decimal number"),
+    "above one": ("S -> 'a' [1.5]", 1, "divide weights by their sum"),
+    "over zero": ("S -> 'a' [1/0]", 1, "more than 1"),
+    "negative": ("S -> 'a' [-0.5]", 1, "a number or a fraction"),
+    "two dots": ("S -> 'a' [0.5.1]", 1, "a number or a fraction"),
     "after it": ("S -> 'a' [0.5] 'b'", 1, "'b' follows the probability [0.5]"),
     "empty right": ("S -> A [1.0]\nA -> [1.0]", 2, "right side of A is empty"),
     "empty end": ("S -> 'a' [1.0] |", 1, "right side of S is empty"),
     "empty terminal": ("S -> '' [1.0]", 1, "terminal '' is empty"),
     "mixed": ("S -> 'a' A [1.0]\nA -> 'a' [1.0]", 1, "mixes terminals"),
     "sum": ("S -> A [1.0]\nA -> 'a' [0.5]\nA -> 'b' [0.4]", 3, "sum to 0.9 and not"),
-    "thirds": ("S -> 'a' [.333] | 'b' [.333] | 'c' [.333]", 1, "divide each of them"),
+    "thirds": ("S -> 'a' [.32] | 'b' [.33] | 'c' [.33]", 1, "divide each of them"),
+    "weights": ("S -> A B [3] | B A [1]", 1, "such as S -> A B [0.4] | B [0.6]"),
+    "bnf": ('<S> ::= <A> <B>\n<A> ::= "x"', 1, "such as S -> A B [0.4] | B [0.6]"),
+    "eisner": ("# weights\n1\tROOT\tS .\n2\tS\tNP VP", 2, "syntax of nltk's PCFG"),
+    "bar arrow": ("9|->8 7\n9|->7 8", 1, "syntax of nltk's PCFG"),
     "twice": ("S -> 'a' [0.5]\nS -> 'b' [0.25]\nS -> 'a' [.25]", 3, "is there twice"),
     "undefined": ("S -> A B [1.0]\nA -> 'a' [1.0]", 1, "B has no rule"),
     "misspelt": ("S -> NUON [1.0]\nNOUN -> 'a' [1.0]", 1, "did you mean NOUN?"),
@@ -175,6 +180,26 @@ def test_near_misses_are_read(tmp_path) -> None:
         "S -> 'a' '[0.5]' '|' '->' '#' [1.0]",
     ):
         assert load_grammar(write(tmp_path, text)).start == ("S",)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "said"),
+    [
+        ("S -> 'a' [1/3] | 'b' [2/3]", (1 / 3, 2 / 3), None),
+        ("S -> 'a' [1e-09] | 'b' [0.999999999]", (1e-9, 0.999999999), None),
+        (f"S -> 'a' [0.{'3' * 33}] | 'b' [0.{'6' * 32}7]", (1 / 3, 2 / 3), None),
+        ("S -> 'a' [.33] | 'b' [.33] | 'c' [.33]", (1 / 3,) * 3, "S (0.99)"),
+        ("S -> 'a' [0.333333] | 'b' [0.333333] | 'c' [0.333333]", (1 / 3,) * 3, "S (0.9"),
+        ("S -> 'a' [.5] | 'b' [.509]", (0.5 / 1.009, 0.509 / 1.009), "S (1.009)"),
+    ],
+)
+def test_probabilities_as_people_and_nltk_write_them(tmp_path, text, expected, said):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = [r.probability for r in load_grammar(write(tmp_path, text)).rules]
+    np.testing.assert_allclose(found, expected, rtol=1e-15)
+    assert [said in str(w.message) for w in told] == ([True] if said else [])
+    nltk.PCFG.fromstring(text) if "/" not in text and "e-" not in text else None
 
 
 def test_unreadable_files(tmp_path) -> None:

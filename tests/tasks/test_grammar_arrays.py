@@ -1,6 +1,7 @@
 """Arrays of a grammar against its derivations, listed one by one."""
 
 import random
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -223,6 +224,16 @@ def test_ambiguity_and_parse_counts_against_all_derivations(brute) -> None:
     assert min(verdicts.values()) > 30
     nothing = np.zeros(2, int)
     assert count_parses(compile_grammar(grammar("S 'a' 1")), nothing) == 0
+
+
+def test_left_recursion_ends_undecided_in_little_memory() -> None:
+    """Sentential forms that grow by every step."""
+    g = grammar("S S P L .4; S L .6; L 'one' .7; L 'two' .3; P '+' 1")
+    tracemalloc.start()
+    found = ambiguity(g, budget=40_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.verdict != "ambiguous" and peak < 100e6
 
 
 def test_ambiguity_of_the_packaged_grammars() -> None:
