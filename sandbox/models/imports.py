@@ -354,8 +354,8 @@ def _params(
         head["decoder"] = read(decoder, vocab, e)[order]
     if bert:
         own, copy = "cls.predictions.bias", "cls.predictions.decoder.bias"
-        at, bias = "bert.embeddings", read(own if own in read.stored else copy, vocab)
-        read.same("cls.predictions.decoder.bias", bias, "cls.predictions.bias")
+        at, bias = "bert.embeddings", read(copy if copy in read.stored else own, vocab)
+        read.same(own, bias, copy)
         types = f"{at}.token_type_embeddings.weight"
         embedding |= {
             "type": read(types, read.rows(types), e)[0],

@@ -95,9 +95,14 @@ class Totals(NamedTuple):
 
     @classmethod
     def of(
-        cls, plan: ChartPlan, w: Array, chart: Mapping[int, Band], *found: Array
+        cls,
+        plan: ChartPlan,
+        w: Array,
+        chart: Mapping[int, Band],
+        weight: Array,
+        tokens: Array,
     ) -> "Totals":
-        """Of leaves and their chart; `found` are weight and tokens."""
+        """Of leaves and their chart."""
         bands = [band for a in plan.nonterminals if (band := chart[a]).cells.size]
         n = len(w)
         best = jnp.zeros((max(b.low + len(b.cells) for b in bands), n))
@@ -114,7 +119,8 @@ class Totals(NamedTuple):
             return jnp.where(many > 0, cost / jnp.maximum(many, 1), rate)
 
         rate = lax.fori_loop(1, len(best), cover, jnp.zeros(n))
-        return cls(*map(jnp.atleast_1d, found), best.max(), rate)
+        at_once = jnp.atleast_1d(weight), jnp.atleast_1d(tokens)
+        return cls(*at_once, best.max(), rate)
 
     @property
     def exact(self) -> Array:

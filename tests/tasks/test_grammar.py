@@ -189,7 +189,7 @@ def test_near_misses_are_read(tmp_path) -> None:
         ("S -> 'a' [1e-09] | 'b' [0.999999999]", (1e-9, 0.999999999), None),
         (f"S -> 'a' [0.{'3' * 33}] | 'b' [0.{'6' * 32}7]", (1 / 3, 2 / 3), None),
         ("S -> 'a' [.33] | 'b' [.33] | 'c' [.33]", (1 / 3,) * 3, "S (0.99)"),
-        ("S -> 'a' [0.333333] | 'b' [0.333333] | 'c' [0.333333]", (1 / 3,) * 3, "S (0.9"),
+        ("S -> 'a' [.333333] | 'b' [.333333] | 'c' [.333333]", (1 / 3,) * 3, "(0.9999"),
         ("S -> 'a' [.5] | 'b' [.509]", (0.5 / 1.009, 0.509 / 1.009), "S (1.009)"),
     ],
 )
@@ -199,7 +199,8 @@ def test_probabilities_as_people_and_nltk_write_them(tmp_path, text, expected, s
         found = [r.probability for r in load_grammar(write(tmp_path, text)).rules]
     np.testing.assert_allclose(found, expected, rtol=1e-15)
     assert [said in str(w.message) for w in told] == ([True] if said else [])
-    nltk.PCFG.fromstring(text) if "/" not in text and "e-" not in text else None
+    if said and ".33]" not in text:
+        nltk.PCFG.fromstring(text)
 
 
 def test_unreadable_files(tmp_path) -> None:
