@@ -4,9 +4,9 @@ A folder made by `save_pretrained` holds `config.json` and `model.safetensors`; 
 else is read, pickles never. Only models that `Transformer` computes exactly are
 accepted: another activation, another scaling of scores, an untied BERT decoder, a
 missing, misshapen or unknown tensor and a number that is not finite are errors. Left
-out, because no logit of these models depends on them: pooler, next-sentence head, all token types but the first.
-Names may be as written today, or as in the files first published (layer norms with
-gamma and beta; GPT-2 without the prefix `transformer.`).
+out, because no logit of these models depends on them: pooler, next-sentence head, all
+token types but the first. Names may be as written today, or as in the files first
+published (layer norms with gamma and beta; GPT-2 without the prefix `transformer.`).
 
 Example:
     >>> model, params = load_transformer("checkpoint-8000", tokens=(5, 6, 7, 0, 1))

@@ -59,74 +59,62 @@ def in_float64(f: Callable[..., Any]) -> Any:
     return run
 
 
-def map_strings(
-    plan: ChartPlan, n_tokens: int, f: Callable[..., Any], *rows: Array
-) -> Any:
-    """`f` of one string each, a few of them at a time as far as memory stays small."""
-    n = rows[0].shape[0]
-    limit = max(CELLS_AT_ONCE // max(plan.cells(n_tokens), 1), 1)
-    chunks = max(-(-n // limit), 1)
-    size = -(-n // chunks)
-    rest = chunks * size - n
-
-    def pad(x: Array) -> Array:
-        return jnp.concatenate([x, x[:1].repeat(rest, 0)]) if rest else x
-
-    many = tuple(pad(x) for x in rows)
-    out = lax.map(lambda row: f(*row), many, batch_size=size)
-    return jax.tree.map(lambda x: x[:n], out)
-
-
 class Totals(NamedTuple):
     """What shows whether the products in a chart stayed within float64.
 
     Attributes:
       weight: of a string, or of each of its beginnings, `(K,)`.
       tokens: how many of its tokens each of them spans, `(K,)`.
-      largest: largest cell.
-      rate: what a token costs, in nats, where it stands, `(N,)`: -log of the largest
-        cell over the longest span that covers it and did not underflow, per token.
+      leaves: the weights that went in, `(N, V)`.
+      cells: of every nonterminal.
     """
 
     weight: Array
     tokens: Array
-    largest: Array
-    rate: Array
+    leaves: Array
+    cells: dict[int, Array]
 
     @classmethod
     def of(
         cls,
         plan: ChartPlan,
-        w: Array,
+        leaves: Array,
         chart: Mapping[int, Band],
         weight: Array,
         tokens: Array,
     ) -> "Totals":
         """Of leaves and their chart."""
-        bands = [band for a in plan.nonterminals if (band := chart[a]).cells.size]
-        n = len(w)
-        best = jnp.zeros((max(b.low + len(b.cells) for b in bands), n))
-        best = best.at[1].set(w.max(-1))
-        for low, cells in bands:
-            at = (slice(low, low + len(cells)), slice(0, cells.shape[1]))
-            best = best.at[at].set(jnp.maximum(best[at], cells))
-
-        def cover(span: Array, rate: Array) -> Array:
-            seen = (best[span] > LOW) & jnp.isfinite(best[span])
-            each = jnp.where(seen, -jnp.log(jnp.where(seen, best[span], 1.0)) / span, 0)
-            sums = jnp.pad(jnp.cumsum(jnp.stack([seen, each]), 1), ((0, 0), (n, 0)))
-            many, cost = sums[:, n:] - lax.dynamic_slice(sums, (0, n - span), (2, n))
-            return jnp.where(many > 0, cost / jnp.maximum(many, 1), rate)
-
-        rate = lax.fori_loop(1, len(best), cover, jnp.zeros(n))
-        at_once = jnp.atleast_1d(weight), jnp.atleast_1d(tokens)
-        return cls(*at_once, best.max(), rate)
+        cells = {a: chart[a].cells for a in plan.nonterminals}
+        return cls(jnp.atleast_1d(weight), jnp.atleast_1d(tokens), leaves, cells)
 
     @property
     def exact(self) -> Array:
         """Where nothing that counts was lost, `(K,)`; zeros are impossible (`kept`)."""
-        sound = (self.weight > LOW) & (self.weight < HIGH) & (self.largest < HIGH)
-        return sound | (self.weight == 0)
+        in_range = (self.weight > LOW) & (self.weight < HIGH)
+        return in_range | (self.weight == 0)
+
+    def costs(self, plan: ChartPlan) -> tuple[Array, Array]:
+        """What a token costs in nats, where it stands, `(N,)`, and the largest cell.
+
+        The cost is that per token of the longest span that covers it and did not
+        underflow, -log of its largest cell; the mean over such spans.
+        """
+        n, low = len(self.leaves), dict(plan.shortest)
+        bands = [(low[a], c) for a, c in self.cells.items() if c.size]
+        best = jnp.zeros((max(k + len(c) for k, c in bands), n))
+        best = best.at[1].set(self.leaves.max(-1))
+        for k, c in bands:
+            at = (slice(k, k + len(c)), slice(0, c.shape[1]))
+            best = best.at[at].set(jnp.maximum(best[at], c))
+
+        def cover(span: Array, cost: Array) -> Array:
+            seen = (best[span] > LOW) & jnp.isfinite(best[span])
+            each = jnp.where(seen, -jnp.log(jnp.where(seen, best[span], 1.0)) / span, 0)
+            sums = jnp.pad(jnp.cumsum(jnp.stack([seen, each]), 1), ((0, 0), (n, 0)))
+            many, all_ = sums[:, n:] - lax.dynamic_slice(sums, (0, n - span), (2, n))
+            return jnp.where(many > 0, all_ / jnp.maximum(many, 1), cost)
+
+        return lax.fori_loop(1, len(best), cover, jnp.zeros(n)), best.max()
 
 
 def at_any_scale(
@@ -143,6 +131,7 @@ def at_any_scale(
     Weights of position i times e^g_i multiply a string's weight by e^G, G the sum of
     g_i, and change no posterior. A string is tried as it is, g = 0; where its weight is
     too small or too large, what its tokens cost is added to g, and it is tried again.
+    A few strings at a time, as far as memory stays small.
 
     Args:
       arrays: the grammar.
@@ -151,21 +140,43 @@ def at_any_scale(
       n_tokens: N.
       length: tokens of each string.
       rows: what weights are made of, each with a leading axis of strings.
-      by_level: which chart is filled, for the memory it takes.
+      by_level: which chart is filled.
 
     Returns:
       Results, and G of each string.
     """
     plan = chart_plan(arrays, by_level=by_level)
+    n = len(length)
+    limit = max(CELLS_AT_ONCE // max(plan.cells(n_tokens), 1), 1)
+    chunks = max(-(-n // limit), 1)
+    size = -(-n // chunks)
 
-    def one(g: Array, n: Array, *row: Array) -> tuple[Any, Array, Array]:
-        valid = jnp.arange(n_tokens) < n
-        out, totals = use(weights_of(*row) * jnp.exp(g)[:, None], n, *row)
-        done = (totals.exact | (totals.tokens > n)).all()
-        return out, done, jnp.where(valid & ~done, totals.rate, 0.0)
+    def one(g: Array, n: Array, *row: Array) -> tuple[Any, Totals]:
+        return use(weights_of(*row) * jnp.exp(g)[:, None], n, *row)
+
+    def some(args: tuple[Array, ...]) -> tuple[Any, Array, Array]:
+        g, n = args[:2]
+        out, totals = jax.vmap(one)(*args)
+        sound = (totals.exact | (totals.tokens > n[:, None])).all(1)
+
+        def look() -> tuple[Array, Array]:
+            cost, largest = jax.vmap(lambda t: t.costs(plan))(totals)
+            done = sound & (largest < HIGH)
+            valid = jnp.arange(n_tokens)[None, :] < n[:, None]
+            return done, jnp.where(valid & ~done[:, None], cost, 0.0)
+
+        # As they are, weights and so cells are 1 at most.
+        plain = (g == 0).all() & sound.all()
+        return out, *lax.cond(plain, lambda: (sound, jnp.zeros_like(g)), look)
+
+    def split(x: Array) -> Array:
+        return jnp.concatenate([x, x[:1].repeat(chunks * size - n, 0)]).reshape(
+            chunks, size, *x.shape[1:]
+        )
 
     def attempt(g: Array) -> tuple[Any, Array, Array]:
-        return map_strings(plan, n_tokens, one, g, length, *rows)
+        made = lax.map(some, tuple(map(split, (g, length, *rows))))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], made)
 
     def unfinished(state: tuple[Any, ...]) -> Array:
         count, _, (_, done, _) = state
@@ -182,7 +193,7 @@ def at_any_scale(
         )
         return count + 1, g, kept
 
-    zero = jnp.zeros((len(length), n_tokens))
+    zero = jnp.zeros((n, n_tokens))
     nothing = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, zero)
     )

@@ -44,7 +44,8 @@ __all__ = ["Grammar", "Rule", "RuleError", "load_grammar", "packaged"]
 
 SUM_TOLERANCE, FILE_TOLERANCE = 1e-6, 0.01 + 1e-9
 """How far from 1 the probabilities of one symbol may sum; they are then scaled. In a
-file, as far as nltk reads it (.33 three times too), because people and nltk write rounded ones."""
+file as far as nltk reads it, and .33 three times, because people round.
+"""
 SYNTAX = (
     "Files are read in the syntax of nltk's PCFG, such as S -> A B [0.4] | B [0.6] and"
     " A -> 'a' [1.0]."

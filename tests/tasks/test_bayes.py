@@ -18,7 +18,8 @@ from sandbox.tasks.bayes_levels import level_posteriors, predict_next
 from sandbox.tasks.channel import Channel, observed
 from sandbox.tasks.grammar import Grammar, Rule, load_grammar, read_rules
 from sandbox.tasks.grammar_arrays import compile_grammar
-from sandbox.tasks.inside import ChartPlan, chart_plan
+from sandbox.tasks.grammar_sampler import sample_strings
+from sandbox.tasks.inside import chart_plan
 
 TEXTS = {
     # Layered and ambiguous, one to three children, lengths 3 to 15.
@@ -360,20 +361,17 @@ def test_true_nonterminals_are_found_where_they_are_certain(cfg3b):
     np.testing.assert_allclose(ends, truth, **TIGHT)
 
 
-def test_rows_do_not_depend_on_how_many_come_at_once(monkeypatch):
-    monkeypatch.setattr(bayes, "CELLS_AT_ONCE", 60)
-    monkeypatch.setattr(ChartPlan, "cells", lambda plan, n: 2 * n)
-    plan = chart_plan(compile_grammar(load_grammar("cfg3b", start=("7",))))
-    shapes = []
-
-    def f(row, number):
-        shapes.append(row.shape)
-        return row.sum() + number
-
-    rows, numbers = jnp.arange(35.0).reshape(7, 5), jnp.arange(7)
-    got = jax.jit(lambda *x: bayes.map_strings(plan, 10, f, *x))(rows, numbers)
-    np.testing.assert_allclose(got, rows.sum(1) + numbers)
-    assert set(shapes) == {(5,)}  # three at a time: 7 rows are padded to 9
+def test_rows_do_not_depend_on_how_many_come_at_once(monkeypatch, x64):
+    arrays = compile_grammar(load_grammar("cfg3b", start=("7", "8", "9")))
+    drawn = sample_strings(arrays, jax.random.key(0), 0, 7)
+    known = jnp.ones(drawn.tokens.shape, bool)
+    args = arrays, drawn.tokens, known, drawn.length
+    monkeypatch.setattr(bayes, "CELLS_AT_ONCE", 10**9)
+    expected = bayes.predict_masked(*args)
+    cells = chart_plan(arrays).cells(drawn.tokens.shape[1])
+    monkeypatch.setattr(bayes, "CELLS_AT_ONCE", 3 * cells)  # 7 rows are padded to 9
+    bayes.leave_one_out.__wrapped__.clear_cache()
+    np.testing.assert_allclose(bayes.predict_masked(*args), expected, rtol=1e-12)
 
 
 @pytest.mark.slow
