@@ -79,7 +79,8 @@ def _jax() -> tuple[str, list[str]]:
 
         devices = [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()]
     except Exception as e:  # whatever a broken installation raises
-        first = str(e).strip().split("\n")[0]
+        named = os.environ.get("JAX_PLATFORMS", "")
+        first = str(e).strip().split("\n")[0] or f"JAX_PLATFORMS={named}; unset it"
         return f"cannot be used ({type(e).__name__}: {first})", []
     found = []
     for package in _PACKAGES:

@@ -49,7 +49,7 @@ _AGAIN = "delete the run folder to make it again"
 
 def default_root() -> Path:
     """`$SANDBOX_RUNS`, else `runs` in the working folder."""
-    return Path(os.environ.get("SANDBOX_RUNS", "runs"))
+    return Path(os.environ.get("SANDBOX_RUNS") or "runs").expanduser()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 
 import jax
 
-from sandbox.errors import require
+from sandbox.errors import SandboxError, require
 
 GENERATOR = {"generator": "threefry2x32", "partitionable": True}
 """What is stored beside every result."""
@@ -43,6 +43,7 @@ def pinned(*, x64: bool = False) -> Iterator[None]:
 
     Raises:
       ConfigError: a setting that cannot be set here has another value; it is named.
+      SandboxError: jax has no device under JAX_PLATFORMS.
     """
     for name, value in _FIXED.items():
         found = getattr(jax.config, name, value)
@@ -57,6 +58,14 @@ def pinned(*, x64: bool = False) -> Iterator[None]:
         f"XLA_FLAGS has --{fast and fast[1]}, under which numbers that are not finite"
         " go unseen; take it out.",
     )
+    try:
+        jax.devices()
+    except Exception as e:  # an AssertionError without a word, among others
+        named = os.environ.get("JAX_PLATFORMS", "")
+        raise SandboxError(
+            f"jax has no device (JAX_PLATFORMS={named!r}): unset JAX_PLATFORMS, or"
+            " install what it names; `sandbox doctor` says which extra fits."
+        ) from e
     with ExitStack() as stack:
         for setting in (
             jax.threefry_partitionable(True),

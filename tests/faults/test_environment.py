@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.store.folders import default_root
 from tests.faults.conftest import PATIENCE, Study
 
 JUMPING_CLOCK = """
@@ -48,6 +49,26 @@ def test_no_locale_no_home_no_network(study: Study, reference: Study) -> None:
     assert odd.contents() == reference.contents()
     made = odd.root / "teacher"
     assert not made.stat().st_mode & 0o077
+
+
+@pytest.mark.process
+def test_variables_that_a_notebook_sets(study: Study, reference: Study) -> None:
+    """Its backend, which this environment may not have; and jax without jit."""
+    backend = "module://no_such_package.backend_inline"
+    study.run(env={"MPLBACKEND": backend, "JAX_DISABLE_JIT": "1"})
+    assert study.contents() == reference.contents()
+
+
+@pytest.mark.process
+def test_a_platform_that_is_not_there(study: Study) -> None:
+    said = study.run(code=1, env={"JAX_PLATFORMS": "cuda"})
+    assert "error: jax has no device (JAX_PLATFORMS='cuda'): unset" in said
+    assert not study.root.exists()
+
+
+def test_where_runs_are_stored(monkeypatch):
+    monkeypatch.setenv("SANDBOX_RUNS", "~/mine")
+    assert default_root() == Path.home() / "mine"
 
 
 @pytest.mark.process
