@@ -61,7 +61,7 @@ def test_variables_that_a_notebook_sets(study: Study, reference: Study) -> None:
 
 @pytest.mark.process
 def test_a_platform_that_is_not_there(study: Study) -> None:
-    said = study.run(code=1, env={"JAX_PLATFORMS": "cuda"})
+    said = study.run(code=2, env={"JAX_PLATFORMS": "cuda"})
     assert "error: jax has no device (JAX_PLATFORMS='cuda'): unset" in said
     assert not study.root.exists()
 
