@@ -264,6 +264,7 @@ class Setting:
       budget: how long teachers and students train.
       rule: how checkpoints are chosen, and what is measured along the trajectory.
       n_teachers: seeds.
+      seed: the first of them.
       group: most seeds trained together; the largest divisor of n_teachers up to it is
         taken.
       inits: initialisations of every student; all share their teacher's passes and
@@ -286,6 +287,7 @@ class Setting:
     budget: UntilLearned | Fixed = UntilLearned()
     rule: ByGap | ByDrop | ByNode = field(default_factory=ByGap)
     n_teachers: Annotated[int, AtLeast(1)] = 5
+    seed: Annotated[int, AtLeast(0)] = 0
     group: Annotated[int, AtLeast(1)] = 5
     inits: Annotated[int, AtLeast(1)] = 1
     alone: bool = False
@@ -359,7 +361,7 @@ class Setting:
                 first_seed=first,
                 n_seeds=self.together,
             )
-            for first in range(0, self.n_teachers, self.together)
+            for first in range(self.seed, self.seed + self.n_teachers, self.together)
         ]
 
     def student_spec(

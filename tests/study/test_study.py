@@ -80,6 +80,11 @@ def result(own, root):
     return own().run(root=root, progress=Silent(), preset="smoke")
 
 
+def test_seeds_start_where_the_setting_says():
+    specs = replace(TINY, seed=4, n_teachers=4).teacher_specs()
+    assert [s.seeds for s in specs] == [(4, 5), (6, 7)]
+
+
 def test_a_study_in_a_notebook_runs_like_ours(own, result):
     assert own.name() == "own_idea"
     assert result.scale == "smoke" and list(result.parts) == [""]
