@@ -48,8 +48,9 @@ SETTINGS = {
     "jax_enable_x64": True,
     "jax_numpy_dtype_promotion": "strict",
     "jax_softmax_custom_jvp": False,
-    "jax_disable_jit": False,
+    "jax_disable_jit": True,
 }
+SLOW = pytest.mark.slow
 
 
 @contextlib.contextmanager
@@ -79,9 +80,13 @@ def expected(tmp_path_factory):
     return numbers(tmp_path_factory.mktemp("default"))
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_no_setting_moves_a_bit(name, expected, tmp_path):
-    with setting(name, SETTINGS[name]):
+@pytest.mark.parametrize(
+    "names", [tuple(SETTINGS), *(pytest.param((n,), marks=SLOW) for n in SETTINGS)]
+)
+def test_no_setting_moves_a_bit(names, expected, tmp_path):
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(setting(name, SETTINGS[name]))
         got = numbers(tmp_path)
     assert got.keys() == expected.keys()
     for key, value in expected.items():
