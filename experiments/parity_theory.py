@@ -272,7 +272,6 @@ class ParityTheory(st.Study):
         ax.legend(handles=handles, loc="upper left", fontsize=6)
 
     def _log_axes(self, ax: Axes, supervision: str) -> None:
-        """Few dimensions that stand apart on a logarithmic axis."""
         ticks = [0]
         every = {p.d for p in self.theory.problems if p.supervision == supervision}
         for d in sorted(every):
@@ -357,7 +356,6 @@ class ParityTheory(st.Study):
 
 
 def _mark(**style: Any) -> Line2D:
-    """A handle of a legend."""
     return Line2D([], [], **{"color": "0.35", "ms": 4, **style})
 
 
@@ -367,7 +365,6 @@ def _parts(k: int) -> tuple[tuple[slice, str], tuple[slice, str]]:
 
 
 def _problem(p: Problem, v: Values) -> dict[str, Any]:
-    """One problem as JSON data."""
     batch = {c: v[c] for c in two_stage.CRITERIA if c in v}
     cap = v["sizes"][-1]
     medians = {c: survival_estimate(b, float(cap)) for c, b in batch.items()}

@@ -101,7 +101,6 @@ class Exact:
         return out
 
     def _sample(self, case: str) -> tuple[GrammarArrays, Array, int]:
-        """A compiled grammar, the key of its strings, and how many."""
         n = self.long_strings if parts(case)[1] == "22" else self.strings
         return load(case), jax.random.key(self.seed), n
 
@@ -290,7 +289,6 @@ class PcfgBayes(st.Study):
 
 
 def _ceiling(r: st.Result, piece: str) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies with two standard errors."""
     return r.values[piece]["accuracy"], 2 * r.values[piece]["standard_error"]
 
 

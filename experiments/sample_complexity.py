@@ -408,7 +408,6 @@ class SampleComplexity(st.Study):
         ax.set_xlabel(label)
 
     def _sizes(self, ax: Axes) -> np.ndarray:
-        """The d of the main k, along the abscissa."""
         d = [p.d for p in self.along("d", k=self.main_k)]
         log_ticks(ax, d)
         ax.set_xlabel("d")
