@@ -101,11 +101,11 @@ class Totals(NamedTuple):
         """
         n, low = len(self.leaves), dict(plan.shortest)
         bands = [(low[a], c) for a, c in self.cells.items() if c.size]
-        best = jnp.zeros((max(k + len(c) for k, c in bands), n))
-        best = best.at[1].set(self.leaves.max(-1))
-        for k, c in bands:
-            at = (slice(k, k + len(c)), slice(0, c.shape[1]))
-            best = best.at[at].set(jnp.maximum(best[at], c))
+        longest = max(k + len(c) for k, c in bands)
+        best = jnp.zeros((longest, n))
+        for k, c in [(1, self.leaves.max(-1)[None]), *bands]:
+            rest = ((k, longest - k - len(c)), (0, n - c.shape[1]))
+            best = jnp.maximum(best, jnp.pad(c, rest))
 
         def cover(span: Array, cost: Array) -> Array:
             seen = (best[span] > LOW) & jnp.isfinite(best[span])
@@ -174,6 +174,7 @@ def at_any_scale(
             chunks, size, *x.shape[1:]
         )
 
+    @jax.jit  # traced once, for its shapes and in the loop
     def attempt(g: Array) -> tuple[Any, Array, Array]:
         made = lax.map(some, tuple(map(split, (g, length, *rows))))
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], made)
