@@ -26,5 +26,5 @@ def _has_backend(name: str) -> bool:
 
 # A notebook names its own backend to every process that it starts, also to one that
 # has no such module. Figures here are drawn without any.
-if not _has_backend(os.environ.get("MPLBACKEND", "agg")):
+if not _has_backend(os.environ.get("MPLBACKEND") or "agg"):
     os.environ["MPLBACKEND"] = "agg"

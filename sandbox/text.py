@@ -8,11 +8,16 @@ _LONG_NAME = 60
 """Characters of a name that are compared and repeated; more is cut."""
 
 
-def nearest(word: object, known: Iterable[str]) -> str | None:
-    """The known name nearest to a word, if any is near."""
+def near(word: object, known: Iterable[str], most: int) -> list[str]:
+    """The known names near a word, the nearest first."""
     names = [k for k in known if len(k) <= _LONG_NAME]
     short = word if isinstance(word, str) and len(word) <= _LONG_NAME else ""
-    return next(iter(difflib.get_close_matches(short, names, n=1)), None)
+    return difflib.get_close_matches(short, names, n=most)
+
+
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """The known name nearest to a word, if any is near."""
+    return next(iter(near(word, known, 1)), None)
 
 
 def meant(word: object, known: Iterable[str], *, otherwise: str = "") -> str:

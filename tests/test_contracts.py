@@ -111,6 +111,7 @@ def test_task(task: Any, key: jax.Array) -> None:
     draw = partial(task.sample, split="train")
     fast = jax.jit(draw, static_argnums=2)
     batch = fast(key, jnp.uint32(3), 24)
+    same(batch, draw(key, jnp.uint32(3), 24))
     same(batch, fast(key, jnp.uint32(3), 24))
     expected = jax.eval_shape(partial(draw, n=24), key, jnp.uint32(3))
     assert shapes(expected) == shapes(batch)
@@ -162,9 +163,12 @@ def test_model(model: Any, key: jax.Array) -> None:
     )
     assert axes == jax.tree.map(lambda leaf: leaf.ndim, params)
     x = jax.random.rademacher(key, (6, D), jnp.float32)
-    fast = jax.jit(partial(model.apply, taps=model.taps))
-    out = fast(params, x)
+    out = model.apply(params, x, taps=model.taps)
     assert out.logits.shape == (6, model.n_classes) and set(out.acts) == set(model.taps)
+    fast = jax.jit(partial(model.apply, taps=model.taps))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), fast(params, x), out
+    )
     # Rows are independent, and every parameter can matter.
     alone = fast(params, x[2:3]).logits
     np.testing.assert_allclose(alone, out.logits[2:3], atol=1e-6)

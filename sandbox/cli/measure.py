@@ -19,7 +19,6 @@ from sandbox.store.config import to_json
 from sandbox.store.files import make_folder, write_atomic
 from sandbox.store.provenance import versions
 from sandbox.text import table
-from sandbox.train.arithmetic import pinned
 from sandbox.train.run import Run
 
 _MAX_DEGREE = 5
@@ -36,38 +35,37 @@ def measure(
     spec, folder = run.spec, run.folder.path
     strategy = spec.strategies[lane].name
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
-    with pinned(x64=spec.dtype == "float64"):
-        for name in dict.fromkeys(args.probes):
-            make, columns = _PROBES[name]
-            probe = make(spec, args.points)
-            values = measure_trajectory(
-                run,
-                probe,
-                root=folder.resolve().parent.parent,
-                steps=steps,
-                seeds=[spec.seeds.index(s) for s in seeds],
-                lane=lane,
-            ).values
-            by_step = {k: np.swapaxes(v, 0, 1) for k, v in values.items()}
-            title = f"{folder.parent.name} {folder.name}, strategy {strategy}, {which}"
-            print(f"\n{name}: {title}", _table(steps, columns(by_step)), sep="\n")
-            if args.out is None:
-                continue
-            parts = {part: to_json(getattr(spec, part)) for part in ("task", "model")}
-            settings = {k: v for k, v in asdict(probe).items() if k not in parts}
-            about = {"run": str(folder), "strategy": strategy, "versions": versions()}
-            about |= {"probe": {"name": name, **settings}, **parts}
-            sink = io.BytesIO()
-            np.savez_compressed(
-                sink,
-                steps=np.asarray(steps, np.int64),
-                seeds=np.asarray(seeds, np.int64),
-                about=np.asarray(json.dumps(about, sort_keys=True)),
-                **values,  # pyright: ignore[reportArgumentType]
-            )
-            make_folder(args.out.parent)
-            write_atomic(args.out, sink.getvalue())
-            print(f"written to {args.out}")
+    for name in dict.fromkeys(args.probes):
+        make, columns = _PROBES[name]
+        probe = make(spec, args.points)
+        values = measure_trajectory(
+            run,
+            probe,
+            root=folder.resolve().parent.parent,
+            steps=steps,
+            seeds=[spec.seeds.index(s) for s in seeds],
+            lane=lane,
+        ).values
+        by_step = {k: np.swapaxes(v, 0, 1) for k, v in values.items()}
+        title = f"{folder.parent.name} {folder.name}, strategy {strategy}, {which}"
+        print(f"\n{name}: {title}", _table(steps, columns(by_step)), sep="\n")
+        if args.out is None:
+            continue
+        parts = {part: to_json(getattr(spec, part)) for part in ("task", "model")}
+        settings = {k: v for k, v in asdict(probe).items() if k not in parts}
+        about = {"run": str(folder), "strategy": strategy, "versions": versions()}
+        about |= {"probe": {"name": name, **settings}, **parts}
+        sink = io.BytesIO()
+        np.savez_compressed(
+            sink,
+            steps=np.asarray(steps, np.int64),
+            seeds=np.asarray(seeds, np.int64),
+            about=np.asarray(json.dumps(about, sort_keys=True)),
+            **values,  # pyright: ignore[reportArgumentType]
+        )
+        make_folder(args.out.parent)
+        write_atomic(args.out, sink.getvalue())
+        print(f"written to {args.out}")
 
 
 def mean_size(c: np.ndarray, se: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,6 @@ Example:
     >>> model.apply(params, x).logits
 """
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ import safetensors
 
 from sandbox.errors import ConfigError, require
 from sandbox.models.transformer import Transformer
+from sandbox.text import near
 from sandbox.types import Params
 
 _UNUSED = re.compile(
@@ -255,9 +255,10 @@ class _Reader:
 
     def __call__(self, name: str, *shape: int) -> np.ndarray:
         """The tensor of this name, as float64; it must have this shape."""
-        near = difflib.get_close_matches(name, self.stored, n=3, cutoff=0.3)
-        held = f"; the nearest that it has are {', '.join(near)}" if near else ""
-        require(name in self.stored, f"{self.path} has no tensor {name}{held}.")
+        if name not in self.stored:
+            few = ", ".join(near(name, self.stored, 3))
+            held = f"; the nearest that it has are {few}" if few else ""
+            raise ConfigError(f"{self.path} has no tensor {name}{held}.")
         found = self.file.get_slice(self.stored[name])
         require(
             tuple(found.get_shape()) == shape,

@@ -132,9 +132,10 @@ def _violated(hint: Any, value: Any) -> str:
         return _violated((own or args)[0], value)
     if origin is Annotated:
         kind = float if float in (args[0], *get_args(args[0])) else int
-        for bound in (b for b in args[1:] if isinstance(b, Increasing)):
-            inner = _violated(args[0], value)
-            return inner or ("" if value in bound else bound.words)
+        rising = next((b for b in args[1:] if isinstance(b, Increasing)), None)
+        if rising is not None and _fits(args[0], value):  # else its type is at fault
+            said = "" if value in rising else rising.words
+            return _violated(args[0], value) or said
         for bound in (b for b in args[1:] if isinstance(b, Within)):
             for v in getattr(value, "numbers", (value,)):
                 # What is no number at all: for a float the bound's words say it too.

@@ -81,7 +81,7 @@ def accuracy(
 
     Args:
       ax: where.
-      r: who.
+      r: teachers and students.
       names: of strategies; all by default.
       shaded: those with a band between quartiles; all but controls by default.
     """

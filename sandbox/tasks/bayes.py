@@ -117,6 +117,15 @@ class Totals(NamedTuple):
         return lax.fori_loop(1, len(best), cover, jnp.zeros(n)), best.max()
 
 
+def weighed(
+    plan: ChartPlan, w: Array, n: Array, factors: Mapping[int, Array] | None = None
+) -> tuple[Float[Array, ""], Totals]:
+    """Z of one string, and what tells whether it is exact."""
+    chart = inside(plan, w, factors)
+    z = total(plan, chart, n)
+    return z, Totals.of(plan, w, chart, z, n)
+
+
 def at_any_scale(
     arrays: GrammarArrays,
     use: Callable[..., tuple[Any, Totals]],
@@ -143,7 +152,7 @@ def at_any_scale(
       by_level: which chart is filled.
 
     Returns:
-      Results, and G of each string.
+      Results, NaN for a string that is exact at no scale, and G of each string.
     """
     plan = chart_plan(arrays, by_level=by_level)
     n = len(length)
@@ -183,23 +192,25 @@ def at_any_scale(
         count, _, (_, done, _) = state
         return (count < ATTEMPTS) & ~done.all()
 
+    def where(done: Array, yes: Any, no: Any) -> Any:
+        """String by string, leaf by leaf."""
+        return jax.tree.map(
+            lambda a, b: jnp.where(done.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no
+        )
+
     def again(state: tuple[Any, ...]) -> tuple[Any, ...]:
         count, g, old = state
         g = g + old[2]
-        new, done = attempt(g), old[1]
-        kept = jax.tree.map(
-            lambda a, b: jnp.where(done.reshape(-1, *[1] * (a.ndim - 1)), a, b),
-            old,
-            new,
-        )
-        return count + 1, g, kept
+        return count + 1, g, where(old[1], old, attempt(g))
 
     zero = jnp.zeros((n, n_tokens))
     nothing = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, zero)
     )
-    _, g, (out, _, _) = lax.while_loop(unfinished, again, (jnp.int32(0), zero, nothing))
-    return out, g.sum(1)
+    first = (jnp.int32(0), zero, nothing)
+    _, g, (out, done, _) = lax.while_loop(unfinished, again, first)
+    unknown = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), out)
+    return where(done, out, unknown), g.sum(1)
 
 
 def shares(x: Array, valid: Array) -> Array:
@@ -216,25 +227,17 @@ def gradients(
     *rows: Array,
     pick: Callable[..., Array] = lambda slope, *_: slope,
 ) -> Array:
-    """What `pick` takes of dZ/dw and a row, at a scale of its string's own.
-
-    NaN where evidence leaves float64 at any scale.
-    """
-    plan = chart_plan(arrays)
-
-    def z(w: Array, n: Array) -> tuple[Array, Totals]:
-        chart = inside(plan, w)
-        weight = total(plan, chart, n)
-        return weight, Totals.of(plan, w, chart, weight, n)
+    """What `pick` takes of dZ/dw and a row, at a scale of its string's own."""
+    slope_of = jax.grad(partial(weighed, chart_plan(arrays)), has_aux=True)
 
     def use(w: Array, n: Array, *row: Array) -> tuple[Array, Totals]:
-        slope, totals = jax.grad(z, has_aux=True)(w, n)
-        return jnp.where(totals.exact[0], pick(slope, *row), jnp.nan), totals
+        slope, totals = slope_of(w, n)
+        return pick(slope, *row), totals
 
     return at_any_scale(arrays, use, weights_of, n_tokens, length, *rows)[0]
 
 
-def _inside(weights: Array, length: Array) -> Array:
+def _valid(weights: Array, length: Array) -> Array:
     """Which positions are inside their strings, `(B, N)`."""
     return jnp.arange(weights.shape[1])[None, :] < length[:, None]
 
@@ -251,15 +254,12 @@ def log_evidence(
     plan = chart_plan(arrays)
 
     def use(w: Array, n: Array, _: Array) -> tuple[Array, Totals]:
-        chart = inside(plan, w)
-        weight = total(plan, chart, n)
-        totals = Totals.of(plan, w, chart, weight, n)
-        return jnp.where(totals.exact[0], jnp.log(weight), jnp.nan), totals
+        return weighed(plan, w, n)
 
     z, g = at_any_scale(arrays, use, largest_one, weights.shape[1], length, weights)
     top = weights.max(-1)
-    taken = jnp.log(jnp.where((top > 0) & _inside(weights, length), top, 1.0))
-    return z - g + taken.sum(1)
+    taken = jnp.log(jnp.where((top > 0) & _valid(weights, length), top, 1.0))
+    return jnp.log(z) - g + taken.sum(1)
 
 
 def largest_one(w: Float[Array, "N V"]) -> Float[Array, "N V"]:
@@ -290,7 +290,7 @@ def posterior(
 ) -> Float[Array, "B N V"]:
     """P(x_i = a | all evidence); 0 after the end."""
     slopes = gradients(arrays, largest_one, weights.shape[1], length, weights)
-    return shares(jax.vmap(largest_one)(weights) * slopes, _inside(weights, length))
+    return shares(jax.vmap(largest_one)(weights) * slopes, _valid(weights, length))
 
 
 @in_float64
@@ -300,7 +300,7 @@ def leave_one_out(
 ) -> Float[Array, "B N V"]:
     """P(x_i = a | all evidence but that at i itself); 0 after the end."""
     slopes = gradients(arrays, largest_one, weights.shape[1], length, weights)
-    return shares(slopes, _inside(weights, length))
+    return shares(slopes, _valid(weights, length))
 
 
 @in_float64

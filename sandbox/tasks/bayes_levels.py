@@ -23,9 +23,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from sandbox.tasks.bayes import Totals, at_any_scale, in_float64, largest_one, shares
+from sandbox.tasks.bayes import (
+    Totals,
+    at_any_scale,
+    in_float64,
+    largest_one,
+    shares,
+    weighed,
+)
 from sandbox.tasks.grammar_arrays import GrammarArrays
-from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, kept, total
+from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, kept
 from sandbox.types import Array
 
 
@@ -58,19 +65,14 @@ def level_posteriors(
     low = dict(plan.shortest)
 
     def use(w: Array, n: Array, _: Array) -> tuple[tuple[Array, Array], Totals]:
-        def z(factors: dict[int, Array]) -> tuple[Array, Totals]:
-            chart = inside(plan, w, factors)
-            weight = total(plan, chart, n)
-            return weight, Totals.of(plan, w, chart, weight, n)
-
         ones = {a: jnp.ones(bands[a].cells.shape) for a in plan.nonterminals}
-        (weight, totals), cells = jax.value_and_grad(z, has_aux=True)(ones)
-        weight = jnp.where(totals.exact[0], weight, jnp.nan)
+        found = jax.value_and_grad(partial(weighed, plan, w, n), has_aux=True)(ones)
+        (z, totals), cells = found
         over = jnp.zeros((arrays.n_levels, n_tokens, size))
         ends = jnp.zeros((arrays.n_levels, n_tokens))
         for a in plan.nonterminals:
             level, symbol = divmod(a, size)
-            band = Band(low[a], cells[a] / weight)
+            band = Band(low[a], cells[a] / z)
             begin = jnp.zeros(n_tokens).at[: band.cells.shape[1]].set(band.cells.sum(0))
             end = _by_end(band, n_tokens)
             cover = jnp.cumsum(begin - end[:-1])
@@ -125,8 +127,7 @@ def predict_next(
     def use(w: Array, length: Array, _: Array) -> tuple[Array, Totals]:
         chart = inside(plan, w)
         joint = _next_weights(plan, chart, n)
-        totals = Totals.of(plan, w, chart, joint.sum(1), jnp.arange(n + 1))
-        return jnp.where(totals.exact[:, None], joint, jnp.nan), totals
+        return joint, Totals.of(plan, w, chart, joint.sum(1), jnp.arange(n + 1))
 
     joint, _ = at_any_scale(arrays, use, lambda w: w, n, length, seen)
     return shares(joint, jnp.arange(n + 1)[None, :] <= length[:, None])

@@ -120,10 +120,18 @@ class Grammar:
         return grammar_graph.cycle(self.rules) is not None
 
 
+def _sums(rules: tuple[Rule, ...]) -> dict[str, float]:
+    """The sum of the probabilities of every symbol that has rules."""
+    sums: dict[str, float] = {}
+    for r in rules:
+        sums[r.left] = sums.get(r.left, 0.0) + r.probability
+    return sums
+
+
 def _check_rules(rules: tuple[Rule, ...]) -> None:
     """Duplicates, symbols without rules, sums, and symbols without strings."""
     first: dict[tuple[str, tuple[str, ...]], int] = {}
-    sums: dict[str, float] = {}
+    sums = _sums(rules)
     last: dict[str, int] = {}
     for i, r in enumerate(rules):
         if first.setdefault((r.left, r.right), i) != i:
@@ -138,7 +146,6 @@ def _check_rules(rules: tuple[Rule, ...]) -> None:
                 " symbol of its own, such as T -> 'a' [1.0].",
                 i,
             )
-        sums[r.left] = sums.get(r.left, 0.0) + r.probability
         last[r.left] = i
     require(
         len(sums) <= MAX_NONTERMINALS,
@@ -267,14 +274,13 @@ def load_grammar(
 
 def _summing_to_one(rules: tuple[Rule, ...], source: str) -> tuple[Rule, ...]:
     """Rules whose rounded probabilities are divided by their sum, and a word of it."""
-    sums: dict[str, float] = {}
-    for r in rules:
-        sums[r.left] = sums.get(r.left, 0.0) + r.probability
-    off = {s: v for s, v in sums.items() if SUM_TOLERANCE < abs(v - 1) < FILE_TOLERANCE}
-    if off:
-        words = listed(f"{shown(s)} ({v:.9g})" for s, v in off.items())
-        text = f"{source}: probabilities that do not sum to 1 were divided by their sum"
-        warnings.warn(f"{text}: {words}.", stacklevel=3)
+    sums = _sums(rules).items()
+    off = {s: v for s, v in sums if SUM_TOLERANCE < abs(v - 1) < FILE_TOLERANCE}
+    if not off:
+        return rules
+    words = listed(f"{shown(s)} ({v:.9g})" for s, v in off.items())
+    text = f"{source}: probabilities that do not sum to 1 were divided by their sum"
+    warnings.warn(f"{text}: {words}.", stacklevel=3)
     return tuple(
         replace(r, probability=r.probability / off.get(r.left, 1.0)) for r in rules
     )

@@ -200,12 +200,12 @@ def inside(
         top = min(high[a], n)
         rows = max(top - low[a] + 1, 0)
         cells = jnp.zeros((rows, starts), weights.dtype)
-        words = [(s[0], p) for s, p in sides if len(s) == 1 and s[0] in column]
+        words = {side: p for side, p in sides if len(side) == 1 and side[0] in column}
         if len(words) > _UNROLLED and rows:  # a lexicon in one product
-            p = np.zeros(len(column))
-            np.add.at(p, [column[x] for x, _ in words], [p for _, p in words])
-            cells = cells.at[0].add(weights[:starts] @ p)
-            sides = [(s, p) for s, p in sides if (s[0], p) not in words or s[1:]]
+            lexicon = np.zeros(len(column))
+            lexicon[[column[x] for (x,) in words]] = list(words.values())
+            cells = cells.at[0].add(weights[:starts] @ lexicon)
+            sides = [(side, p) for side, p in sides if side not in words]
         for side, probability in sides:
             band = _sequence(chart, side, starts, pairs)
             k = min(band.cells.shape[0], low[a] + rows - band.low)
@@ -309,10 +309,3 @@ def total(
             cell = band.cells[jnp.clip(row, 0, rows - 1), 0]
             out = out + jnp.where((row >= 0) & (row < rows), cell, 0.0)
     return out / len(plan.start)
-
-
-def evidence(
-    plan: ChartPlan, weights: Float[Array, "N V"], length: Int[Array, ""]
-) -> Float[Array, ""]:
-    """Z from leaf weights; 0 where they are impossible."""
-    return total(plan, inside(plan, weights), length)

@@ -204,3 +204,10 @@ def test_bad_studies_are_refused_before_training(study, changes, message):
 def test_windows_of_a_probe_are_increasing():
     with pytest.raises(ConfigError, match="windows must hold 1 or more entries"):
         st.Ngrams(windows=(3, 2))
+
+
+@pytest.mark.usefixtures("no_shapes")
+@pytest.mark.parametrize("windows", [3, None, (1, "a"), ((1, 2),)])
+def test_windows_that_are_no_numbers_are_told(windows):
+    with pytest.raises(ConfigError, match="windows must be a tuple of whole numbers"):
+        st.Ngrams(windows=windows)
