@@ -78,30 +78,23 @@ ON_DEMAND = re.compile(
             r"contracts.*(any_depth\[mom|reverse-online|forward-gen|depth=3|\(9, 7\))",
             r"streams.*vmap_changes_nothing\[(Expansion|NoisyParity|MultiIndex)",
             r"bayes_context.*(enumeration\[[24]|guess\[(alone|visible))",
-            r"test_bayes\.py.*(\[uneven|next_tokens_multiply)",
-            r"bit_transformer.*(bert-None|True-True)",
-            r"grammar_sampler.*\[(wide|many symbols)",
-            r"test_gaussian.*support1|standard_error_is_that|streaming_equals_one_shot",
-            r"test_studies.*(several_students|name_what_they_lack)",
-            r"test_ngram.*exact_predictors|two_stage.*hinge_loss\[False",
+            r"test_bayes\.py.*\[uneven",
+            r"bit_transformer.*(bert-None|True-True)|two_stage.*hinge_loss\[False",
+            r"grammar_sampler.*\[(wide|many symbols|skipping|cfg3f from 10)",
             r"streams.*depend_on_the_call\[(Hierarchy|Expansion|NoisyParity)",
-            r"gaussian.*exponents\[degrees[578]|boolean.*(junta_of_three|one_step_is)",
-            r"sampler.*(\[skipping|\[cfg3f from 10|full_cfg3b|rules_and_lengths_of)",
+            r"test_gaussian.*(support1|exponents\[degrees[578])",
             r"engines.*(seen.*generic|finite_parameters\[1-online)|preflight.*\[generic",
-            r"test_mlp.*(wide_networks|\[13-4)|test_bayes.*rounded_ones\[layered",
-            r"contracts.*depth=2|many_rows_are_the_same|recover_a_power_law",
-            r"(next_tokens|levels)_of_long|never_gets_there|ambiguity_of_the_packaged",
-            r"facts_say_everything|equals_generic\[two classes, one lane, weighted",
+            r"test_mlp.*\[13-4",
         )
     )
 )
-"""Tests that compile for seconds and run with the slow ones: what they check, others of
-theirs check on other parts, or at other sizes."""
+"""Variants of tests that run with the slow ones, because they compile for seconds; at
+least one of the same test runs always."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compiles quickly rather than well, which is most of the time of short tests."""
-    long = re.search(r"(?<!not )\b(slow|faults|process)", config.option.markexpr)
+    long = re.search(r"(?<!not )\b(slow|faults)", config.option.markexpr)
     quickly = os.environ.setdefault(
         "JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(not long))
     )
@@ -117,9 +110,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         function = getattr(item, "function", None)
         if (
             place.startswith(QUICK)
-            and not any(
-                item.get_closest_marker(m) for m in ("slow", "faults", "process")
-            )
+            and not any(item.get_closest_marker(m) for m in ("slow", "faults", "long"))
             and not LONG & set(function.__code__.co_names if function else ())
         ):
             item.add_marker("quick")

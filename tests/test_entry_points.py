@@ -102,7 +102,7 @@ EDITS = {
 }
 
 
-@pytest.mark.process
+@pytest.mark.long
 @pytest.mark.timeout(900)  # compiles a study's whole chain in processes of their own
 def test_a_new_target_and_a_lane_from_the_template(tmp_path):
     """The newcomer's path: one file of one's own, edited, gives all that is there."""

@@ -14,7 +14,7 @@ from experiments.bench import grammar
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_quick_benchmark_writes_every_number(tmp_path) -> None:
     out = tmp_path / "bench.json"
     done = subprocess.run(

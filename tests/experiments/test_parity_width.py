@@ -66,6 +66,7 @@ def test_the_rule(made, rows, holds):
     assert c.seeds == {"teachers": len(rows[0]), "students": 0}
 
 
+@pytest.mark.long
 def test_numbers_recover_a_power_law_through_censoring(made):
     rng = np.random.default_rng(1)
     widths = np.asarray(WIDTHS, float)[:, None]

@@ -70,6 +70,7 @@ def test_claims_follow_from_the_exponents():
     assert made["P9"].lower > 0 and made["P9"].seeds["teachers"] == 10
 
 
+@pytest.mark.long
 def test_facts_say_everything_and_the_figure_draws():
     times = make_times(slack=1.2)
     first = times[CPU.problems[0]]

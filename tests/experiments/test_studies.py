@@ -229,6 +229,7 @@ def test_bad_studies_are_refused_by_field(study, change, field):
         replace(study, **change)
 
 
+@pytest.mark.long
 def test_several_students_a_teacher_share_its_run(root, mlp):
     study = ParityMLP(setting=replace(TINY, inits=3), argmax_control=False)
     result = study.run(root=root, progress=Silent())
@@ -251,6 +252,7 @@ def test_several_students_a_teacher_share_its_run(root, mlp):
     )
 
 
+@pytest.mark.long
 def test_figures_and_reports_name_what_they_lack(root, mlp, capsys):
     assert mlp.missing() == []
     assert MLP.draw(mlp).get_supxlabel() == ""

@@ -405,7 +405,7 @@ PROCESSES = [
 ]
 
 
-@pytest.mark.process
+@pytest.mark.long
 @pytest.mark.parametrize("argv", PROCESSES, ids=[p[1] for p in PROCESSES])
 def test_in_a_process_of_its_own(argv: list[str], tmp_path: Path) -> None:
     done = subprocess.run(

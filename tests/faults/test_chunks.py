@@ -84,7 +84,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return bits(run)
 
 
-@pytest.mark.process
+@pytest.mark.long
 @settings(
     max_examples=10,
     derandomize=True,
@@ -113,7 +113,7 @@ def test_any_chunking_and_any_progress(
     assert bits(run) == undisturbed
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_a_terminal_with_a_bar(study: Study, reference: Study) -> None:
     """The other processes of these tests have no terminal, and print plain lines."""
     ours, theirs = pty.openpty()

@@ -25,7 +25,7 @@ def teacher_files(study: Study) -> dict[str, str]:
     return study.contents(study.root / "teacher")
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_one_works_and_the_other_says_who(study: Study, reference: Study) -> None:
     with paused(study) as worker:
         before = teacher_files(study)
@@ -43,7 +43,7 @@ def test_one_works_and_the_other_says_who(study: Study, reference: Study) -> Non
     assert {p: p.stat().st_mtime_ns for p in study.files()} == made
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_a_killed_worker_blocks_nobody(study: Study, reference: Study) -> None:
     with paused(study) as worker:
         worker.kill()

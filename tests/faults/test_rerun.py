@@ -35,7 +35,7 @@ def delete_and_rerun(study: Study, reference: Study, chosen: list[Path]) -> None
     assert {p: after[p] for p in kept} == kept
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_what_is_missing_is_made_again(reference: Study, tmp_path: Path) -> None:
     """A measurement, the students, one figure; teachers and the other figure stay."""
     study = reference.copy(tmp_path / "study")
@@ -45,7 +45,7 @@ def test_what_is_missing_is_made_again(reference: Study, tmp_path: Path) -> None
     delete_and_rerun(study, reference, gone)
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_a_finished_study_is_only_read(reference: Study, tmp_path: Path) -> None:
     study = reference.copy(tmp_path / "study")
     before = identities(study)

@@ -34,7 +34,7 @@ def stopped(study: Study, faults: str, **env: str | None) -> tuple[str, float]:
     return err, took
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_signals_while_training_saving_and_probing(
     study: Study, reference: Study
 ) -> None:

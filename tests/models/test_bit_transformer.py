@@ -126,6 +126,7 @@ def test_plus_is_token_0_and_minus_token_1() -> None:
     assert not np.allclose(answer(params, -x), logits, atol=1e-2)
 
 
+@pytest.mark.long
 def test_many_rows_are_the_same_rows() -> None:
     """More rows than one pass takes, and not a whole number of passes."""
     model, x = BitTransformer(d=D, network=network()), bits(bit_transformer.ROWS + 9)

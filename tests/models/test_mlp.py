@@ -56,6 +56,7 @@ def test_tiles_sum_to_the_plain_pass(x64: None, m: int, tile: int) -> None:
     )
 
 
+@pytest.mark.long
 def test_wide_networks_are_tiled_and_agree() -> None:
     """Taps force the plain pass; float32 sums of 4,001 terms differ by 1e-5 at most."""
     m = WIDE + 1

@@ -182,6 +182,7 @@ def test_monte_carlo_errors_are_honest():
         np.testing.assert_allclose(se.mean(0), c.std(0), rtol=0.2)
 
 
+@pytest.mark.long
 def test_streaming_equals_one_shot(x64, key):
     """Batches with a short tail against one pass in numpy over the same rows."""
     task, model = Parity(d=9, k=3, support=RandomSupport()), MLP(d=9, hidden=(5,))

@@ -14,7 +14,7 @@ from sandbox.tasks.masking import MaskedLM
 SAVED = Path(__file__).parents[1] / "reference" / "hf_bert"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_saved_bert_is_probed():
     found = load_transformer(SAVED, n_classes=3)
     task = MaskedLM(grammar=load_grammar("cfg3b", start=("10", "11", "12")))

@@ -336,6 +336,7 @@ def test_probability_is_the_sum_over_nltk_parses():
     assert several > 0
 
 
+@pytest.mark.long
 def test_next_tokens_multiply_to_the_string(cfg3b):
     """Two computations without a line in common but the chart."""
     strings = draw(cfg3b, 20)
@@ -346,7 +347,7 @@ def test_next_tokens_multiply_to_the_string(cfg3b):
         assert np.log(path).sum() == pytest.approx(logs[b], abs=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_true_nonterminals_are_found_where_they_are_certain(cfg3b):
     strings = draw(cfg3b, 16)
     w = observed(strings.tokens, strings.valid, 3)
@@ -453,6 +454,7 @@ def test_tokens_of_long_strings_are_predicted_from_their_pairs(long, x64):
     np.testing.assert_allclose(p, expected, atol=1e-10)
 
 
+@pytest.mark.long
 def test_next_tokens_of_long_strings(long, x64):
     arrays, tokens, length = long
     p = np.asarray(predict_next(arrays, tokens, length))[0]
@@ -464,6 +466,7 @@ def test_next_tokens_of_long_strings(long, x64):
     np.testing.assert_allclose(p, expected, rtol=1e-10, atol=1e-20)
 
 
+@pytest.mark.long
 def test_levels_of_long_strings(long, x64):
     arrays, tokens, length = long
     weights = observed(tokens, jnp.ones(tokens.shape, bool), 3)

@@ -84,6 +84,7 @@ def test_coefficients_are_recovered_by_enumeration(d: int) -> None:
     np.testing.assert_array_equal(walsh_hadamard(label * 2**d), 2**d * (matrix @ label))
 
 
+@pytest.mark.long
 def test_every_junta_of_three_bits_is_its_truth_table() -> None:
     """All 256, every tenth by its cube; those that ignore a bit are refused."""
     rows = np.arange(8)
@@ -137,6 +138,7 @@ def test_staircases(steps: tuple[int, ...]) -> None:
     assert task.leap == leap(task.sets) == max(steps)
 
 
+@pytest.mark.long
 def test_a_staircase_of_one_step_is_parity(key: jax.Array) -> None:
     a = staircase(30, (5,), support=RandomSupport())
     b = Parity(d=30, k=5, support=RandomSupport())
@@ -386,6 +388,7 @@ def test_the_probe_on_a_biased_cube(key: jax.Array) -> None:
         assert np.abs(off.mean(0)).max() < 5 * off.std() / np.sqrt(n_keys) + 1e-3
 
 
+@pytest.mark.long
 def test_the_standard_error_is_that_of_the_summand(x64: None, key: jax.Array) -> None:
     """Streaming sums where chi^2 is not 1, against numpy on the same rows."""
     task, model = Parity(d=6, k=3, p=0.2), MLP(d=6, hidden=(5,))

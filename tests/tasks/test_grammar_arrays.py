@@ -236,6 +236,7 @@ def test_left_recursion_ends_undecided_in_little_memory() -> None:
     assert found.verdict != "ambiguous" and peak < 100e6
 
 
+@pytest.mark.long
 def test_ambiguity_of_the_packaged_grammars() -> None:
     """cfg3b has one tree a string; the others share strings at various levels."""
     assert ambiguity(load_grammar("cfg3b")).verdict == "unambiguous"

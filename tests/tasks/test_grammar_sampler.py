@@ -153,6 +153,7 @@ def test_many_symbols_need_two_words() -> None:
     assert {f.word for f in tables.fields} == {0, 1}
 
 
+@pytest.mark.long
 def test_full_cfg3b() -> None:
     """Whole strings equal the expansion; their length moments are the exact ones."""
     a = compile_grammar(load_grammar("cfg3b"))
@@ -204,6 +205,7 @@ def test_derivations_have_their_probabilities(brute, draw, name: str) -> None:
     assert x < chi2.isf(1e-6, max(len(cells) - 1, 1)) and len(cells) > 3
 
 
+@pytest.mark.long
 def test_rules_and_lengths_of_cfg3b_have_their_probabilities(draw) -> None:
     """Chi-square at 1e-6: rules of each symbol, starts, and lengths of strings."""
     name, n = "cfg3b from 13", 4096

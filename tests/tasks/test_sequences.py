@@ -101,7 +101,7 @@ def test_rows_do_not_depend_on_the_call(task: GrammarTask) -> None:
     assert (late.x.ids != whole.x.ids[:7]).any()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_jit_and_vmap_change_nothing() -> None:
     """Of a whole task; what masking adds to it is compared in the next test."""
     task = REST

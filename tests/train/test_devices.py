@@ -106,7 +106,7 @@ def agree(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.process
+@pytest.mark.long
 @pytest.mark.parametrize(
     "engine", ["blocked", pytest.param("generic", marks=pytest.mark.slow)]
 )

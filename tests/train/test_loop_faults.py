@@ -87,6 +87,7 @@ def test_seeds_give_up_where_the_curve_says(teacher: RunSpec, tmp_path: Path) ->
         assert run.outcome["samples"] == expected, give_up
 
 
+@pytest.mark.long
 def test_a_lane_that_never_gets_there_ends_at_the_limit(
     make_student: Callable[..., RunSpec], new_root: Callable[[str], Path]
 ) -> None:

@@ -284,7 +284,7 @@ ParityMLP.main()
 """
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_an_oversize_preset_ends_in_one_line(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT), "SANDBOX_RUNS": str(tmp_path / "runs")}
     done = subprocess.run(
