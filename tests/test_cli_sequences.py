@@ -65,7 +65,7 @@ def stored_as(spec: RunSpec, root: Path, to: Path) -> Path:
     shutil.copytree(path, to / "teacher" / path.name)
     folder = to / "teacher" / path.name
     write_json(folder / "config.json", identity(spec))
-    RunFolder(folder).commit({"kind": "teacher"})
+    RunFolder(folder).commit({"kind": "teacher", "code": RunFolder(path).made_by()})
     return folder
 
 

@@ -11,7 +11,7 @@ import tyro
 
 from sandbox.cli.stored import Root, resolve, root_of
 from sandbox.errors import ConfigError, SandboxError, StoreError, require
-from sandbox.store.config import foreign_sources
+from sandbox.store.code import foreign_sources
 from sandbox.store.files import read_json
 from sandbox.store.folders import RunFolder
 from sandbox.store.trajectories import Trajectory

@@ -54,6 +54,8 @@ def resolve(name: str, root: Path) -> RunFolder:
     kind, _, start = name.rpartition("/")
     of_kind = [r for r in folders(root) if kind in ("", r.path.parent.name)]
     match = [r for r in of_kind if start and r.path.name.startswith(start)]
+    # What was kept aside has to be named whole.
+    match = [r for r in match if "." not in r.path.name[len(start) :]] or match
     if not match:
         raise StoreError(
             f"no run folder and no run under {root} is called {name[:60]!r};"

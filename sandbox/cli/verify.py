@@ -7,6 +7,7 @@ import tyro
 
 from sandbox.cli.stored import Root, folders, held, resolve, root_of
 from sandbox.errors import StoreError
+from sandbox.store.code import why_other
 from sandbox.store.folders import RunFolder
 
 _PARTS = ("ckpt/step_*.safetensors", "resume-*.safetensors")
@@ -19,7 +20,7 @@ class Verify:
 
     Names each file that is missing, cut or altered, and checks of unfinished runs their
     saved state and the checkpoints it lists. A run that is being written now is only
-    listed.
+    listed. Names also what other code than today's made.
 
     Examples:
       sandbox verify
@@ -41,7 +42,7 @@ class Verify:
         """Prints what is wrong and returns 1 if anything is."""
         root = root_of(self.root)
         found = [resolve(self.name, root)] if self.name else folders(root, *_PARTS)
-        bad = unfinished = 0
+        bad = unfinished = other = 0
         for folder in found:
             writing = not folder.complete and held(folder)
             problems = [] if writing else _problems(folder)
@@ -52,9 +53,16 @@ class Verify:
                 print(f"{folder.path} is {state}")
             for line in problems:
                 print(line)
+            if folder.complete and not problems:
+                why = why_other(folder.made_by() or {})
+                other += bool(why)
+                if why:
+                    print(f"{folder.path} {why}")
         sound = len(found) - bad - unfinished
         where = "" if self.name else f" under {root}"
         print(f"{sound} sound, {bad} with problems, {unfinished} unfinished{where}.")
+        if other:
+            print(f"{other} of the sound ones would be made otherwise now.")
         if bad:
             print("A run that lost a file is trained again once its folder is deleted.")
         return 1 if bad else 0

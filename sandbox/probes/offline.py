@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sandbox.errors import StoreError
-from sandbox.store.config import digest, foreign_sources, to_json
+from sandbox.store.code import Code, foreign_sources
+from sandbox.store.config import digest, to_json
 from sandbox.store.folders import SCHEMA, RunFolder
 from sandbox.train.arithmetic import pinned
 from sandbox.train.progress import Progress, seeds_text
@@ -98,6 +99,7 @@ def measure_trajectory(
         "platform": jax.default_backend(),
     }
     folder = RunFolder(root / "probe" / digest(what))
+    inputs = {run.folder.path.name: run.folder.trajectory_hash}
     names = {step: f"checkpoint {step:,}" for step in chosen}
 
     def work() -> Pieces:
@@ -123,7 +125,8 @@ def measure_trajectory(
         )
 
     with pinned(x64=run.spec.dtype == "float64"):
-        carry_out(folder, what, work, kind="probe", progress=progress)
+        code = Code.of(measure_trajectory, probe, inputs=inputs)
+        carry_out(folder, what, work, kind="probe", code=code, progress=progress)
     values, wall = read_values(folder)
     if any(v.shape[:2] != (len(positions), len(chosen)) for v in values.values()):
         raise StoreError(f"{folder.path / VALUES} is no measurement of these seeds.")

@@ -8,23 +8,19 @@ their path (`$.task.kk`). A user's own class is accepted only if it is passed in
 `extra`: a name found in a file is never imported.
 """
 
-import ast
 import difflib
 import hashlib
 import inspect
 import json
-import linecache
 import math
-import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sandbox.errors import ConfigError
 from sandbox.store.bounds import LONGEST, cut, shown
+from sandbox.store.code import class_tag
 
 _LARGEST = 2**63
 """Whole numbers of a record are smaller in size: they fit any reader's integers."""
@@ -82,180 +78,6 @@ def canonical(data: Any) -> str:
 def digest(data: Any) -> str:
     """First 16 hex digits of the sha256 of the canonical text."""
     return hashlib.sha256(canonical(data).encode()).hexdigest()[:16]
-
-
-def class_tag(cls: type) -> str:
-    """What a class is called in a record: `Parity`, or `my_study:Parity` if foreign."""
-    if not is_foreign(cls):
-        return cls.__name__
-    file = _file_of(cls)
-    if file is None:
-        stem = cls.__module__.rpartition(".")[2]
-    else:
-        stem = file.parent.name if file.stem == "__init__" else file.stem
-    return f"{stem}:{cls.__qualname__}"
-
-
-def is_foreign(cls: type) -> bool:
-    """Whether a class belongs neither to the library nor to Python's own."""
-    package = cls.__module__.partition(".")[0]
-    return package != "sandbox" and package not in sys.stdlib_module_names
-
-
-def _file_of(cls: type) -> Path | None:
-    name = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return None if name is None else Path(name)
-
-
-def foreign_sources(value: Any) -> dict[str, str]:
-    """Tag -> sha256 of the code of every class in a record that is a user's own.
-
-    The code of a class is its source and that of every function, class, constant and
-    import at the top of the same file that it refers to by name, directly or through
-    another. Comments, layout and the order of definitions do not count, nor does what
-    stands under `if __name__ == "__main__"` or in another file. In a notebook,
-    functions and classes count as the cells that made them say, and data by its value.
-
-    Raises:
-      ConfigError: a class is not defined in a file or a cell, one of a cell refers to
-        data that is not plain, or two share a tag.
-    """
-    found: dict[str, str] = {}
-
-    def walk(v: Any) -> None:
-        if is_dataclass(v) and not isinstance(v, type):
-            for cls in filter(is_foreign, type(v).__mro__):
-                tag, code = class_tag(cls), _code_hash(cls)
-                if found.setdefault(tag, code) != code:
-                    raise ConfigError(f"two different classes are {tag}; rename one.")
-            for f in fields(v):
-                walk(getattr(v, f.name))
-        elif isinstance(v, tuple | list):
-            for item in v:
-                walk(item)
-
-    walk(value)
-    return found
-
-
-def _code_hash(cls: type) -> str:
-    try:
-        code = _code_of_cells(cls) if _file_of(cls) is None else _code_of_file(cls)
-    except (OSError, SyntaxError, ValueError, KeyError) as e:
-        raise ConfigError(
-            f"{cls.__qualname__} must be defined in a file, because its source is part"
-            " of the run's identity."
-        ) from e
-    return hashlib.sha256("\n".join(code).encode()).hexdigest()
-
-
-@cache  # a class stays what it was when it was imported, whatever its file becomes
-def _code_of_file(cls: type) -> list[str]:
-    file, first = _file_of(cls), cls.__qualname__.partition(".")[0]
-    top = _top_level(ast.parse(file.read_bytes())) if file else {}
-    todo, seen = [first], set()
-    while todo:
-        name = todo.pop()
-        if name in seen or name not in top:
-            continue
-        seen.add(name)
-        todo += _names(top[name])
-    return [ast.unparse(node) for name in sorted(seen | {first}) for node in top[name]]
-
-
-def _code_of_cells(cls: type) -> list[str]:
-    """Name and code of a notebook's class and of all it refers to, as they are now."""
-    space = vars(sys.modules[cls.__module__]) | {cls.__qualname__: cls}
-    todo, seen = [cls.__qualname__.partition(".")[0]], dict[str, str]()
-    space[todo[0]]  # or it has no identity
-    while todo:
-        name = todo.pop()
-        if name in seen or name not in space:
-            continue
-        value = inspect.unwrap(space[name])
-        home, own = (getattr(value, f"__{a}__", "") for a in ("module", "qualname"))
-        if isinstance(value, types.ModuleType):
-            seen[name] = value.__name__
-        elif own and home != cls.__module__:
-            seen[name] = f"{home}.{own}"
-        elif nodes := _cell_of(value):
-            seen[name] = "\n".join(map(ast.unparse, nodes))
-            todo += _names(nodes)
-        elif isinstance(value, type):  # of data alone, which cells do not tell apart
-            data = {k: v for k, v in vars(value).items() if k[:2] != "__"}
-            made = fields(value) if is_dataclass(value) else ()
-            factories = [f for f in made if f.default_factory is not MISSING]
-            seen[name] = _plain([[f.name for f in made], data, factories])
-        else:
-            seen[name] = _plain(value)
-    return [f"{name}: {code}" for name, code in sorted(seen.items())]
-
-
-def _plain(value: Any) -> str:
-    if ast.literal_eval(repr(value)) != value:
-        raise ValueError("no plain data")
-    return repr(value)
-
-
-def _cell_of(value: Any) -> list[ast.stmt]:
-    """The statements of a cell that made a function, or a class with functions."""
-    for member in vars(value).values() if isinstance(value, type) else [value]:
-        inner = getattr(member, "fget", None) or getattr(member, "__func__", member)
-        code = getattr(inspect.unwrap(inner), "__code__", None)
-        if code and code.co_filename in linecache.cache:  # not what a dataclass adds
-            cell = "".join(linecache.getlines(code.co_filename))
-            top = _top_level(ast.parse(cell))
-            return top.get(value.__qualname__.partition(".")[0], [])
-    return []
-
-
-def _names(nodes: Iterable[ast.stmt]) -> list[str]:
-    return [n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name)]
-
-
-def _top_level(module: ast.Module) -> dict[str, list[ast.stmt]]:
-    """Name -> the statements of a module that bind or alter it, in order."""
-    out: dict[str, list[ast.stmt]] = {}
-    for statement in module.body:
-        if isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test):
-            continue
-        for name, node in _bindings(statement):
-            nodes = out.setdefault(name, [])
-            if node not in nodes:
-                nodes.append(node)
-    return out
-
-
-def _bindings(statement: ast.stmt) -> Iterator[tuple[str, ast.stmt]]:
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield statement.name, statement
-        return
-    if isinstance(statement, ast.Import):
-        for a in statement.names:
-            yield a.asname or a.name.partition(".")[0], ast.Import([a])
-        return
-    if isinstance(statement, ast.ImportFrom):
-        for a in statement.names:
-            one = ast.ImportFrom(statement.module, [a], statement.level)
-            yield a.asname or a.name, one
-        return
-    call = statement.value if isinstance(statement, ast.Expr) else None
-    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
-        yield _root(call.func), statement  # TABLE.update(...)
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
-            if not isinstance(node.ctx, ast.Load):
-                yield _root(node), statement
-        elif isinstance(node, ast.stmt) and node is not statement:  # in an if or try
-            if not isinstance(node, ast.Expr):
-                yield from ((name, statement) for name, _ in _bindings(node))
-
-
-def _root(node: ast.expr) -> str:
-    """`a` of `a.b[c].d`."""
-    while isinstance(node, ast.Attribute | ast.Subscript):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
 
 
 def from_json(

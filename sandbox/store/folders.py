@@ -6,7 +6,8 @@
     metrics.parquet      one row a seed, strategy and evaluation
     ckpt/step_*.safetensors   the trajectory, one file a checkpoint; at least the last
     resume-*.safetensors only while unfinished: engine state and metrics so far
-    manifest.json        sha256 and size of every file above, its own; written last
+    manifest.json        sha256 and size of every file above, its own; the code that
+                         made them (`sandbox.store.code`); written last
 
 The hash is the record's content (see `sandbox.store.config`), so a run is found by what
 it is and never trained twice. Manifest and resume files name their run, so that one put
@@ -27,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sandbox.errors import StoreError
+from sandbox.store.code import check_record
 from sandbox.store.config import canonical, digest
 from sandbox.store.files import (
     make_folder,
@@ -34,6 +36,7 @@ from sandbox.store.files import (
     sha256,
     sha256_file,
     sweep_temporary,
+    unwritable,
     write_atomic,
     write_json,
 )
@@ -70,6 +73,9 @@ class RunFolder:
           StoreError: the run is unfinished, or the manifest is damaged, that of another
             run, or of a newer version.
         """
+        return self._manifest()["files"]
+
+    def _manifest(self) -> dict[str, Any]:
         path = self.path / MANIFEST
         if path.is_dir():
             raise StoreError(f"{path} is a folder, not a file; {_AGAIN}.")
@@ -91,9 +97,46 @@ class RunFolder:
                 (self.path / name).resolve().is_relative_to(self.path.resolve())
             )
             if not inside or not isinstance(entry, dict) or "sha256" not in entry:
-                raise StoreError(f"{path}: bad entry {name!r}; {_AGAIN}.")
+                raise StoreError(f"{path} has a bad entry {name!r}; {_AGAIN}.")
         self._require_own(data)
-        return files
+        try:
+            return {**data, "code": check_record(data.get("code", {}))}
+        except ValueError as e:
+            raise StoreError(f"{path} was altered ({e}); {_AGAIN}.") from e
+
+    def made_by(self) -> dict[str, Any] | None:
+        """What is stored of the code that made a finished run or its saved state.
+
+        Empty where it was made before that was stored; None where there is nothing.
+        """
+        if self.complete:
+            return self._manifest()["code"]
+        for path in self._resume_files():
+            if not self._resume_problem(path):
+                return json.loads(_metadata(path)["meta"]).get("code", {})
+        return None
+
+    def adopt(self, code: Mapping[str, Any]) -> None:
+        """Says of a finished run that other code would have made the same."""
+        data = {**self._manifest(), "code": code}
+        data.pop("sha256", None)
+        write_json(self.path / MANIFEST, {**data, "sha256": _own_sha256(data)})
+
+    def set_aside(self) -> Path:
+        """Renames the folder, so that it is called by no hash; where it is then."""
+        taken = sum(1 for _ in self.path.parent.glob(f"{self.path.name}.before-*"))
+        aside = self.path.with_name(f"{self.path.name}.before-{taken + 1}")
+        try:
+            os.rename(self.path, aside)
+        except OSError as e:
+            raise unwritable("rename", self.path, e) from e
+        return aside
+
+    @property
+    def trajectory_hash(self) -> str:
+        """Hash of the checkpoints of a finished run, as its manifest lists them."""
+        files = self.manifest().items()
+        return digest({n: e["sha256"] for n, e in files if _CHECKPOINT.fullmatch(n)})
 
     def _require_readable(self, data: dict[str, Any]) -> None:
         """Refuses the manifest of a newer version."""
@@ -297,6 +340,7 @@ class RunFolder:
             about = _metadata(path)
             known = json.loads(about["meta"]).get("checkpoints", {})
             sound = all(_CHECKPOINT.fullmatch(n) for n in known)
+            check_record(json.loads(about["meta"]).get("code", {}))
         except (
             *(SafetensorError, KeyError, ValueError, AttributeError, TypeError),
             RecursionError,

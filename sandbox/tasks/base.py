@@ -33,7 +33,8 @@ from jaxtyping import Float, Int
 
 from sandbox.errors import ConfigError, require
 from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields, shown
-from sandbox.store.config import is_foreign, later
+from sandbox.store.code import is_foreign
+from sandbox.store.config import later
 from sandbox.types import Array, Batch
 
 SPLITS = ("train", "distill", "quiz", "eval", "probe")

@@ -25,8 +25,6 @@ import jax
 
 from sandbox.errors import SandboxError, require
 
-GENERATOR = {"generator": "threefry2x32", "partitionable": True}
-"""What is stored beside every result."""
 _FIXED = {
     "jax_random_seed_offset": 0,
     "jax_high_dynamic_range_gumbel": False,

@@ -80,6 +80,24 @@ class Engine:
             self.lanes,
         )
 
+    def lowered(self, state: Any, teacher: Params | None, index: Any) -> list[str]:
+        """The programs that train and evaluate, as XLA is given them."""
+        chunk = run_chunk.lower(
+            self.kernel,
+            self.plan,
+            state,
+            self.keys,
+            np.uint32(0),
+            np.int32(0),
+            teacher,
+            jnp.asarray(index, jnp.int32),
+            self.lanes,
+        )
+        params, points = self.params(state), self.spec.eval_points
+        task, model = self.plan.task, self.plan.model
+        measured = _evaluate.lower(task, model, points, params, self.keys)
+        return [chunk.as_text(), measured.as_text()]
+
     def params(self, state: Any) -> Params:
         """Deployed parameters `(S, L, ...)`."""
         return _params(self.kernel, self.plan, state)

@@ -1,6 +1,7 @@
 """The host's side of teaching: which checkpoint teaches each lane, and until when."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -102,6 +103,13 @@ class LanePlan:
             if at is not None:
                 found.append(at)
         return min(found, default=None)
+
+    def switches(self) -> Iterator[tuple[int, list[list[int]]]]:
+        """Every sample at which a teacher changes, and who teaches from there."""
+        t: int | None = 0
+        while t is not None and t < self.spec.stop.largest:
+            yield t, self.steps_at(t).tolist()
+            t = self.next_switch(t)
 
     def advance(self, t: int, steps: np.ndarray, accuracy: np.ndarray) -> None:
         """Lets adaptive lanes move on, at the evaluation at sample t.

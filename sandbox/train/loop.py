@@ -17,6 +17,8 @@ import jax
 import numpy as np
 
 from sandbox.errors import ConfigError
+from sandbox.store.code import Code
+from sandbox.store.config import digest
 from sandbox.store.files import write_atomic, write_json
 from sandbox.store.folders import RunFolder, default_root
 from sandbox.store.metrics import FILE, Metrics
@@ -85,11 +87,17 @@ def fit(
         if not folder.complete:
             check_target(spec.task)
             preflight(spec, folder)
+        inputs = {}
+        if spec.teacher is not None:
+            teacher = folder_of(spec.teacher.spec, root)
+            if teacher.complete:
+                inputs[teacher.path.name] = teacher.trajectory_hash
         carry_out(
             folder,
             identity(spec),
             lambda: Training(spec, folder, root, chunk_samples),
             kind=spec.kind,
+            code=Code.of(Training, spec, inputs=inputs),
             progress=progress,
         )
     return Run(folder, spec).raise_if_diverged()
@@ -105,6 +113,7 @@ class Training(Work):
     """
 
     unit = "samples"
+    host = tuple(f"sandbox.train.{m}" for m in ("loop", "engine", "devices"))
 
     def __init__(
         self, spec: RunSpec, folder: RunFolder, root: Path, chunk_samples: int | None
@@ -131,6 +140,15 @@ class Training(Work):
         self.absent = self.plan.absent
         self.taught = np.asarray([s.source.needs_teacher for s in spec.strategies])
         self.state = LoopState(self.engine.init())
+
+    @property
+    def programs(self) -> str:
+        """Of chunk, evaluation and who teaches when; empty if scores decide that."""
+        if self.spec.saturating:
+            return ""
+        teacher, index = self.plan.teachers_at(0)
+        texts = self.engine.lowered(self.state.engine, teacher, index)
+        return digest([*map(digest, texts), *map(str, self.plan.switches())])
 
     @property
     def stored(self) -> dict[str, str]:

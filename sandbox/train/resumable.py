@@ -8,7 +8,7 @@ and `compute` differ in what a piece is and what is stored; all else is here.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from sandbox.errors import Interrupted, StoreError
-from sandbox.store.config import digest, foreign_sources, to_json
+from sandbox.store.code import Code, foreign_sources
+from sandbox.store.config import digest, to_json
 from sandbox.store.files import exclusive, read_json, write_atomic, write_json
 from sandbox.store.folders import SCHEMA, RunFolder
 from sandbox.store.provenance import provenance
 from sandbox.train.arithmetic import pinned
 from sandbox.train.progress import Progress, default_progress
-from sandbox.train.signals import collected_signals, join_sittings, say
+from sandbox.train.signals import collected_signals, join_sittings, say, say_once
 
 SAVE_SECONDS = 10.0
 """Work of earlier pieces that a killed process may lose; a signal loses none."""
@@ -47,6 +48,13 @@ class Work(ABC):
     title: str
     total: int
     unit: str
+    host: Collection[str] = ()
+    """Modules that decide numbers and leave no trace in `programs`."""
+
+    @property
+    def programs(self) -> str:
+        """Hash of the compiled programs that decide the numbers; empty if unknown."""
+        return ""
 
     @property
     @abstractmethod
@@ -86,15 +94,21 @@ def carry_out(
     make: Callable[[], Work],
     *,
     kind: str,
+    code: Code,
     progress: Progress | None,
 ) -> None:
     """Finishes what a folder is for, from where it stopped; at once if it is complete.
+
+    What other code made, or other random numbers, or from other inputs, is used only
+    if its compiled programs are the same, and else renamed and made again; a sentence
+    says which.
 
     Args:
       folder: where it is stored.
       what: the content that the folder is called by.
       make: the work, at its beginning.
       kind: what the manifest calls it.
+      code: the code that decides its numbers.
       progress: who is told.
 
     Raises:
@@ -102,6 +116,9 @@ def carry_out(
       StoreError: the folder is held by another process, a file cannot be written, or a
         stored one was damaged.
     """
+    then = folder.made_by()
+    if then is not None and code.why_other(then):
+        _settle(folder, code, make)
     if folder.complete:
         return
     with exclusive(folder.path):
@@ -113,18 +130,47 @@ def carry_out(
             folder.prepare()
             write_json(folder.path / "config.json", what)
             wall, sittings = _restore(work, folder)
+            # Of what was begun before code was stored, it is not known.
+            made_by = {} if then == {} else code.record(work.programs)
+            about = {"sittings": sittings, "code": made_by}
             finished = False
             teller.start(work.title, work.total, work.at, work.unit)
             try:
-                wall = _go_on(work, folder, wall, sittings, teller, stop)
+                wall = _go_on(work, folder, wall, about, teller, stop)
                 work.write()
-                about = {**provenance(wall_seconds=wall), "sittings": sittings}
-                write_json(folder.path / "provenance.json", about)
-                folder.commit({"kind": kind}, known=work.stored)
+                write_json(
+                    folder.path / "provenance.json",
+                    {**provenance(wall_seconds=wall), "sittings": sittings},
+                )
+                folder.commit({"kind": kind, "code": made_by}, known=work.stored)
                 finished = True
             finally:
                 note = work.note if finished else _where(work)
                 teller.close(note, finished=finished)
+
+
+def _settle(folder: RunFolder, code: Code, make: Callable[[], Work]) -> None:
+    """Adopts what other code made, or puts it out of the way, and says so."""
+    with exclusive(folder.path):
+        then = folder.made_by()  # as it is now that nobody else can change it
+        why = "" if then is None else code.why_other(then)
+        if not then or not why:
+            if why:
+                say_once(f"{folder.path} {why}; it is used as it is.")
+            return
+        work = make() if code.only_modules(then) else None
+        if work and not code.changed(then) & set(work.host):
+            programs = work.programs
+            if programs and programs == then["programs"]:
+                say(
+                    f"{folder.path} {why}; it is used, as the compiled programs and the"
+                    " switches of teachers are the same."
+                )
+                if folder.complete:
+                    folder.adopt(code.record(programs))
+                return
+        aside = folder.set_aside()
+    say(f"{folder.path} {why}; it is kept as {aside.name} and made again.")
 
 
 def _where(work: Work) -> str:
@@ -152,7 +198,7 @@ def _go_on(
     work: Work,
     folder: RunFolder,
     wall: float,
-    sittings: list[dict[str, str]],
+    about: dict[str, Any],
     progress: Progress,
     stop: list[str],
 ) -> float:
@@ -162,8 +208,8 @@ def _go_on(
 
     def save_state() -> None:
         arrays, meta = work.saved()
-        about = {**meta, "wall": time.monotonic() - begin, "sittings": sittings}
-        folder.save_resume(work.at, arrays, about)
+        seconds = time.monotonic() - begin
+        folder.save_resume(work.at, arrays, {**meta, "wall": seconds, **about})
 
     while not stop and work.step():
         progress.update(work.at, work.note)
@@ -330,6 +376,7 @@ def compute(
             content,
             lambda: Pieces(folder, title, pieces, unit="pieces", join=_flat),
             kind=kind,
+            code=Code.of(what, *pieces.values()),
             progress=progress,
         )
     flat, wall = read_values(folder)

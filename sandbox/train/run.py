@@ -13,7 +13,8 @@ from sandbox.errors import ConfigError, DivergenceError, StoreError
 from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
-from sandbox.store.config import digest, foreign_sources, from_json, to_json
+from sandbox.store.code import foreign_sources, why_other
+from sandbox.store.config import digest, from_json, to_json
 from sandbox.store.files import read_json
 from sandbox.store.folders import SCHEMA, RunFolder
 from sandbox.store.metrics import Metrics, read_metrics
@@ -24,6 +25,7 @@ from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.masking import MaskedLM
 from sandbox.tasks.next_token import NextToken
 from sandbox.tasks.parity import NoisyParity, Parity
+from sandbox.train.signals import say_once
 from sandbox.train.spec import RunSpec
 
 BUILT_IN: tuple[type, ...] = (
@@ -127,6 +129,9 @@ def open_run(path: Path, *, extra: Iterable[type] = ()) -> Run:
     if not path.is_dir():
         raise StoreError(f"{path} does not exist; `sandbox runs` lists what there is.")
     folder.check("config.json")
+    why = why_other(folder.made_by() or {})
+    if why:
+        say_once(f"{path} {why}; it is used as it is.")
     data = read_json(path / "config.json")
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise ConfigError(

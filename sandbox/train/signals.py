@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 from sandbox.errors import Interrupted
@@ -106,3 +107,9 @@ def join_sittings(earlier: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 def say(line: str) -> None:
     """Prints a line on standard error at once."""
     print(line, file=sys.stderr, flush=True)
+
+
+@cache
+def say_once(line: str) -> None:
+    """Says what this process has not said before."""
+    say(line)

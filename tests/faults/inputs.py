@@ -14,6 +14,7 @@ from sandbox.cli import main
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive, UntilSaturation
 from sandbox.distill.strategy import Anneal, Loss, Strategy, Target
 from sandbox.models.mlp import MLP
+from sandbox.store.code import Code
 from sandbox.store.files import write_atomic, write_json
 from sandbox.store.folders import RunFolder
 from sandbox.store.metrics import FILE, Metrics
@@ -37,6 +38,7 @@ SPEC = RunSpec(
     n_seeds=2,
     first_seed=3,
 )
+CODE = Code.of(SPEC).record("")
 STUDENT = RunSpec(
     kind="student",
     task=SPEC.task,
@@ -83,14 +85,14 @@ def make_store(root: Path) -> RunFolder:
     write_json(run.path / "outcome.json", outcome)
     write_json(run.path / "config.json", identity(SPEC))
     write_json(run.path / "provenance.json", {"wall_seconds": 1.0})
-    run.commit({"kind": "teacher"})
+    run.commit({"kind": "teacher", "code": CODE})
     return run
 
 
 def recommit(run: RunFolder) -> None:
     """A manifest that fits what the folder holds now, as a forger would write it."""
     (run.path / "manifest.json").unlink(missing_ok=True)
-    run.commit({"kind": "teacher"})
+    run.commit({"kind": "teacher", "code": CODE})
 
 
 def safetensors(header: Any, data: bytes = b"", *, length: int | None = None) -> bytes:

@@ -86,7 +86,9 @@ def test_the_commands_open_it(
     root: Path, stored: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", "--root", str(root)]) == 0
-    assert "3 sound, 0 with problems, 0 unfinished" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "3 sound, 0 with problems, 0 unfinished" in out
+    assert out.count("was made before the code behind a result was stored") == 3
     assert main(["runs", "--root", str(root)]) == 0
     out = capsys.readouterr().out
     assert out.count("finished") == 3
@@ -103,10 +105,14 @@ def test_its_hashes_are_those_of_today(root: Path, stored: dict[str, Any]) -> No
         assert path.name in {v.get("hash") for v in stored.values()}
 
 
-def test_fit_only_opens_it(root: Path) -> None:
+def test_fit_only_opens_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(root)
     for spec in (golden.TEACHER, golden.STUDENTS):
-        assert fit(spec, root=root, progress=Never()).metrics.steps[-1] == 192
+        run = fit(spec, root=root, progress=Never())
+        assert run.metrics.steps[-1] == 192
+        words = f"{run.folder.path} was made before the code behind a result was stored"
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and words in told
     assert contents(root) == before
 
 
@@ -121,7 +127,7 @@ def test_its_unfinished_run_goes_on(
     run = fit(golden.UNFINISHED, root=root, progress=begun)
     assert begun.at == [128] and run.folder.problems() == []
     assert run.trajectory.steps == (0, 64, 128, 192)
-    assert len(run.provenance["sittings"]) == 2
+    assert len(run.provenance["sittings"]) == 2 and run.folder.made_by() == {}
     before = (GOLDEN / name / "unfinished").glob("*/*/ckpt/*")
     for path in before:
         now = run.folder.path / "ckpt" / path.name

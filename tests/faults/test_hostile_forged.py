@@ -147,8 +147,9 @@ def test_a_measurement_of_garbage(
     assert ask(capsys, "probe", run.path, "-p", "alignment")[0] == 0
     (path,) = (run.path.parent.parent / "probe").iterdir()
     (path / "values.safetensors").write_bytes(data)
+    about = {"kind": "probe", "code": RunFolder(path).made_by()}
     (path / "manifest.json").unlink()
-    RunFolder(path).commit({"kind": "probe"})
+    RunFolder(path).commit(about)
     assert "values.safetensors is no measurement" in probe_refuses(capsys, run)
 
 

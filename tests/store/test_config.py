@@ -20,10 +20,10 @@ from sandbox.distill.sources import (
 from sandbox.distill.strategy import Anneal, Loss, Strategy, Target
 from sandbox.errors import ConfigError
 from sandbox.models.mlp import MLP
+from sandbox.store.code import foreign_sources
 from sandbox.store.config import (
     canonical,
     digest,
-    foreign_sources,
     from_json,
     to_json,
 )

@@ -14,9 +14,8 @@ import pytest
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError
 from sandbox.models.mlp import MLP
+from sandbox.store.code import class_tag, foreign_sources
 from sandbox.store.config import (
-    class_tag,
-    foreign_sources,
     from_json,
     to_json,
 )

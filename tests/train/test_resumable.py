@@ -98,8 +98,9 @@ def test_an_interrupted_computation_skips_what_it_has(tmp_path: Path) -> None:
 
 def test_damage_and_other_pieces_are_named(tmp_path: Path) -> None:
     found = Table().compute(tmp_path)
-    with pytest.raises(StoreError, match=r"holds the pieces .*, where other were"):
-        compute(Law(), {"other": dict}, root=tmp_path)
+    others = {name + "?": make for name, make in Table().pieces().items()}
+    with pytest.raises(StoreError, match=r"holds the pieces .*, where d/8\?, 100%"):
+        compute(Law(), others, root=tmp_path)
     path = found.folder.path / "values.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StoreError, match=r"values\.safetensors was cut or grown"):
