@@ -91,7 +91,7 @@ class ParityTheory(st.Study):
             ),
         ),
     }
-    since = {"any": "2026-11-22 11ec04a"}
+    since = {"any": "2026-11-22 58cb131 (added)"}
 
     @property
     def computed(self) -> TwoStage:
@@ -118,9 +118,36 @@ class ParityTheory(st.Study):
         caps = {d: np.full(len(v["share"]), float(v["sizes"][-1])) for d, v in found}
         return Scaling({d: (v[criterion], caps[d]) for d, v in found})
 
-    def exponent(self, r: st.Result, k: int, supervision: str, c: str) -> Exponent:
-        """Fitted exponent in d of the needed batch, censored runs included."""
+    def common(self, r: st.Result, k: int, criterion: str) -> list[int]:
+        """Every d at which `FEWEST` runs of either supervision are counted."""
+        laws = [self.law(r, k, s, criterion).runs for s in SUPERVISIONS]
+        counted = [
+            {d for d, (n, _) in runs.items() if (~np.isnan(n)).sum() >= FEWEST}
+            for runs in laws
+        ]
+        return sorted(set.intersection(*counted))
+
+    def exponent(
+        self,
+        r: st.Result,
+        k: int,
+        supervision: str,
+        c: str,
+        at: list[int] | None = None,
+    ) -> Exponent:
+        """Fitted exponent in d of the needed batch, censored runs included.
+
+        Args:
+          r: what was computed.
+          k: size of the support.
+          supervision: of which runs.
+          c: the criterion.
+          at: the d that count; all by default.
+        """
         law = self.law(r, k, supervision, c)
+        if at is not None:  # a d that does not count is there with runs that do not
+            none = (np.full(FEWEST, np.nan), np.full(FEWEST, np.nan))
+            law = Scaling({d: v if d in at else none for d, v in law.runs.items()})
         return law.exponent(seed=SUPERVISIONS.index(supervision))
 
     def predicted(self, r: st.Result, k: int, supervision: str, c: str) -> float:
@@ -291,11 +318,15 @@ class ParityTheory(st.Study):
             yield st.at_most(f"P9.gradient.{s}", each, 1.1, words)
         words = "labels cost a higher power of d than the checkpoint"
         for k, c in [(k, c) for k, s, c in self.cases if s == "labels"]:
-            a, b = (self.exponent(r, k, s, c) for s in SUPERVISIONS)
+            at = self.common(r, k, c)
+            a, b = (self.exponent(r, k, s, c, at) for s in SUPERVISIONS)
             text = f"exponent of the batch in d ({c}, k = {k}): labels - checkpoint"
-            what, shown = self._gap(r, k, a, b, text), "d^(k-1) against poly(d)"
-            id = f"P9.{c}.k{k}"
-            yield st.at_least(id, what, 1.0, words, paper=shown, lower=0.0)
+            text += (
+                f", d = {', '.join(map(str, at))}" if len(at) > 1 else ", no common d"
+            )
+            shown = "d^(k-1) against poly(d)"
+            what = self._gap(r, k, a, b, text)
+            yield st.at_least(f"P9.{c}.k{k}", what, 1.0, words, paper=shown)
         low, high = min(self.theory.cases), max(self.theory.cases)
         if low < high:
             a, b = (self.exponent(r, k, "checkpoint", "aligned") for k in (high, low))
@@ -373,6 +404,7 @@ def _problem(p: Problem, v: Values) -> dict[str, Any]:
         "seeds": len(v["share"]),
         "cap": cap,
         "batch": {c: {**e.to_json("median"), "runs": e.n} for c, e in medians.items()},
+        "batches": batch,
         "beyond_the_cap": {c: np.isinf(b).sum() for c, b in batch.items()},
         "closed_form_batch": {c: v[f"predicted_{c}"] for c in ("aligned", "support")},
         "teachers_that_separate": v["can"].mean(),

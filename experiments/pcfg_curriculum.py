@@ -58,7 +58,9 @@ class PcfgCurriculum(st.Study):
             tau=0.0,
         ),
     }
-    since = {"smoke, cpu": "2026-11-22 9bce772"}
+    since = {"smoke, cpu": "2026-11-22 9bce772"} | dict.fromkeys(
+        ("G2.plateau", "G4.others", "G4.rule"), "2026-11-22 9bce772 (added)"
+    )
 
     def check(self) -> None:
         self.ngrams.check(self.setting)

@@ -88,7 +88,10 @@ class PcfgNonterminals(st.Study):
             heads=16,
         ),
     }
-    since = {"any": "2026-11-22 9bce772"}
+    since = {
+        "any": "2026-11-22 9bce772",
+        "G5.levels_gain": "2026-11-22 9bce772 (added)",
+    }
 
     @property
     def settings(self) -> Mapping[str, st.Setting]:

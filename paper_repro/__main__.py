@@ -74,6 +74,10 @@ def reproduce(command: Command) -> None:
         return
     for study in studies.values():
         run_all(command.scale, [study], options)
+    if command.publish:
+        from paper_repro.tables import rewrite
+
+        rewrite()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-FIELDS = ("obtained", "lower", "upper", "holds")
+FIELDS = ("obtained", "lower", "upper", "point", "whole")
 
 
 def named(folder: Path, names: Sequence[str]) -> dict[str, Path]:

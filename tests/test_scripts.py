@@ -14,7 +14,7 @@ from tests.golden import retrain
 def result(folder: Path, name: str, **claim: Any) -> None:
     base = {"id": "P1", "obtained": 0.1, "lower": None, "upper": math.inf}
     folder.mkdir(exist_ok=True)
-    data = {"claims": [base | {"holds": True} | claim, {"id": "P2", "holds": None}]}
+    data = {"claims": [base | {"point": True} | claim, {"id": "P2", "point": None}]}
     (folder / f"{name}.json").write_text(json.dumps(data))
 
 
@@ -27,7 +27,7 @@ def result(folder: Path, name: str, **claim: Any) -> None:
         ({"lower": 0.0}, "P1 lower: None != 0.0\n"),
         ({"upper": "inf"}, "P1 upper: inf != 'inf'\n"),
         ({"upper": math.nan}, "P1 upper: inf != nan"),
-        ({"holds": 1}, "P1 holds: True != 1\n"),
+        ({"point": 1}, "P1 point: True != 1\n"),
         ({"id": "P3"}, "P3 is only in "),
     ],
 )

@@ -25,6 +25,7 @@ _COMMANDS = {
     "runs": ("list_runs.Runs", "list every stored run"),
     "verify": ("verify.Verify", "compare every stored file with its checksum"),
     "probe": ("probe.Probe", "probe the checkpoints of a stored trajectory"),
+    "import": ("imported.Import", "store checkpoints of another program as a teacher"),
     "grammar": ("grammar.Describe", "what is in a grammar, and strings of it"),
     "new": ("new.New", "begin a study of your own from the template"),
     "doctor": ("doctor.Doctor", "devices, drivers, and which extra to install"),

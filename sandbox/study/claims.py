@@ -4,24 +4,21 @@
                   "the progressive student keeps the teacher's pace",
                   paper="Fig. 1 left: 1.0 by 11M")
 
-A claim holds if its statistic (the median over teachers of one number each) satisfies
-the point rule and, with ten teachers or more, the worse end of its 95% bootstrap
-interval supports it:
+A rule compares a statistic (the median over teachers of one number each) with a
+bound. Two questions are answered apart:
 
-    at_least r   value >= r, lower end >= r; of ratios of samples: lower end > 1
-    at_most r    value <= r, upper end <= r; of ratios of samples: upper end <= 2
-    below r      value < r, upper end < r
-    positive     value > 0, lower end > 0
+    point    does the statistic satisfy the rule
+    whole    does the worse end of its 95% bootstrap interval over teachers, too
 
-With fewer teachers the point rule decides and the interval is shown; with one there is
-no interval. `holds` is None where nothing could be measured. How many teachers there
-are is counted before any of them drops out of a ratio. The text of a rule is made from
-the rule.
+"held" is both, "point only" the first without the second, or without an interval, which
+fewer than five teachers do not have: of n = 3, the bootstrap of a median covers 76%.
+How many teachers entered, those that tied included, stands beside it. The text of a
+rule is made from the rule, and the numbers that it was applied to are stored.
 """
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -29,10 +26,7 @@ import numpy as np
 
 from sandbox.study.result import Quantity, Taught
 from sandbox.text import digits, number
-from sandbox.theory.sample_complexity import Estimate, median_estimate
-
-ENOUGH = 10
-"""Teachers from which the interval must support the claim."""
+from sandbox.theory.sample_complexity import LEAST, Estimate, median_estimate
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -74,9 +68,11 @@ class Claim:
       upper: upper end.
       students_lower: smallest statistic of a single student; NaN with one a teacher.
       students_upper: largest.
-      seeds: teachers and students that entered.
-      single_teacher: whether it rests on one teacher.
-      holds: True, False, or None if it was not run.
+      values: the number of every teacher behind a median; empty of other statistics.
+      teachers: that entered.
+      students: that entered.
+      point: whether the statistic satisfies the rule; None if it was not run.
+      whole: whether the whole interval does; None without one.
     """
 
     id: str
@@ -90,14 +86,41 @@ class Claim:
     upper: float
     students_lower: float = math.nan
     students_upper: float = math.nan
-    seeds: dict[str, int]
-    single_teacher: bool
-    holds: bool | None
+    values: tuple[float, ...] = ()
+    teachers: int
+    students: int
+    point: bool | None
+    whole: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """`held`, `point only`, `failed` or `not run`."""
+        return verdict(self.point, self.whole)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Claim":
+        """Inverse of `to_json`."""
+        numbers = ("obtained", "lower", "upper", "students_lower", "students_upper")
+        values = tuple(_number(v) for v in row["values"])
+        floats = {name: _number(row[name]) for name in numbers}
+        return cls(**{**row, **floats, "values": values})
 
     def to_json(self) -> dict[str, Any]:
         """The row as JSON data."""
-        row = asdict(self)
+        row = {**asdict(self), "values": [number(v) for v in self.values]}
         return {k: number(v) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def _number(value: float | str | None) -> float:
+    """Inverse of `sandbox.text.number`."""
+    return math.nan if value is None else float(value)
+
+
+def verdict(point: bool | None, whole: bool | None) -> str:
+    """Both answers in words."""
+    if point is None:
+        return "not run"
+    return ("held" if whole else "point only") if point else "failed"
 
 
 def at_least(
@@ -107,7 +130,6 @@ def at_least(
     statement: str,
     *,
     paper: str = "not in the paper",
-    lower: int | float | None = None,
 ) -> Claim:
     """Claims that a number is at least `bound`.
 
@@ -117,13 +139,8 @@ def at_least(
       bound: least value of the statistic.
       statement: in words.
       paper: what the paper shows.
-      lower: the interval's lower end must exceed it, where that is not `bound` (or 1
-        of ratios).
     """
-    if lower is None and isinstance(what, Quantity) and what.ratio:
-        lower = 1.0
-    end = (">=", bound) if lower is None else (">", lower)
-    return _claim(id, what, (">=", bound), end, statement, paper)
+    return _claim(id, what, (">=", bound), statement, paper)
 
 
 def at_most(
@@ -135,9 +152,7 @@ def at_most(
     paper: str = "not in the paper",
 ) -> Claim:
     """Claims that a number is at most `bound`; arguments as of `at_least`."""
-    ratio = isinstance(what, Quantity) and what.ratio
-    end = ("<=", 2.0 if ratio else bound)
-    return _claim(id, what, ("<=", bound), end, statement, paper)
+    return _claim(id, what, ("<=", bound), statement, paper)
 
 
 def below(
@@ -153,8 +168,7 @@ def below(
 
     The other arguments are as of `at_least`.
     """
-    rule = ("<", bound)
-    return _claim(id, what, rule, rule, statement, paper, in_all=in_all)
+    return _claim(id, what, ("<", bound), statement, paper, in_all=in_all)
 
 
 def positive(
@@ -165,7 +179,7 @@ def positive(
     paper: str = "not in the paper",
 ) -> Claim:
     """Claims that a number is positive; arguments as of `at_least`."""
-    return _claim(id, what, (">", 0.0), (">", 0.0), statement, paper)
+    return _claim(id, what, (">", 0.0), statement, paper)
 
 
 def pace(r: Taught, id: str, most: float, paper: str, on: str = "") -> Claim:
@@ -186,8 +200,7 @@ def later(r: Taught, id: str, ce: str, one_shot: str, on: str = "") -> Iterator[
 def _claim(
     id: str,
     what: Quantity | Statistic,
-    point: tuple[str, int | float],
-    end: tuple[str, int | float],
+    rule: tuple[str, int | float],
     statement: str,
     paper: str,
     *,
@@ -199,67 +212,55 @@ def _claim(
     the rule speaks of all of them.
     """
     low = high = math.nan
+    values: tuple[float, ...] = ()
     if isinstance(what, Statistic):
-        estimate, text, trained, students = what
-        teachers = trained
+        estimate, text, teachers, students = what
+        if teachers < LEAST:
+            estimate = estimate._replace(lower=math.nan, upper=math.nan)
     else:
         each, known = what.values, what.values[~np.isnan(what.values)]
-        estimate = median_estimate(_per_teacher(each, in_all=in_all))
+        values = tuple(_per_teacher(each, in_all=in_all).tolist())
+        estimate = median_estimate(np.asarray(values))
         over = "largest over a teacher's students, median of " if in_all else "median "
-        text, trained, teachers = over + what.text, len(each), estimate.n
+        text, teachers = over + what.text, estimate.n
         students = len(known) if what.students else 0
         if students and each.shape[1] > 1:
             low, high = float(known.min()), float(known.max())
+    operator, bound = rule
+    worse = estimate.lower if operator in (">", ">=") else estimate.upper
     return Claim(
         id=id,
         statement=statement,
-        rule=_rule(text, point, end),
+        rule=f"{text} {operator} {bound:g}",
         paper=paper,
         obtained=estimate.value,
         lower=estimate.lower,
         upper=estimate.upper,
         students_lower=low,
         students_upper=high,
-        seeds={"teachers": teachers, "students": students},
-        single_teacher=trained == 1,
-        holds=_decide(point, end, estimate, teachers=trained),
+        values=values,
+        teachers=teachers,
+        students=students,
+        point=_satisfied(estimate.value, operator, bound),
+        whole=_satisfied(worse, operator, bound),
     )
 
 
-def _rule(
-    text: str, point: tuple[str, int | float], end: tuple[str, int | float]
-) -> str:
-    side = "lower" if end[0] in (">", ">=") else "upper"
-    return f"{text} {point[0]} {point[1]:g}, {side} end {end[0]} {end[1]:g}"
+def _satisfied(value: float, operator: str, bound: int | float) -> bool | None:
+    """Whether a number satisfies a rule; None where there is none."""
+    return None if math.isnan(value) else bool(_OPERATORS[operator](value, bound))
 
 
 def _per_teacher(each: np.ndarray, *, in_all: bool) -> np.ndarray:
     """One number a teacher from `(T, I)`, over the students that have one."""
     known = [row[~np.isnan(row)] for row in each]
-    of = max if in_all else lambda row: median_estimate(row).value
-    return np.asarray([of(row) if len(row) else math.nan for row in known])
-
-
-def _decide(
-    point: tuple[str, int | float],
-    end: tuple[str, int | float],
-    e: Estimate,
-    *,
-    teachers: int,
-) -> bool | None:
-    """Applies a rule to an estimate from a number of trained teachers."""
-    if e.n == 0 or math.isnan(e.value):
-        return None
-    worse = e.lower if end[0] in (">", ">=") else e.upper
-    return bool(
-        _OPERATORS[point[0]](e.value, point[1])
-        and (teachers < ENOUGH or _OPERATORS[end[0]](worse, end[1]))
-    )
+    of = max if in_all else np.median
+    return np.asarray([float(of(row)) if len(row) else math.nan for row in known])
 
 
 def show(c: Claim) -> str:
     """The statistic with its interval."""
-    if c.holds is None:
+    if c.point is None:
         return "not run"
     text = digits(c.obtained)
     if not math.isnan(c.lower):

@@ -24,7 +24,7 @@ from sandbox.store.config import to_json
 from sandbox.store.files import make_folder, write_atomic, write_json
 from sandbox.store.provenance import git_state, hardware, versions
 from sandbox.study.claims import Claim, show
-from sandbox.study.result import Result
+from sandbox.study.result import Result, Taught, caps_of
 from sandbox.text import number
 from sandbox.train.run import Run
 
@@ -104,6 +104,7 @@ class Report:
             out["left_out"] = r.missing()
         if r.teachers:
             out["teachers"] = describe_teachers(r)
+            out["n90"] = {name: samples_to_90(part) for name, part in r.parts.items()}
         return out | self.facts
 
     def title(self) -> str:
@@ -120,16 +121,16 @@ class Report:
         """Prints the claims table and what is left out."""
         print(self.title())
         console = Console()
-        marks = {True: "holds", False: "FAILS", None: "not run"}
         if console.width < 120:
             for c in self.claims:
-                print(f"  {c.id:28s} {marks[c.holds]:8s} {show(c):25s} {c.rule}")
+                said = f"{c.verdict:10s} {show(c):25s} n={c.teachers:<3d}"
+                print(f"  {c.id:28s} {said} {c.rule}")
         elif self.claims:
-            names = ("claim", "statement", "rule", "paper", "obtained", "teachers")
-            table = Table(*names, "holds")
+            names = ("claim", "statement", "rule", "paper", "obtained", "n", "verdict")
+            table = Table(*names)
             for c in self.claims:
                 row = (c.id, c.statement, c.rule, c.paper, show(c))
-                table.add_row(*row, str(c.seeds["teachers"]), marks[c.holds])
+                table.add_row(*row, str(c.teachers), c.verdict)
             console.print(table)
         for what in self.result.missing():
             print(f"left out: {what}")
@@ -194,6 +195,22 @@ def describe_teachers(r: Result) -> dict[str, Any]:
         for facts in t.chosen.facts
     ]
     return {**counts, "each": each}
+
+
+def samples_to_90(part: Taught) -> dict[str, Any]:
+    """Samples to .90 of teachers `(T, 1)` and students `(T, I)`, and the caps `(T,)`.
+
+    None where a teacher did not learn or a student has no result, infinite beyond its
+    cap: all that ratios and their intervals are computed from.
+    """
+    out: dict[str, Any] = {}
+    for name in ("teacher", *part.strategies):
+        caps = [
+            caps_of(run) if run else np.full(len(t.n90), np.nan)
+            for t, run in zip(part.teachers, part.runs(name), strict=True)
+        ]
+        out[name] = {"n90": part.n90[name].values, "cap": np.concatenate(caps)}
+    return out
 
 
 def _describe(run: Run, made: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Real
 
-from sandbox.theory.sample_complexity import DRAWS, Estimate, percentiles
+from sandbox.theory.sample_complexity import DRAWS, LEAST, Estimate, percentiles
 
 
 def rank_correlation(x: Real[np.ndarray, " n"], y: Real[np.ndarray, " n"]) -> float:
@@ -42,7 +42,7 @@ def order_of_medians(
         return float(np.nan_to_num(rank_correlation(x, medians)))
 
     value = order(np.median(values, 1))
-    if n == 1:
+    if n < LEAST:
         return Estimate(value, np.nan, np.nan, n)
     pick = np.random.default_rng(seed).integers(0, n, (DRAWS, n))
     medians = np.median(values[:, pick], 2).T

@@ -14,6 +14,9 @@ from jaxtyping import Float, Real
 from sandbox.text import number
 
 DRAWS = 10_000
+LEAST = 5
+"""Teachers that an interval needs: the 95% bootstrap of a median covers 93% of the time
+from five on, and 76% with three."""
 
 
 class Estimate(NamedTuple):
@@ -21,7 +24,7 @@ class Estimate(NamedTuple):
 
     Attributes:
       value: the statistic; may be infinite, NaN if there is nothing to compute it from.
-      lower: 2.5% bootstrap quantile; NaN with fewer than two teachers.
+      lower: 2.5% bootstrap quantile; NaN with fewer than `LEAST` teachers.
       upper: 97.5% bootstrap quantile.
       n: teachers that entered.
     """
@@ -69,10 +72,11 @@ def median_estimate(values: Real[np.ndarray, " n"], *, seed: int = 0) -> Estimat
     v = np.asarray(values, float)
     v = v[~np.isnan(v)]
     n = len(v)
-    if n < 2:
-        return Estimate(float(v[0]) if n else np.nan, np.nan, np.nan, n)
+    value = float(np.median(v)) if n else np.nan
+    if n < LEAST:
+        return Estimate(value, np.nan, np.nan, n)
     rows = np.random.default_rng(seed).integers(0, n, (DRAWS, n))
-    return Estimate(float(np.median(v)), *percentiles(np.median(v[rows], 1)), n)
+    return Estimate(value, *percentiles(np.median(v[rows], 1)), n)
 
 
 def percentiles(draws: Real[np.ndarray, " D"]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sandbox.errors import ConfigError
+from sandbox.errors import ConfigError, StoreError
 from sandbox.store.code import Code
 from sandbox.store.config import digest
 from sandbox.store.files import write_atomic, write_json
@@ -84,6 +84,13 @@ def fit(
     root = default_root() if root is None else root
     with pinned(x64=spec.dtype == "float64"):
         folder = folder_of(spec, root)
+        if spec.imported:
+            if not folder.complete:
+                raise StoreError(
+                    f"{folder.path} is not there: nothing trains imported checkpoints;"
+                    " `sandbox import` them again."
+                )
+            return Run(folder, spec)
         if not folder.complete:
             check_target(spec.task)
             preflight(spec, folder)

@@ -103,6 +103,8 @@ class RunSpec:
         most; the largest divisor of the batch is taken); 0 is the whole batch. Without
         dropout, whose masks are drawn for a micro-batch at a time, it moves nothing but
         rounding, time and memory.
+      imported: hash of checkpoints that another program trained
+        (`sandbox.train.imported`).
     """
 
     kind: Literal["teacher", "student"]
@@ -122,6 +124,7 @@ class RunSpec:
     block: Positive = 32
     dtype: Literal["float32", "float64"] = "float32"
     micro: Annotated[int, Within(0, 2**32 - 1)] = later(0)
+    imported: str = later("")
 
     def __post_init__(self) -> None:
         """Refuses whatever could only fail later."""

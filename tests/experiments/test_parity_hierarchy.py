@@ -150,7 +150,7 @@ def test_teachers_that_never_learn_enter_nothing(root):
     late = replace(TINY, budget=st.UntilLearned(limit=256))
     study = replace(STUDY, setting=late)
     lost = study.run(root=root, progress=Silent())
-    assert [c.holds for c in study.claims(lost)] == [None] * 3
+    assert [c.point for c in study.claims(lost)] == [None] * 3
     leaks = orders(lost)["leaks"]
     assert leaks.shape == (0, 3) and root_first(leaks) == 0
     report = study.report(lost)

@@ -98,8 +98,8 @@ def test_a_wrong_closed_form_fails_its_claim(result):
         for name, v in result.values.items()
     }
     made = {c.id: c for c in TINY.claims(replace(result, values=double))}
-    assert made["P9.gradient.labels"].holds is False
-    assert made["P9.gradient.checkpoint"].holds is False
+    assert made["P9.gradient.labels"].point is False
+    assert made["P9.gradient.checkpoint"].point is False
 
 
 @pytest.mark.parametrize("name", ParityTheory.presets)

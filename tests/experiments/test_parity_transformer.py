@@ -133,5 +133,5 @@ def test_a_teacher_that_never_learns_is_counted_and_enters_no_ratio(root):
     study = replace(STUDY, setting=replace(TINY, budget=budget, n_teachers=1))
     report = study.report(study.run(root=root, progress=Silent()))
     assert "0 of 1 teachers learned" in report.title()
-    assert [c.holds for c in report.claims] == [None] * 3
+    assert [c.point for c in report.claims] == [None] * 3
     assert "not at .90" in report.figure.get_supxlabel()

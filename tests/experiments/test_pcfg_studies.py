@@ -73,7 +73,7 @@ def test_accuracy_learns_draws_and_claims(accuracy):
     claims, _ = written(ACCURACY, accuracy)
     gap = accuracy.at("one_shot").values - accuracy.at("ce").values
     assert claims["G1.one_shot_ce.end"]["obtained"] == pytest.approx(np.median(gap))
-    assert claims["G1.one_shot_ce.half"]["seeds"] == {"teachers": 2, "students": 2}
+    assert all(claims["G1.one_shot_ce.half"][n] == 2 for n in ("teachers", "students"))
     assert len(claims) == 6
 
 
@@ -85,7 +85,7 @@ def test_curriculum_shares_teachers_draws_and_claims(accuracy, curriculum):
     assert CURRICULUM.by_candidate(curriculum, 0.5).shape == (2, 2)
     claims, data = written(CURRICULUM, curriculum)
     assert list(claims)[:4] == ["G2", "G2.plateau", "G3.peak", "G3.fall"]
-    assert "G4.rule" in claims and claims["G2"]["seeds"]["teachers"] == 2
+    assert "G4.rule" in claims and claims["G2"]["teachers"] == 2
     y = curriculum.measured.m_robust(3)
     assert claims["G3.fall"]["obtained"] == pytest.approx(
         np.median(y[:, -1] / y.max(1))
@@ -95,7 +95,7 @@ def test_curriculum_shares_teachers_draws_and_claims(accuracy, curriculum):
     peaks = data["measured"]["m_robust_median"]["3"]["peak_step"]
     assert peaks == [20 * int(row.argmax()) for row in y]
     whole = CURRICULUM.paper_claims(replace(curriculum, preset="paper"))
-    assert {c.id: c.rule for c in whole}["G3.fall"].endswith("<= 0.1, upper end <= 0.1")
+    assert {c.id: c.rule for c in whole}["G3.fall"].endswith("<= 0.1")
 
 
 @pytest.mark.slow
@@ -106,9 +106,9 @@ def test_a_teacher_that_did_not_learn_is_left_out(curriculum, root):
     claims, data = written(study, study.run(root=root))
     (lost,) = data["left_out"]
     assert lost.startswith(f"seed {int(np.argmin(fell))}: teacher's loss fell by")
-    assert claims["G3.fall"]["seeds"]["teachers"] == 1
-    assert claims["G4.place"]["holds"] in (True, False)
-    assert claims["G4.others"]["holds"] is None  # there are no others
+    assert claims["G3.fall"]["teachers"] == 1
+    assert claims["G4.place"]["point"] in (True, False)
+    assert claims["G4.others"]["point"] is None  # there are no others
     none = replace(CURRICULUM, setting=replace(TINY, rule=st.ByDrop(least=1e3)))
     with pytest.raises(SandboxError, match=r"no teacher learned \(seed 0: .* by "):
         none.run(root=root)
@@ -129,7 +129,7 @@ def test_nonterminals_are_probed_in_teachers_and_students(accuracy, root):
     assert set(r.measured.students) == {"ce", "one_shot", "progressive", "two_shot"}
     assert r.students[0][0].folder.path == accuracy.students[0][0].folder.path
     claims, _ = written(study, r)
-    assert claims["G5.students"]["seeds"] == {"teachers": 2, "students": 2}
+    assert all(claims["G5.students"][n] == 2 for n in ("teachers", "students"))
     assert set(claims) == {
         f"G5.{n}" for n in ("ngrams", "levels", "levels_gain", "students")
     }

@@ -14,7 +14,7 @@ from sandbox.study.claims import (
     show,
 )
 from sandbox.study.result import Quantity
-from sandbox.theory.sample_complexity import Estimate
+from sandbox.theory.sample_complexity import Estimate, median_estimate
 
 HUGE = np.inf
 KINDS = {
@@ -38,37 +38,54 @@ def make(values, kind, bound=0.0):
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "bound", "holds"),
+    ("values", "kind", "bound", "verdict"),
     [
-        ([3.0] * 10, "ratio_at_least", 2, True),
-        ([1.9] * 10, "ratio_at_least", 2, False),
-        ([0.5] * 4 + [3.0] * 6, "ratio_at_least", 2, False),  # interval reaches 1
-        ([0.5] * 2 + [3.0] * 3, "ratio_at_least", 2, True),  # few: the point decides
-        ([HUGE] * 10, "ratio_at_least", 2, True),
-        ([1.2] * 10, "ratio_at_most", 1.5, True),
-        ([1.2] * 6 + [5.0] * 4, "ratio_at_most", 1.5, False),  # upper end above 2
-        ([HUGE] * 10, "ratio_at_most", 1.5, False),
-        ([0.1] * 10, "difference", 0, True),
-        ([0.1] * 6 + [-0.1] * 4, "difference", 0, False),
-        ([-0.1], "difference", 0, False),
-        ([0.3] * 10, "at_most", 0.5, True),
-        ([0.5] * 3, "at_most", 0.5, True),
-        ([0.5] * 3, "below", 0.5, False),
-        ([0.3] * 6 + [0.7] * 4, "at_most", 0.5, False),
-        # A teacher that dropped out of the ratio still makes ten.
-        ([0.5] * 4 + [3.0] * 5 + [np.nan], "ratio_at_least", 2, False),
-        ([], "difference", 0, None),
-        ([np.nan] * 3, "difference", 0, None),
+        ([3.0] * 10, "ratio_at_least", 2, "held"),
+        ([1.9] * 10, "ratio_at_least", 2, "failed"),
+        ([1.6] * 4 + [3.0] * 6, "ratio_at_least", 2, "point only"),  # lower end 1.6
+        ([3.0] * 4, "ratio_at_least", 2, "point only"),  # too few for an interval
+        ([3.0] * 5, "ratio_at_least", 2, "held"),
+        ([HUGE] * 10, "ratio_at_least", 2, "held"),
+        ([1.2] * 10, "ratio_at_most", 1.5, "held"),
+        ([1.2] * 6 + [1.8] * 4, "ratio_at_most", 1.5, "point only"),
+        ([HUGE] * 10, "ratio_at_most", 1.5, "failed"),
+        ([0.1] * 10, "difference", 0, "held"),
+        ([0.1] * 6 + [-0.1] * 4, "difference", 0, "point only"),
+        ([0.0] * 10, "difference", 0, "failed"),  # the bound itself is not beyond it
+        ([-0.1], "difference", 0, "failed"),
+        ([0.3] * 10, "at_most", 0.5, "held"),
+        ([0.5] * 5, "at_most", 0.5, "held"),
+        ([0.5] * 5, "below", 0.5, "failed"),
+        ([0.3] * 6 + [0.7] * 4, "at_most", 0.5, "point only"),
+        # A teacher that dropped out of the ratio does not count.
+        ([3.0] * 4 + [np.nan], "ratio_at_least", 2, "point only"),
+        ([], "difference", 0, "not run"),
+        ([np.nan] * 3, "difference", 0, "not run"),
     ],
 )
-def test_rules(values, kind, bound, holds):
-    assert make(np.asarray(values, float), kind, bound).holds is holds
+def test_rules(values, kind, bound, verdict):
+    values = np.asarray(values, float)
+    row = make(values, kind, bound)
+    n = int((~np.isnan(values)).sum())
+    assert (row.verdict, row.teachers) == (verdict, n)
+    assert (row.whole is None) == (n < 5) == np.isnan(row.lower)
 
 
-def test_single_teacher_is_marked_and_has_no_interval():
+def test_ties_count_as_ties():
+    both = quantity([HUGE, HUGE, HUGE, 6.0, 8.0])
+    row = at_least("X", both / quantity([HUGE, HUGE, HUGE, 2.0, 2.0]), 2.0, "s")
+    assert (row.values, row.obtained, row.verdict) == ((1, 1, 1, 3, 4), 1, "failed")
+
+
+def test_intervals_follow_from_what_is_stored():
+    row = make(np.random.default_rng(0).normal(size=12), "difference").to_json()
+    e = median_estimate(np.asarray(row["values"]))
+    assert (e.value, e.lower, e.upper) == (row["obtained"], row["lower"], row["upper"])
+
+
+def test_one_teacher_has_no_interval():
     c = make([0.5], "difference")
-    assert c.single_teacher and np.isnan(c.lower)
-    assert c.seeds == {"teachers": 1, "students": 1}
+    assert np.isnan(c.lower) and (c.teachers, c.students) == (1, 1)
 
 
 def test_rows_hold_infinities_as_text_and_missing_as_null():
@@ -76,23 +93,25 @@ def test_rows_hold_infinities_as_text_and_missing_as_null():
         json.loads(json.dumps(make(*args).to_json(), allow_nan=False))
         for args in (([HUGE] * 3, "ratio_at_least", 2), ([], "difference"))
     )
-    assert first["obtained"] == "inf" and first["holds"] is True
-    assert second["obtained"] is None and second["holds"] is None
+    assert first["obtained"] == "inf" and first["point"] is True
+    assert first["values"] == ["inf"] * 3 and first["whole"] is None
+    assert second["obtained"] is None and second["point"] is None
     assert set(first) == {
         "id", "statement", "rule", "paper", "scale", "since", "obtained", "lower",
-        "upper", "seeds", "students_lower", "students_upper", "single_teacher", "holds",
+        "upper", "teachers", "students", "students_lower", "students_upper", "values",
+        "point", "whole",
     }  # fmt: skip
 
 
 def test_the_text_of_a_rule_is_made_from_the_rule():
     a, b = (Quantity(np.ones((3, 1)), t, ratio=False) for t in ("n90(ce)", "n90(t)"))
-    row = at_least("P3", a / b, 2.0, "s")
-    assert row.rule == "median n90(ce) / n90(t) >= 2, lower end > 1"
-    assert at_most("P2", a / b, 1.5, "s").rule.endswith("<= 1.5, upper end <= 2")
-    assert at_most("P1", a, 0.5, "s").rule.endswith("<= 0.5, upper end <= 0.5")
-    gap = Statistic(Estimate(1.2, 0.3, 2.0, 10), "exponent", 10)
-    row = at_least("P9", gap, 1.0, "s", lower=0.0)
-    assert (row.rule, row.holds) == ("exponent >= 1, lower end > 0", True)
+    assert at_least("P3", a / b, 2.0, "s").rule == "median n90(ce) / n90(t) >= 2"
+    assert at_most("P1", a, 0.5, "s").rule.endswith("<= 0.5")
+    for teachers in (10, 4):
+        gap = Statistic(Estimate(1.2, 0.3, 2.0, 10), "exponent", teachers)
+        row = at_least("P9", gap, 1.0, "s")
+        assert (row.rule, row.verdict) == ("exponent >= 1", "point only")
+        assert np.isnan(row.lower) == (teachers < 5)
 
 
 def test_a_teacher_counts_once_however_many_students_it_has():
@@ -101,12 +120,12 @@ def test_a_teacher_counts_once_however_many_students_it_has():
         return below("X", quantity(each), 0.5, "s", in_all=in_all)
 
     row = one(in_all=False)
-    assert (row.seeds, row.single_teacher) == ({"teachers": 2, "students": 4}, False)
+    assert (row.teachers, row.students) == (2, 4)
     assert row.obtained == pytest.approx(0.35)  # of the teachers' medians .3 and .4
     assert (row.students_lower, row.students_upper) == (0.2, HUGE)
-    assert row.holds is True
+    assert row.point is True
     worst = one(in_all=True)
-    assert (worst.obtained, worst.holds) == (HUGE, False)
+    assert (worst.obtained, worst.point) == (HUGE, False)
     assert "(0.2 to ∞)" in show(row)
 
 

@@ -42,8 +42,10 @@ def test_infinite_values_are_lower_bounds_and_nan_is_dropped():
 
 def test_too_few_values_have_no_interval():
     assert median_estimate(np.array([])).n == 0
-    one = median_estimate(np.array([3.0]))
-    assert one.value == 3 and np.isnan(one.lower) and np.isnan(one.upper)
+    for n in (1, 4):
+        few = median_estimate(np.full(n, 3.0))
+        assert few.value == 3 and np.isnan(few.lower) and np.isnan(few.upper)
+    assert median_estimate(np.full(5, 3.0))[:3] == (3, 3, 3)
 
 
 def test_ratio_counts_what_was_not_reached_on_its_side():

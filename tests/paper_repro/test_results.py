@@ -1,0 +1,121 @@
+"""Committed results: intervals follow from what is stored, and tables from them."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.parity_theory import FEWEST, SUPERVISIONS
+from experiments.sample_complexity import SampleComplexity
+from paper_repro import tables
+from sandbox.study.claims import Claim
+from sandbox.theory.exponents import Scaling, difference
+from sandbox.theory.sample_complexity import median_estimate, ratio
+
+FILES = {p.stem: json.loads(p.read_text()) for p in tables.RESULTS.glob("*.json")}
+CLAIMS = sorted(
+    (name, row["id"]) for name, data in FILES.items() for row in data.get("claims", ())
+)
+RATIO = re.compile(r"n90\((\w+)\) / n90\((\w+)\)")
+
+
+def array(values: Any) -> np.ndarray:
+    """Numbers of a result file: null is NaN, infinities are text."""
+    return np.asarray([np.nan if v is None else v for v in np.ravel(values)], float)
+
+
+@pytest.mark.parametrize(("name", "id"), CLAIMS)
+def test_a_row_is_what_its_numbers_say(name: str, id: str) -> None:
+    row = next(c for c in FILES[name]["claims"] if c["id"] == id)
+    claim = Claim.from_json(row)
+    assert claim.to_json() == row
+    assert np.isnan(claim.lower) or claim.teachers >= 5
+    assert claim.since and (claim.whole is None) == np.isnan(claim.lower)
+    assert claim.point or not claim.whole
+    if not row["values"]:
+        return
+    e = median_estimate(array(row["values"]))
+    found = (claim.obtained, claim.lower, claim.upper, claim.teachers)
+    np.testing.assert_array_equal(tuple(e), found)
+    pair = RATIO.search(row["rule"])
+    if pair and len(FILES[name]["n90"]) == 1:
+        (n90,) = FILES[name]["n90"].values()
+        a, b = (
+            np.asarray([array(v) for v in n90[who]["n90"]]) for who in pair.groups()
+        )
+        each = [row[~np.isnan(row)] for row in ratio(a, b)]
+        values = [np.median(row) if len(row) else np.nan for row in each]
+        np.testing.assert_array_equal(values, array(row["values"]))
+
+
+@pytest.mark.parametrize("name", ["sample_complexity.cpu", "sample_complexity.smoke"])
+def test_exponents_follow_from_what_is_stored(name: str) -> None:
+    data = FILES[name]
+    study = SampleComplexity.preset(name.partition(".")[2])
+    times = {
+        p: {
+            who: (array(v["n90"]), array(v["cap"]))
+            for who, v in data["n90"][str(p)].items()
+        }
+        for p in study.problems
+    }
+    for each in times.values():
+        each["two_shot"] = each[f"two_shot_{study.hold}"]
+    result: Any = SimpleNamespace(measured=times)
+    made = {c.id: c.to_json() for c in study.claims(result)}
+    for row in data["claims"]:
+        same = ("obtained", "lower", "upper", "point", "whole", "teachers")
+        assert [made[row["id"]][f] for f in same] == [row[f] for f in same]
+
+
+@pytest.mark.parametrize("name", ["parity_theory.cpu", "parity_theory.smoke"])
+def test_exponents_of_batches_follow_from_what_is_stored(name: str) -> None:
+    problems = FILES[name]["measured"]["problems"]
+    for row in FILES[name]["claims"]:
+        found = re.fullmatch(r"P9\.(aligned|support|accuracy)\.k(\d)", row["id"])
+        if found is None:
+            continue
+        criterion, k = found[1], int(found[2])
+        runs: dict[str, dict] = {s: {} for s in SUPERVISIONS}
+        for p in (p for p in problems if p["k"] == k and criterion in p["batches"]):
+            batch = array(p["batches"][criterion])
+            runs[p["supervision"]][p["d"]] = batch, np.full(len(batch), float(p["cap"]))
+        common = set.intersection(
+            *(
+                {d for d, (b, _) in r.items() if (~np.isnan(b)).sum() >= FEWEST}
+                for r in runs.values()
+            )
+        )
+        if len(common) < 2:
+            assert row["point"] is None and "no common d" in row["rule"]
+            continue
+        fits = [
+            Scaling({d: r[d] for d in sorted(common)}).exponent(seed=i)
+            for i, r in enumerate(runs.values())
+        ]
+        assert difference(*fits).value == pytest.approx(row["obtained"])
+
+
+def test_tables_are_those_of_the_result_files() -> None:
+    assert tables.rewrite(check=True) == []
+
+
+def test_a_table_that_differs_is_noticed(tmp_path: Path, monkeypatch: Any) -> None:
+    page = tmp_path / "page.md"
+    text = (
+        "<!-- claims parity_mlp.cpu P2 parity_width.cpu -->\n<!-- /claims -->\nrest\n"
+    )
+    page.write_text(text)
+    monkeypatch.setattr(tables, "PAGES", (page,))
+    assert tables.rewrite(check=True) == [page] and page.read_text() == text
+    assert tables.rewrite() == [page] and tables.rewrite(check=True) == []
+    rows = [r for r in page.read_text().splitlines() if r.startswith("|")]
+    assert [r.split(" | ")[0] for r in rows] == ["| claim", "| ---", "| P2", "| P7"]
+    page.write_text(page.read_text().replace("| 20 |", "| 21 |"))
+    assert tables.rewrite(check=True) == [page]
+    with pytest.raises(KeyError):
+        tables.table("parity_mlp.cpu", "P99")
