@@ -139,7 +139,7 @@ def import_run(
             strategies=(Strategy(name="teacher"),),
             stop=Stop(max_samples=last),
             eval_every=every,
-            checkpoint_every=every,
+            checkpoints_at=tuple(samples),
             eval_points=POINTS,
             engine="generic",
             block=1,

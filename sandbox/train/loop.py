@@ -224,7 +224,7 @@ class Training(Work):
         if state.t % spec.eval_every or state.t in state.steps[-1:]:
             return
         self._record()
-        if spec.checkpoint_every and state.t % spec.checkpoint_every == 0:
+        if spec.stores(state.t):
             self._store_checkpoint()
         if spec.saturating:
             accuracy = np.asarray(state.columns["accuracy"])

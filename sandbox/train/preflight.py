@@ -319,7 +319,8 @@ def _require_memory(
 def most_checkpoints(spec: RunSpec) -> int:
     """How many checkpoints a run can store: it may stop earlier."""
     last, every = spec.stop.largest, spec.checkpoint_every
-    return last // every + 1 + (last % every != 0) if every else 1
+    regular = last // every + 1 + (last % every != 0) if every else 1
+    return regular + len(spec.checkpoints_at)
 
 
 def _require_disk(spec: RunSpec, folder: RunFolder, size: int) -> None:

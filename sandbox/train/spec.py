@@ -14,7 +14,14 @@ from sandbox.distill.sources import Adaptive, Lane, PerSeed, of_seed
 from sandbox.distill.strategy import Strategy, shared_structure
 from sandbox.errors import require
 from sandbox.models.base import Model
-from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields, is_whole
+from sandbox.store.bounds import (
+    AtLeast,
+    AtMost,
+    Increasing,
+    Within,
+    check_fields,
+    is_whole,
+)
 from sandbox.store.config import later
 from sandbox.tasks.base import Task, is_sequence_task
 from sandbox.train.optim import SGD, Optimizer
@@ -103,6 +110,8 @@ class RunSpec:
         most; the largest divisor of the batch is taken); 0 is the whole batch. Without
         dropout, whose masks are drawn for a micro-batch at a time, it moves nothing but
         rounding, time and memory.
+      checkpoints_at: samples at which checkpoints are stored as well, or instead, such
+        as those of `log_spaced`; multiples of eval_every.
       imported: hash of checkpoints that another program trained
         (`sandbox.train.imported`).
     """
@@ -124,6 +133,7 @@ class RunSpec:
     block: Positive = 32
     dtype: Literal["float32", "float64"] = "float32"
     micro: Annotated[int, Within(0, 2**32 - 1)] = later(0)
+    checkpoints_at: Annotated[tuple[int, ...], Increasing(0)] = later(())
     imported: str = later("")
 
     def __post_init__(self) -> None:
@@ -202,8 +212,10 @@ class RunSpec:
             self._check_trajectory(self.teacher)
 
     def _check_trajectory(self, teacher: "TeacherRef") -> None:
-        every = teacher.spec.checkpoint_every
-        last = teacher.spec.stop.largest
+        every, last = teacher.spec.checkpoint_every, teacher.spec.stop.largest
+        listed = teacher.spec.checkpoints_at
+        words = [f"multiples of {every} up to {last}"] if every else []
+        words += [", ".join(map(str, listed[:20]))] if listed else []
         for i in range(self.n_seeds):
             lane = teacher.lane(i)
             if lane is None:
@@ -211,10 +223,9 @@ class RunSpec:
             for s in self.strategies:
                 for step in s.source.checkpoints(lane):
                     require(
-                        step % every == 0 and 0 <= step <= last,
+                        0 <= step <= last and teacher.spec.stores(step),
                         f"strategy {s.name!r} asks for teacher checkpoint {step}, which"
-                        f" is not in the trajectory (multiples of {every} up to"
-                        f" {last}).",
+                        f" is not in the trajectory ({'; '.join(words)}).",
                     )
 
     def _check_borders(self) -> None:
@@ -230,7 +241,13 @@ class RunSpec:
             f"checkpoint_every = {self.checkpoint_every} must be a multiple of"
             f" eval_every = {self.eval_every}, so that each checkpoint is evaluated.",
         )
-        last = self.stop.largest
+        last, listed = self.stop.largest, self.checkpoints_at
+        require(
+            all(t % self.eval_every == 0 for t in listed)
+            and max(listed, default=0) <= last,
+            f"checkpoints_at must be multiples of eval_every = {self.eval_every} up to"
+            f" stop.max_samples = {last}, got {listed[:20]}.",
+        )
         require(
             last % self.eval_every == 0,
             f"stop.max_samples = {last} must be a multiple of eval_every ="
@@ -245,6 +262,11 @@ class RunSpec:
             own = s.source.borders(self.n_seeds)
             out += [(f"{field} of {s.name!r}", v) for field, v in own]
         return out
+
+    def stores(self, t: int) -> bool:
+        """Whether the checkpoint at sample t, if the run gets there, is stored."""
+        every = self.checkpoint_every
+        return t in self.checkpoints_at or bool(every and t % every == 0)
 
     @property
     def unit(self) -> int:
@@ -295,6 +317,24 @@ class RunSpec:
         return any(isinstance(s.source, Adaptive) for s in self.strategies)
 
 
+def log_spaced(first: int, last: int, n: int, *, every: int) -> tuple[int, ...]:
+    """Samples from `first` to `last`, each the same factor beyond the one before.
+
+    Args:
+      first: the first one, positive.
+      last: the last one.
+      n: how many; fewer where several round to one multiple.
+      every: what they are multiples of, e.g. eval_every.
+    """
+    require(
+        1 <= every <= first <= last and n >= 2,
+        f"log_spaced needs 1 <= every <= first <= last and n >= 2, got every = {every},"
+        f" first = {first}, last = {last}, n = {n}.",
+    )
+    steps = (first * (last / first) ** (i / (n - 1)) for i in range(n))
+    return tuple(sorted({every * round(step / every) for step in steps}))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TeacherRef:
     """Whose trajectory teaches.
@@ -312,8 +352,9 @@ class TeacherRef:
         """Refuses a teacher without checkpoints."""
         check_fields(self, "teacher")
         require(
-            self.spec.checkpoint_every > 0,
-            "teacher.spec.checkpoint_every must be positive, so that it can teach.",
+            self.spec.checkpoint_every > 0 or bool(self.spec.checkpoints_at),
+            "teacher.spec.checkpoint_every must be positive, or checkpoints_at list"
+            " some, so that it can teach.",
         )
         require(
             len(self.spec.strategies) == 1,

@@ -15,15 +15,17 @@ import pytest
 
 from sandbox.distill.sources import Final, NShot, Progressive, UntilSaturation
 from sandbox.distill.strategy import Strategy
-from sandbox.errors import DivergenceError, Interrupted, StoreError
+from sandbox.errors import ConfigError, DivergenceError, Interrupted, StoreError
+from sandbox.models.mlp import MLP
 from sandbox.store.config import canonical, to_json
+from sandbox.store.trajectories import flatten
 from sandbox.tasks.parity import Parity
 from sandbox.train import resumable
 from sandbox.train.loop import fit
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.progress import Silent
 from sandbox.train.run import Run, folder_of, open_run
-from sandbox.train.spec import RunSpec, Stop, TeacherRef
+from sandbox.train.spec import RunSpec, Stop, TeacherRef, log_spaced
 
 ENGINES = ("generic", "online_sgd")
 Make = Callable[..., RunSpec]
@@ -312,3 +314,47 @@ def test_divergence_is_named_and_the_last_state_kept(
     for leaf in run.trajectory.read(0)["layer_0"].values():
         assert np.isfinite(leaf).all()
     assert np.isnan(run.metrics.curves("teacher")[:, -1]).all()
+
+
+def test_checkpoints_at_listed_samples(tmp_path: Path) -> None:
+    listed = log_spaced(64, 1024, 5, every=64)
+    assert listed == (64, 128, 256, 512, 1024)
+    assert log_spaced(64, 512, 50, every=64) == tuple(range(64, 513, 64))
+    spec = RunSpec(
+        kind="teacher",
+        task=Parity(d=8, k=2),
+        model=MLP(d=8, hidden=(4,)),
+        strategies=(Strategy(name="teacher"),),
+        stop=Stop(max_samples=1024),
+        eval_every=64,
+        eval_points=64,
+        checkpoints_at=listed,
+    )
+    run = fit(spec, root=tmp_path, progress=Silent())
+    assert run.trajectory.steps == listed
+    both = fit(
+        replace(spec, checkpoint_every=512, checkpoints_at=(64,)),
+        root=tmp_path,
+        progress=Silent(),
+    )
+    assert both.trajectory.steps == (0, 64, 512, 1024)
+    for step in (64, 512):
+        a, b = (flatten(r.trajectory.read(step)) for r in (run, both))
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+    teacher = TeacherRef(spec=spec, final=1024)
+    shots = Strategy(name="shots", source=NShot(steps=(128, 256), hold=64))
+    student = replace(
+        spec, kind="student", strategies=(shots,), teacher=teacher, checkpoints_at=()
+    )
+    assert fit(student, root=tmp_path, progress=Silent()).metrics.steps[-1] == 1024
+    words = (
+        r"checkpoint 192, which is not in the trajectory \(64, 128, 256, 512, 1024\)"
+    )
+    with pytest.raises(ConfigError, match=words):
+        other = replace(shots, source=NShot(steps=(192,), hold=64))
+        replace(student, strategies=(other,))
+    for wrong in ((65,), (128, 64), (2048,)):
+        with pytest.raises(ConfigError, match="checkpoints_at must"):
+            replace(spec, checkpoints_at=wrong)
+    with pytest.raises(ConfigError, match="log_spaced needs"):
+        log_spaced(0, 10, 5, every=1)
