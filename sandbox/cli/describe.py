@@ -152,7 +152,7 @@ def describe(
         rate, where = graph.growth_rate(grammar.rules)
         print(
             f"recursion: through {listed(where)}, spectral radius {rate:.6g}; no fixed"
-            " levels, no longest string; training tasks refuse such a grammar"
+            " levels, no longest string; --at-most 16 makes strings of up to 16 tokens"
         )
     print(f"expected length: {tokens:.6g} tokens{span}")
     by_token = f"{nats / tokens:.6g} nats by expected token"

@@ -22,12 +22,15 @@ class Describe:
       sandbox grammar cfg3b
       sandbox grammar cfg3b --start 13 14 15 --samples 5
       sandbox grammar my.pcfg --figure lengths.png
+      sandbox grammar recursive.pcfg --at-most 16
     """
 
     grammar: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE_OR_NAME")]
     """a file in nltk's PCFG syntax, or the name of a packaged grammar such as cfg3b"""
     start: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SYMBOL [SYMBOL ...]")] = ()
     """start from these symbols instead"""
+    at_most: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: any)")] = 0
+    """given that a string has at most so many tokens, as a recursive grammar needs"""
     samples: int = 3
     """strings to print"""
     seed: int = 0
@@ -43,6 +46,8 @@ class Describe:
         png = figure is None or figure.suffix == ".png"
         require(png, f"--figure must end in .png, got {figure}.")
         grammar = load_grammar(self.grammar, self.start or None)
+        if self.at_most:
+            grammar = grammar.at_most(self.at_most)
         drawn = figure is None or not grammar.recursive
         require(drawn, "--figure needs a grammar without recursion.")
         # lazily: it imports jax, which no mistake should wait for.

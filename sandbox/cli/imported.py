@@ -32,6 +32,8 @@ class Import:
     """the grammar of its strings, as of `sandbox grammar`"""
     start: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SYMBOL [SYMBOL ...]")] = ()
     """start from these symbols instead"""
+    at_most: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: any)")] = 0
+    """strings of at most so many tokens, as of `sandbox grammar`"""
     task: Literal["masked", "next"] = "masked"
     """what it predicts"""
     tokens: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = ()
@@ -45,6 +47,8 @@ class Import:
         """Reads, stores, and says what the run is called."""
         root = root_of(self.root)
         grammar = load_grammar(self.grammar, self.start or None)
+        if self.at_most:
+            grammar = grammar.at_most(self.at_most)
         # lazily: they import jax, which no mistake should wait for.
         from sandbox.tasks.masking import MaskedLM
         from sandbox.tasks.next_token import NextToken

@@ -8,6 +8,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import style as mpl_style
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.text import Text
 
 from sandbox.store.files import make_folder, write_atomic
 
@@ -53,6 +55,8 @@ def styled() -> Iterator[None]:
 def save(fig: Figure, stem: Path) -> tuple[Path, Path]:
     """Writes `stem.png` and `stem.svg` atomically; same data, same bytes.
 
+    A character that the font lacks is written by its number (U+6587), not as a box.
+
     Args:
       fig: the figure.
       stem: path without suffix.
@@ -60,6 +64,8 @@ def save(fig: Figure, stem: Path) -> tuple[Path, Path]:
     make_folder(stem.parent)
     written = []
     with styled():
+        for text in fig.findobj(Text):
+            _number_missing(text)  # pyright: ignore[reportArgumentType]
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             fig.savefig(buffer, format=suffix, metadata=metadata)
@@ -67,3 +73,13 @@ def save(fig: Figure, stem: Path) -> tuple[Path, Path]:
             write_atomic(path, buffer.getvalue())
             written.append(path)
     return written[0], written[1]
+
+
+def _number_missing(text: Text) -> None:
+    """Writes what the font of a text has no glyph for as `U+6587`."""
+    shown = text.get_text()
+    if not shown.isascii():
+        glyphs = get_font(findfont(text.get_fontproperties())).get_charmap()
+        text.set_text(
+            "".join(c if ord(c) in glyphs else f"U+{ord(c):04X} " for c in shown)
+        )

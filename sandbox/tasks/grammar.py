@@ -22,11 +22,12 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
-from math import inf
+from math import inf, prod
 from pathlib import Path
+from typing import Any
 
 from sandbox.errors import ConfigError, require
 from sandbox.tasks import grammar_graph
@@ -114,10 +115,81 @@ class Grammar:
         """
         return replace(self, rules=_cut(self.rules, start), start=start)
 
+    def at_most(self, n: int) -> "Grammar":
+        """The same distribution of trees, given that a string has at most n tokens.
+
+        A symbol A becomes A^1 .. A^n, one for each number of tokens, and a rule one for
+        each way to share them out, with probability
+
+            p prod_j Z(X_j, l_j) / Z(A, l),    Z(A, l) that of l tokens under A,
+
+        so that nothing recurses and whatever takes a grammar takes this one.
+
+        Args:
+          n: most tokens.
+
+        Raises:
+          ConfigError: no string is as short, rules of one symbol run in a circle, or
+            there are too many rules for so many tokens.
+        """
+        require(n >= 1, f"at_most needs at least one token, got {n}.")
+        single = [r for r in self.rules if len(r.right) == 1]
+        loop = grammar_graph.cycle(single)
+        require(
+            loop is None,
+            f"grammar {shown(self.name)}: {' -> '.join(map(shown, loop or ()))} goes in"
+            " a circle without adding a token; leave one of these rules out.",
+        )
+        mass = grammar_graph.length_masses(self.rules, n)
+        top, name = f"up-to-{n}", shown(self.name)
+        many = f"grammar {name} has too many rules for strings of up to {n} tokens;"
+        many += " ask for fewer."
+        rules = [
+            (top, (f"{s}^{length}",), mass[s][length])
+            for s in self.start
+            for length in range(1, n + 1)
+        ]
+        for r in self.rules:
+            for lengths in _shares(r.right, n, mass):
+                left = f"{r.left}^{sum(lengths)}"
+                pairs = list(zip(r.right, lengths, strict=True))
+                right = tuple(s if is_terminal(s) else f"{s}^{k}" for s, k in pairs)
+                p = r.probability * prod(float(mass[s][k]) for s, k in pairs)
+                rules.append((left, right, p))
+                require(len(rules) <= 2 * MAX_RULES, many)
+        sums: dict[str, float] = {}
+        for left, _, p in rules:
+            sums[left] = sums.get(left, 0.0) + p
+        require(
+            sums[top] > 0,
+            f"grammar {name} has no string of at most {n} tokens.",
+        )
+        made = tuple(
+            Rule(left, right, min(float(p / sums[left]), 1.0))
+            for left, right, p in rules
+            if p > 0
+        )
+        kept = _cut(made, (top,))
+        few = len(kept) <= MAX_RULES and len(_sums(kept)) <= MAX_NONTERMINALS
+        require(few, many)
+        return Grammar(f"{self.name}-{top}", kept, (top,))
+
     @property
     def recursive(self) -> bool:
         """Whether a nonterminal can derive itself."""
         return grammar_graph.cycle(self.rules) is not None
+
+
+def _shares(
+    right: tuple[str, ...], n: int, mass: Mapping[str, Any]
+) -> Iterator[tuple[int, ...]]:
+    """Every way to give the symbols of a right side lengths that they can have."""
+    if not right:
+        yield ()
+        return
+    for k in range(1, n - len(right) + 2):
+        if mass[right[0]][k] > 0:
+            yield from ((k, *rest) for rest in _shares(right[1:], n - k, mass))
 
 
 def _sums(rules: tuple[Rule, ...]) -> dict[str, float]:

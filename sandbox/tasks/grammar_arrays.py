@@ -118,7 +118,8 @@ def compile_grammar(grammar: Grammar) -> GrammarArrays:
     if loop is not None:
         raise ConfigError(
             f"grammar {shown(grammar.name)} recurses ({' -> '.join(map(shown, loop))})"
-            " and has no fixed number of levels; give each level symbols of its own."
+            " and has no longest string; take it given at most so many tokens, as in"
+            " grammar.at_most(16) or --at-most 16."
         )
     rules = _without_aliases(grammar)
     names = grammar_graph.nonterminals(rules)

@@ -190,6 +190,35 @@ def derivation_entropies(rules: Sequence[Rule]) -> dict[str, float]:
     return _solved(rules, [-(v * np.log(v)) for v in p])
 
 
+def length_masses(rules: Sequence[Rule], n: int) -> dict[str, np.ndarray]:
+    """Symbol -> probability of each length 0 .. n, also of grammars that recurse.
+
+    A length needs shorter ones only, but for rules with one symbol on the right, which
+    must not run in a circle.
+    """
+    single = [r for r in rules if len(r.right) == 1 and not is_terminal(r.right[0])]
+    names = nonterminals(rules)
+    order = [part[0] for part in components(single)] if single else []
+    order += [s for s in names if s not in set(order)]
+    one = np.zeros(n + 1)
+    one[1:2] = 1.0
+    out = {s: one for r in rules for s in r.right if is_terminal(s)}
+    out |= {s: np.zeros(n + 1) for s in names}
+    by_left: dict[str, list[Rule]] = {s: [] for s in names}
+    for r in rules:
+        by_left[r.left].append(r)
+    for length in range(1, n + 1):
+        for s in order:
+            total = 0.0
+            for r in by_left[s]:
+                product = np.ones(1)
+                for c in r.right:
+                    product = np.convolve(product, out[c][: length + 1])[: length + 1]
+                total += r.probability * float(product[length])
+            out[s][length] = total
+    return out
+
+
 def _solved(rules: Sequence[Rule], own: Sequence[float]) -> dict[str, float]:
     """X = b + M x, b[a] the sum of what is each rule of a's own."""
     order = nonterminals(rules)
