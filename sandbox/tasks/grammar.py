@@ -144,8 +144,8 @@ class Grammar:
         top, name = f"up-to-{n}", shown(self.name)
         many = f"grammar {name} has too many rules for strings of up to {n} tokens;"
         many += " ask for fewer."
-        rules = [
-            (top, (f"{s}^{length}",), mass[s][length])
+        rules: list[tuple[str, tuple[str, ...], float]] = [
+            (top, (f"{s}^{length}",), float(mass[s][length]))
             for s in self.start
             for length in range(1, n + 1)
         ]
@@ -165,7 +165,7 @@ class Grammar:
             f"grammar {name} has no string of at most {n} tokens.",
         )
         made = tuple(
-            Rule(left, right, min(float(p / sums[left]), 1.0))
+            Rule(left, right, min(p / sums[left], 1.0))
             for left, right, p in rules
             if p > 0
         )

@@ -1,8 +1,13 @@
 """Targets of a user's own that are none: refused in one sentence before training."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import sandbox.study as st
@@ -116,3 +121,17 @@ def test_a_target_of_all_coordinates_is_probed(d, k):
         Parity(d=d, k=k), MLP(d=d, hidden=(2,)), degrees=(1,), points=8
     )
     assert set(probe.subsets(None)) == {"in_support/1"}
+
+
+def test_the_readmes_own_target_is_whole() -> None:
+    """As it stands there it is a task, and the study beside it is one."""
+    page = Path(__file__).parents[2] / "README.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    (text,) = (b for b in blocks if "class Staircase" in b)
+    space: dict[str, Any] = {"__name__": __name__}
+    exec(text, space)  # noqa: S102
+    task = space["Staircase"](d=8, step=2)
+    check_target(task)
+    batch = task.sample(jax.random.key(0), 0, 64, split="eval")
+    assert set(np.unique(batch.y)) == {0, 1}
+    assert issubclass(space["Staircases"], st.Study)
