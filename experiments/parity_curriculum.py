@@ -10,6 +10,7 @@ found by rule; each teaches the first stage of a 2-shot student.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import sandbox.study as st
-from experiments.parity_mlp import CPU, PAPER, SMOKE
+from experiments import parity_mlp
 from experiments.published import SPIKE
 from sandbox.errors import require
 from sandbox.plotting.curves import band
@@ -47,17 +48,20 @@ class ParityCurriculum(st.Study):
       student_samples: cap of the students in samples; 0 takes the budget's.
     """
 
-    setting: st.Setting = SMOKE
+    setting: st.Setting = replace(parity_mlp.SMOKE, lanes=4)
     tau: float = 1.0
     candidates: tuple[str, ...] = ("before", "middle", "after", "blind")
     student_samples: Annotated[int, AtLeast(0)] = 0
 
     presets = {
         "smoke": st.preset("d=24, k=6, five teachers of width 500."),
-        "cpu": st.preset("d=32, k=6, twenty teachers of width 1000.", setting=CPU),
+        "cpu": st.preset(
+            "d=32, k=6, twenty teachers of width 1000.",
+            setting=replace(parity_mlp.CPU, lanes=4),
+        ),
         "paper": st.preset(
             "d=100, k=6, one teacher of width 50,000, students for 2M samples.",
-            setting=PAPER,
+            setting=replace(parity_mlp.PAPER, lanes=5),
             candidates=("before", "before_last", "middle", "after", "blind"),
             student_samples=2_000_000,
         ),

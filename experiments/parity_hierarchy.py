@@ -39,6 +39,8 @@ SMOKE = st.Setting(
     budget=st.UntilLearned(limit=64_000),
     rule=st.ByNode(points=4096),
     n_teachers=3,
+    group=3,
+    lanes=7,
     spacing=640,
     student_every=640,
 )
@@ -48,12 +50,14 @@ CPU = replace(
     student=st.TwoLayer(50),
     rule=st.ByNode(),
     n_teachers=10,
+    lanes=7,
 )
 PAPER = replace(
     parity_mlp.PAPER,
     task=Hierarchy(d=100, depth=3, feature_complexity=5),
     student=st.TwoLayer(1000),
     inits=3,
+    lanes=7,
     budget=st.UntilLearned(limit=20_000_000, factor=1.4, cap=3.0, expected=10_500_000),
     rule=st.ByNode(scale="paper"),
 )

@@ -44,6 +44,7 @@ PAPER = st.Setting(
     inits=5,
     n_teachers=1,
     group=1,
+    lanes=3,
     spacing=100_000,
     student_every=20_000,
     hold=1_000_000,

@@ -242,6 +242,7 @@ class SampleComplexity(st.Study):
             student=st.TwoLayer(p.width),
             n_teachers=n_teachers,
             group=self.group,
+            lanes=1,
             spacing=p.spacing,
             student_every=p.every,
             budget=st.UntilLearned(

@@ -75,6 +75,7 @@ def reproduce(command: Command) -> None:
     for study in studies.values():
         run_all(command.scale, [study], options)
     if command.publish:
+        # lazily: a list of studies needs no jax
         from paper_repro.tables import rewrite
 
         rewrite()

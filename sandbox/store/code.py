@@ -48,6 +48,16 @@ def class_tag(cls: type) -> str:
     return f"{stem}:{cls.__qualname__}"
 
 
+def classes(value: Any) -> tuple[type, ...]:
+    """The classes of all records in a record, its own first."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = classes([getattr(value, f.name) for f in fields(value)])
+        return tuple(dict.fromkeys((type(value), *inner)))
+    if isinstance(value, tuple | list):
+        return tuple(dict.fromkeys(c for item in value for c in classes(item)))
+    return ()
+
+
 def is_foreign(cls: type) -> bool:
     """Whether a class belongs neither to the library nor to Python's own."""
     package = cls.__module__.partition(".")[0]
@@ -73,20 +83,10 @@ def foreign_sources(value: Any) -> dict[str, str]:
         data that is not plain, or two share a tag.
     """
     found: dict[str, str] = {}
-
-    def walk(v: Any) -> None:
-        if is_dataclass(v) and not isinstance(v, type):
-            for cls in filter(is_foreign, type(v).__mro__):
-                tag, code = class_tag(cls), _code_hash(cls)
-                if found.setdefault(tag, code) != code:
-                    raise ConfigError(f"two different classes are {tag}; rename one.")
-            for f in fields(v):
-                walk(getattr(v, f.name))
-        elif isinstance(v, tuple | list):
-            for item in v:
-                walk(item)
-
-    walk(value)
+    for cls in (c for own in classes(value) for c in own.__mro__ if is_foreign(c)):
+        tag, code = class_tag(cls), _code_hash(cls)
+        if found.setdefault(tag, code) != code:
+            raise ConfigError(f"two different classes are {tag}; rename one.")
     return found
 
 
@@ -323,8 +323,7 @@ def _roots(start: Any) -> Iterator[str]:
     elif isinstance(start, types.MethodType):
         yield from _roots(start.__self__)
     elif is_dataclass(start) and not isinstance(start, type):
-        yield from _roots(type(start))
-        yield from _roots([getattr(start, f.name) for f in fields(start)])
+        yield from _roots(classes(start))
     elif isinstance(start, type) and is_foreign(start) and _file_of(start) is None:
         yield from _cells(start)[1]
     elif isinstance(start, type | types.FunctionType):

@@ -31,7 +31,7 @@ class Part(NamedTuple):
 def parts(study: Any, root: Path) -> Iterator[Part]:
     """Everything that a `Study` trains."""
     for name, s in study.settings.items():
-        specs = s.teacher_specs()
+        specs = s.teacher_specs(root)
         missing = sum(not folder_of(spec, root).complete for spec in specs)
         whole = specs[0].stop.largest
         n90, limit = (s.one * n for n in s.budget.expects)

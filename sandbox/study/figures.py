@@ -90,7 +90,7 @@ def accuracy(
     end = s.budget.student if isinstance(s.budget, Fixed) else s.budget.cap
     single = len(r.abscissa) == 1
     # Students that train alone stop as soon as they have learned.
-    alone = s.together == 1 and not single and not fixed
+    alone = s.group == 1 and not single and not fixed
     held = {"learned": STOP, "until": end} if alone else {}
     chosen = list(r.strategies if names is None else names)
     for name in ("teacher", *chosen):

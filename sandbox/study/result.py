@@ -119,10 +119,12 @@ class Taught:
       teachers: one entry a group.
       students: the finished runs of each group's students; none where no teacher of a
         group learned.
+      names: of the strategies in the order of the lanes.
     """
 
     teachers: list[Teachers]
     students: list[tuple[Run, ...]]
+    names: tuple[str, ...]
 
     @property
     def setting(self) -> Setting:
@@ -133,7 +135,8 @@ class Taught:
     def strategies(self) -> dict[str, Strategy]:
         """Every strategy by name, in the order of the lanes."""
         runs = [run for group in self.students for run in group]
-        return {s.name: s for r in runs for s in r.spec.strategies if s.init == 0}
+        found = {s.name: s for r in runs for s in r.strategies if s.init == 0}
+        return {name: found[name] for name in self.names if name in found}
 
     def label(self, name: str) -> str:
         """What a strategy is called in figures."""
@@ -144,7 +147,7 @@ class Taught:
         if who == "teacher":
             return [t.run for t in self.teachers]
         return [
-            next((r for r in group if who in r.metrics.strategies), None)
+            next((r for r in group if who in [s.name for s in r.strategies]), None)
             for group in self.students
         ]
 
@@ -292,12 +295,12 @@ class Taught:
                     out.append(f"seed {s}: {why}")
             for run in runs:
                 lost = [
-                    (a, f"non-finite at {a['sample']:,}") for a in run.outcome["failed"]
+                    (a, f"non-finite at {a['sample']:,}") for a in run.lost("failed")
                 ]
-                first = {lane.name for lane in run.spec.strategies if lane.init == 0}
+                first = {lane.name for lane in run.strategies if lane.init == 0}
                 lost += [  # all initialisations of a strategy lack the same checkpoint
                     (a, "no checkpoint by its rule")
-                    for a in run.outcome["absent"]
+                    for a in run.lost("absent")
                     if a["strategy"] in first
                 ]
                 out += [
@@ -424,8 +427,8 @@ def stack_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 def student_lanes(run: Run, strategy: str) -> list[str]:
     """The lanes of a strategy in a run of students, one an initialisation."""
-    names = [replica_name(strategy, i) for i in range(len(run.spec.strategies))]
-    return [n for n in names if n in run.metrics.strategies]
+    names = [replica_name(strategy, i) for i in range(len(run.strategies))]
+    return [n for n in names if n in {s.name for s in run.strategies}]
 
 
 def student_curves(

@@ -12,6 +12,7 @@ Records of runs always count samples.
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from sandbox.distill.strategy import Strategy, replicas
@@ -27,10 +28,14 @@ from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.masking import MaskedLM
 from sandbox.tasks.next_token import NextToken
 from sandbox.train.optim import SGD, Adam, LearningRate, Optimizer
+from sandbox.train.run import folder_of
 from sandbox.train.spec import RunSpec, Stop, TeacherRef
 
 LEARNED, STOP = 0.9, 0.95
 """Accuracy of a teacher that has learned, and at which its students stop."""
+IN_TURN = 3
+"""Lanes from which the number of those computed one by one moves no bit: XLA unrolls a
+loop of one or two."""
 
 
 @dataclass(frozen=True)
@@ -265,8 +270,10 @@ class Setting:
       rule: how checkpoints are chosen, and what is measured along the trajectory.
       n_teachers: seeds.
       seed: the first of them.
-      group: most seeds trained together; the largest divisor of n_teachers up to it is
-        taken.
+      group: seeds trained together. The last group may have fewer; its programs are
+        padded to as many, so that later seeds come out the same apart or together.
+      lanes: strategies trained together, padded likewise. Those of sequences, which are
+        computed one by one, are all trained together, and padded to three.
       inits: initialisations of every student; all share their teacher's passes and
         their seed's samples.
       alone: whether every strategy is a run of its own, which ends when it has learned.
@@ -289,6 +296,7 @@ class Setting:
     n_teachers: Annotated[int, AtLeast(1)] = 5
     seed: Annotated[int, AtLeast(0)] = 0
     group: Annotated[int, AtLeast(1)] = 5
+    lanes: Annotated[int, AtLeast(1)] = 5
     inits: Annotated[int, AtLeast(1)] = 1
     alone: bool = False
     spacing: Annotated[int, AtLeast(1)] = 1280
@@ -306,7 +314,7 @@ class Setting:
         self.budget.check(self)
         self.rule.check(self.made_task)
         require(
-            self.budget.varies or self.together == 1,
+            self.budget.varies or self.group == 1,
             "setting.group must be 1 where the budget is Fixed.",
         )
 
@@ -316,10 +324,11 @@ class Setting:
         return self.task.task if isinstance(self.task, Strings) else self.task
 
     @property
-    def together(self) -> int:
-        """Seeds of one group."""
-        n = self.n_teachers
-        return max(g for g in range(1, min(self.group, n) + 1) if n % g == 0)
+    def at_once(self) -> int:
+        """Most strategies of one run of students."""
+        if self.alone:
+            return 1
+        return 2**16 if isinstance(self.task, Strings) else self.lanes
 
     @property
     def one(self) -> int:
@@ -333,8 +342,15 @@ class Setting:
     def _spec(self, kind: Any, network: TwoLayer | Heads, **fields: Any) -> RunSpec:
         """What records of teachers and students have in common."""
         stop = fields["stop"].largest // self.batch
-        own = self.teacher_optimizer if kind == "teacher" else self.student_optimizer
-        made = own.over(stop, self.batch) if isinstance(own, CosineAdam) else own
+        rule = self.teacher_optimizer if kind == "teacher" else self.student_optimizer
+        made = rule.over(stop, self.batch) if isinstance(rule, CosineAdam) else rule
+        own = fields["n_seeds"], len(fields["strategies"])
+        if kind == "teacher":
+            shape = self.group, 1
+        elif isinstance(self.task, Strings):
+            shape = self.group, max(IN_TURN, own[1])
+        else:
+            shape = self.group, self.at_once * self.inits
         return RunSpec(
             kind=kind,
             task=self.made_task,
@@ -344,25 +360,49 @@ class Setting:
             block=max(32, self.batch),
             micro=self.micro,
             eval_points=self.eval_points,
+            padded=() if shape == own else shape,
             **fields,
         )
 
-    def teacher_specs(self) -> list[RunSpec]:
-        """One record a group of seeds."""
+    def teacher_specs(self, root: Path | None = None) -> list[RunSpec]:
+        """One record a group of seeds.
+
+        Args:
+          root: where runs are stored; groups that are there are taken as they are, and
+            only seeds between them form groups of their own.
+        """
+        end = self.seed + self.n_teachers
+
+        def stored(first: int) -> RunSpec | None:
+            """The largest group that begins here."""
+            if root is None:
+                return None
+            sizes = range(min(self.group, end - first), 0, -1)
+            specs = (self.teacher_spec(first, n) for n in sizes)
+            return next((s for s in specs if folder_of(s, root).complete), None)
+
+        out, first = [], self.seed
+        while first < end:
+            spec, most = stored(first), min(self.group, end - first)
+            if spec is None:
+                most = next((n for n in range(1, most) if stored(first + n)), most)
+            out.append(spec or self.teacher_spec(first, most))
+            first += out[-1].n_seeds
+        return out
+
+    def teacher_spec(self, first: int, n_seeds: int) -> RunSpec:
+        """The record of one group."""
         every = self.samples(self.spacing)
-        return [
-            self._spec(
-                "teacher",
-                self.teacher,
-                strategies=(Strategy(name="teacher"),),
-                stop=self.budget.teacher_stop(self),
-                eval_every=every,
-                checkpoint_every=every,
-                first_seed=first,
-                n_seeds=self.together,
-            )
-            for first in range(self.seed, self.seed + self.n_teachers, self.together)
-        ]
+        return self._spec(
+            "teacher",
+            self.teacher,
+            strategies=(Strategy(name="teacher"),),
+            stop=self.budget.teacher_stop(self),
+            eval_every=every,
+            checkpoint_every=every,
+            first_seed=first,
+            n_seeds=n_seeds,
+        )
 
     def student_spec(
         self, strategies: tuple[Strategy, ...], teacher: TeacherRef, stop: Stop

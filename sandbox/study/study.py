@@ -58,7 +58,7 @@ from sandbox.study.lanes import Lane
 from sandbox.study.report import COLUMNS, Report, summary_rows, write_csv
 from sandbox.study.result import Result, Taught
 from sandbox.study.setting import Setting
-from sandbox.study.teachers import Teachers, train_teachers
+from sandbox.study.teachers import Teachers, train_students, train_teachers
 from sandbox.tasks.base import check_target
 from sandbox.text import table
 from sandbox.train.arithmetic import pinned
@@ -242,15 +242,21 @@ class Study:
         while True:
             for key, setting in settings.items():
                 teachers = train_teachers(setting, root, progress)
-                students = [
-                    tuple(fit(s, root=root, progress=progress) for s in specs)
+                specs = [
+                    t.students(self.lanes(t)) if t.usable.any() else ()
                     for t in teachers
-                    for specs in [t.students(self.lanes(t)) if t.usable.any() else ()]
                 ]
-                parts[key] = Taught(teachers=teachers, students=students)
+                students = [
+                    tuple(r for s in own for r in train_students(s, root, progress))
+                    for own in specs
+                ]
+                lanes = (s for own in specs for spec in own for s in spec.strategies)
+                names = tuple(dict.fromkeys(s.name for s in lanes if s.init == 0))
+                parts[key] = Taught(teachers=teachers, students=students, names=names)
             result = Result(
                 teachers=[t for p in parts.values() for t in p.teachers],
                 students=[s for p in parts.values() for s in p.students],
+                names=tuple(dict.fromkeys(n for p in parts.values() for n in p.names)),
                 preset=preset,
                 scale=preset if self._is(preset) else None,
                 parts=parts,

@@ -9,10 +9,11 @@
 bad strategies are refused when a study is built, and estimates know what is trained.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +21,24 @@ from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import DivergenceError, require
 from sandbox.probes.offline import measure_trajectory
+from sandbox.store.code import classes, is_foreign
+from sandbox.store.files import read_json
+from sandbox.store.folders import RunFolder
 from sandbox.study.lanes import Capped, Lane
 from sandbox.study.rules import Chosen
-from sandbox.study.setting import LEARNED, STOP, Fixed, Setting, UntilLearned
+from sandbox.study.setting import (
+    IN_TURN,
+    LEARNED,
+    STOP,
+    Fixed,
+    Setting,
+    UntilLearned,
+)
+from sandbox.tasks.base import is_sequence_task
 from sandbox.theory.sample_complexity import samples_to
 from sandbox.train.loop import fit
 from sandbox.train.progress import Progress
-from sandbox.train.run import Run, folder_of
+from sandbox.train.run import Run, folder_of, identity, open_run
 from sandbox.train.spec import RunSpec, Stop, TeacherRef
 
 
@@ -137,9 +149,10 @@ class Teachers:
         runs: list[tuple[Capped, list[Strategy]]] = []
         for lane in lanes:
             own = lane if isinstance(lane, Capped) else Capped(lane)
-            for first, members in runs if not self.setting.alone else ():
+            for first, members in runs:
                 alike = (own.cap, own.samples) == (first.cap, first.samples)
-                if alike and _shares(own.strategy, members):
+                fits = alike and len(members) < self.setting.at_once
+                if fits and _shares(own.strategy, members):
                     members.append(own.strategy)
                     break
             else:
@@ -163,6 +176,59 @@ def _shares(strategy: Strategy, members: list[Strategy]) -> bool:
     return all(s.structure == taught[0].structure for s in taught)
 
 
+def train_students(
+    spec: RunSpec, root: Path, progress: Progress | None = None
+) -> tuple[Run, ...]:
+    """Trains the strategies of a record that no stored run has, and opens the others.
+
+    A stored run has a strategy if it has all its initialisations and differs in nothing
+    but which other strategies it trains.
+
+    Returns:
+      The runs, each with its lanes of the record.
+    """
+    missing, out = list(spec.strategies), list[Run]()
+    for run in [] if folder_of(spec, root).complete else _alike(spec, root):
+        there = {s.name for s in missing if s in run.spec.strategies}
+        cut = {s.name.partition("#")[0] for s in missing if s.name not in there}
+        own = [s for s in missing if s.name.partition("#")[0] not in cut]
+        if own:
+            missing = [s for s in missing if s not in own]
+            out.append(replace(run, lanes=tuple(s.name for s in own)))
+    if missing:
+        shape = spec.shape
+        if is_sequence_task(spec.task):
+            shape = shape[0], max(IN_TURN, len(missing))
+        shape = shape if shape != (spec.n_seeds, len(missing)) else ()
+        rest = replace(spec, strategies=tuple(missing), padded=shape)
+        out.append(fit(rest, root=root, progress=progress))
+    return tuple(out)
+
+
+def _alike(spec: RunSpec, root: Path) -> Iterator[Run]:
+    """Finished runs that differ from a record in their strategies only."""
+    one_by_one = is_sequence_task(spec.task)
+    mine = _without_lanes(identity(spec), one_by_one=one_by_one)
+    for path in sorted((root / spec.kind).glob("*/config.json")):
+        data = read_json(path)
+        record = data.get("spec") if isinstance(data, dict) else None
+        if not isinstance(record, dict):
+            continue
+        if _without_lanes(data, one_by_one=one_by_one) == mine:
+            folder = RunFolder(path.parent)
+            if folder.complete:
+                yield open_run(path.parent, extra=filter(is_foreign, classes(spec)))
+
+
+def _without_lanes(content: dict[str, Any], *, one_by_one: bool) -> dict[str, Any]:
+    """What a run is called by, but for its strategies; with its compiled shape."""
+    record = {**content["spec"]}
+    own = [record.get("n_seeds"), len(record.pop("strategies", ()))]
+    seeds, lanes = record.get("padded") or own
+    record["padded"] = [seeds, min(lanes, IN_TURN) if one_by_one else lanes]
+    return {**content, "spec": record}
+
+
 def train_teachers(
     setting: Setting, root: Path, progress: Progress | None = None
 ) -> list[Teachers]:
@@ -178,7 +244,7 @@ def train_teachers(
     rule, budget, limit, factor = setting.rule, setting.budget, np.inf, np.inf
     if isinstance(budget, UntilLearned):
         limit, factor = setting.samples(budget.limit), budget.factor
-    for spec in setting.teacher_specs():
+    for spec in setting.teacher_specs(root):
         n = spec.n_seeds
         try:
             run = fit(spec, root=root, progress=progress)

@@ -1,9 +1,9 @@
 """One face for both engines: initial state, chunks, parameters, evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from sandbox.train.teaching import (
 )
 from sandbox.types import Array, Params
 
+V = TypeVar("V")
 KERNELS: dict[str, Kernel] = {"online_sgd": online_sgd, "generic": generic}
 
 
@@ -47,15 +48,16 @@ class Engine:
         self.spec = spec
         self.plan = Plan.of(spec)
         self.kernel = KERNELS[spec.engine_used]
-        self.mesh = seed_mesh(spec.n_seeds)
-        self.keys = self.place(jnp.stack([task_key(s) for s in spec.seeds]))
-        self.lanes = LaneArrays.of(spec.strategies)
+        self.mesh = seed_mesh(self.plan.n_seeds)
+        seeds = _to(spec.seeds, self.plan.n_seeds)
+        self.keys = self.place(jnp.stack([task_key(s) for s in seeds]))
+        self.lanes = LaneArrays.of(_to(spec.strategies, self.plan.n_lanes))
 
     def init(self) -> Any:
         """Fresh state; lanes of a seed with the same `init` start from one point."""
-        inits = [s.init for s in self.spec.strategies]
+        inits = [s.init for s in _to(self.spec.strategies, self.plan.n_lanes)]
         own = sorted(set(inits))
-        kind, seeds = self.spec.kind, self.spec.seeds
+        kind, seeds = self.spec.kind, _to(self.spec.seeds, self.plan.n_seeds)
         keys = jnp.stack([init_key(s, kind, i) for s in seeds for i in own])
         view = self.plan.structure.view
         which = jnp.asarray([own.index(i) for i in inits])
@@ -75,10 +77,26 @@ class Engine:
             self.keys,
             np.uint32(t0),
             np.int32(n_segments),
-            self.place(teacher),
-            self.place(jnp.asarray(index, jnp.int32)),
+            self._whole(teacher, self.plan.n_seeds),
+            self._whole(jnp.asarray(index, jnp.int32), *self.spec.shape),
             self.lanes,
         )
+
+    def _whole(self, tree: Any, *sizes: int) -> Any:
+        """Arrays whose first axes are filled up by their last entry, placed."""
+
+        def filled(a: Array) -> Array:
+            more = [(0, n - k) for n, k in zip(sizes, a.shape, strict=False)]
+            more += [(0, 0)] * (a.ndim - len(more))
+            return jnp.pad(a, more, mode="edge") if any(n for _, n in more) else a
+
+        return self.place(jax.tree.map(filled, tree))
+
+    def _own(self, tree: Any) -> Any:
+        """Of arrays `(S, L, ...)` the run's own seeds and lanes."""
+        s, n = self.spec.n_seeds, len(self.spec.strategies)
+        padded = self.spec.padded != ()
+        return jax.tree.map(lambda a: a[:s, :n], tree) if padded else tree
 
     def lowered(self, state: Any, teacher: Params | None, index: Any) -> list[str]:
         """The programs that train and evaluate, as XLA is given them."""
@@ -89,28 +107,29 @@ class Engine:
             self.keys,
             np.uint32(0),
             np.int32(0),
-            teacher,
-            jnp.asarray(index, jnp.int32),
+            self._whole(teacher, self.plan.n_seeds),
+            self._whole(jnp.asarray(index, jnp.int32), *self.spec.shape),
             self.lanes,
         )
         params, points = self.params(state), self.spec.eval_points
         task, model = self.plan.task, self.plan.model
-        measured = _evaluate.lower(task, model, points, params, self.keys)
+        keys = self.keys[: self.spec.n_seeds]
+        measured = _evaluate.lower(task, model, points, params, keys)
         return [chunk.as_text(), measured.as_text()]
 
     def params(self, state: Any) -> Params:
         """Deployed parameters `(S, L, ...)`."""
-        return _params(self.kernel, self.plan, state)
+        return self._own(_params(self.kernel, self.plan, state))
 
     def first_bad(self, state: Any) -> np.ndarray:
         """First non-finite sample `(S, L)`; -1 for lanes that are alive."""
-        bad = np.asarray(state.bad).astype(np.int64)
+        bad = np.asarray(self._own(state.bad)).astype(np.int64)
         return np.where(bad == int(ALIVE), -1, bad)
 
     def read_loss(self, state: Any) -> tuple[np.ndarray, Any]:
         """Mean training loss since the last reading, `(S, L)`, and the state reset."""
-        weight = np.asarray(state.weight)
-        mean = np.asarray(state.loss) / np.maximum(weight, 1)
+        weight, loss = (np.asarray(self._own(a)) for a in (state.weight, state.loss))
+        mean = loss / np.maximum(weight, 1)
         mean = np.where(weight > 0, mean, np.nan)
         zero = self.place(jnp.zeros(state.loss.shape, state.loss.dtype))
         return mean, state._replace(loss=zero, weight=self.place(jnp.copy(zero)))
@@ -121,10 +140,15 @@ class Engine:
             self.plan.task,
             self.plan.model,
             self.params(state),
-            self.keys,
+            self.keys[: self.spec.n_seeds],
             points=self.spec.eval_points,
-            mesh=self.mesh,
+            mesh=seed_mesh(self.spec.n_seeds),
         )
+
+
+def _to(values: Sequence[V], n: int) -> tuple[V, ...]:
+    """Values, the last one repeated up to n."""
+    return (*values, *[values[-1]] * (n - len(values)))
 
 
 @lru_cache(maxsize=64)

@@ -123,12 +123,12 @@ def _teacher(spec: RunSpec) -> tuple[int, int, int]:
     one = _bytes(jax.eval_shape(spec.teacher.spec.model.init, key))
     n_active = max(teacher_places(spec.strategies)) + 1
     n_stored = min(KEPT, len(set().union(*[step for a in asked for step in a])))
-    return one, spec.n_seeds * n_active * one, n_stored
+    return one, spec.shape[0] * n_active * one, n_stored
 
 
 def _training(spec: RunSpec, state: int) -> int:
     """Temporaries of a chunk of the engine in use, and of the teacher's pass."""
-    seeds, lanes = spec.n_seeds, len(spec.strategies)
+    seeds, lanes = spec.shape
     taught = 0
     if spec.teacher is not None:
         model = spec.teacher.spec.model

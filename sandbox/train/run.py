@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError, DivergenceError, StoreError
 from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.mlp import MLP
@@ -67,10 +68,23 @@ class Run:
     Attributes:
       folder: its files.
       spec: its record.
+      lanes: names of the strategies that are asked for; all of them if empty.
     """
 
     folder: RunFolder
     spec: RunSpec
+    lanes: tuple[str, ...] = ()
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """Those that are asked for."""
+        wanted = self.lanes or {s.name for s in self.spec.strategies}
+        return tuple(s for s in self.spec.strategies if s.name in wanted)
+
+    def lost(self, kind: str) -> list[dict[str, Any]]:
+        """Lanes that are asked for and `failed`, or are `absent`, with their seeds."""
+        names = {s.name for s in self.strategies}
+        return [lane for lane in self.outcome[kind] if lane["strategy"] in names]
 
     @cached_property
     def metrics(self) -> Metrics:

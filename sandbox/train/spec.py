@@ -110,6 +110,9 @@ class RunSpec:
         most; the largest divisor of the batch is taken); 0 is the whole batch. Without
         dropout, whose masks are drawn for a micro-batch at a time, it moves nothing but
         rounding, time and memory.
+      padded: seeds and lanes that its programs are compiled for, where these are more
+        than the run has: the others are computed and thrown away. Bits depend on both
+        numbers, so runs that share them can be had one after the other or at once.
       checkpoints_at: samples at which checkpoints are stored as well, or instead, such
         as those of `log_spaced`; multiples of eval_every.
       imported: hash of checkpoints that another program trained
@@ -133,6 +136,7 @@ class RunSpec:
     block: Positive = 32
     dtype: Literal["float32", "float64"] = "float32"
     micro: Annotated[int, Within(0, 2**32 - 1)] = later(0)
+    padded: tuple[int, ...] = later(())
     checkpoints_at: Annotated[tuple[int, ...], Increasing(0)] = later(())
     imported: str = later("")
 
@@ -146,6 +150,12 @@ class RunSpec:
             f" {self.task.n_classes} classes.",
         )
         self._check_lanes()
+        require(
+            self.padded == ()
+            or (len(self.padded) == 2 and self.shape == self.padded != self._own),
+            f"padded must be empty, or more than the run's seeds and lanes {self._own}"
+            f" (at least one of the two), got {self.padded}.",
+        )
         self._check_borders()
         if self.engine == "online_sgd":
             require(not self.why_not_blocked(), f"engine: {self.why_not_blocked()}.")
@@ -300,6 +310,16 @@ class RunSpec:
         if self.engine != "auto":
             return self.engine
         return "generic" if self.why_not_blocked() else "online_sgd"
+
+    @property
+    def _own(self) -> tuple[int, int]:
+        return self.n_seeds, len(self.strategies)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Seeds and lanes that programs are compiled for."""
+        seeds, lanes = self.padded or (0, 0)
+        return max(seeds, self._own[0]), max(lanes, self._own[1])
 
     @property
     def split(self) -> str:

@@ -72,6 +72,7 @@ class Plan:
     def of(cls, spec: RunSpec) -> "Plan":
         """Strips a record of everything that changes no compiled program."""
         shared = shared_structure(spec.strategies)
+        n_seeds, n_lanes = spec.shape
         structure = Strategy(
             name="shared",
             source=Final() if shared.source.needs_teacher else Labels(),
@@ -89,8 +90,8 @@ class Plan:
             teacher_model=spec.teacher.spec.model if spec.teacher else None,
             structure=structure,
             optimizer=spec.optimizer,
-            n_seeds=spec.n_seeds,
-            n_lanes=len(spec.strategies),
+            n_seeds=n_seeds,
+            n_lanes=n_lanes,
             batch_size=spec.batch_size,
             block=spec.block,
             segment=spec.segment,

@@ -82,7 +82,15 @@ def test_the_figure_of_many_cases():
         made[name] = dict(zip(Ceiling._fields, np.tile(one[:, None], n), strict=True))
         made[name] |= {k: rng.random((2, 4)) for k in ("robust", "close")}
     empty = {"parts": {}, "plain": {}, "measured": None, "root": ROOT, "progress": None}
-    r = Result(teachers=[], students=[], preset="cpu", scale=None, values=made, **empty)
+    r = Result(
+        teachers=[],
+        students=[],
+        names=(),
+        preset="cpu",
+        scale=None,
+        values=made,
+        **empty,
+    )
     study = PcfgBayes(exact=exact)
     figure = study.draw(r)
     axes = figure.axes

@@ -87,15 +87,13 @@ def test_facts_say_everything_and_the_figure_draws():
     assert json.dumps(facts) and len(CPU.figure(result).axes) == 6
 
 
-def test_lanes_with_one_cap_share_a_run():
-    for study, names in (
-        (CPU, [["ce"], ["one_shot"], ["progressive", *map(hold_name, CPU.holds)]]),
-        (replace(CPU, ce_cap=4.0, one_shot_cap=4.0), [["ce", "one_shot", "progressive",
-                                                     *map(hold_name, CPU.holds)]]),
-    ):  # fmt: skip
-        t = st.Teachers.made_up(next(iter(study.settings.values())))
-        runs = t.students(study.lanes(t))
-        assert [[s.name for s in run.strategies] for run in runs] == names
+def test_lanes_have_runs_and_caps_of_their_own():
+    t = st.Teachers.made_up(next(iter(CPU.settings.values())))
+    runs = t.students(CPU.lanes(t))
+    names = ["ce", "one_shot", "progressive", *map(hold_name, CPU.holds)]
+    assert [[s.name for s in run.strategies] for run in runs] == [[n] for n in names]
+    caps = [run.stop.largest for run in runs]
+    assert caps[0] > caps[1] > caps[2] == caps[-1]
 
 
 def test_problems_are_listed_once():

@@ -166,11 +166,12 @@ def test_records_are_what_they_were(scale):
     assert stored <= {f"teacher/{digest(i)}" for i in ours} and stored
 
 
-def test_groups_are_the_largest_that_divide_the_seeds():
-    sizes = {
-        n: replace(TINY, n_teachers=n, group=5).together for n in (1, 3, 5, 6, 7, 10)
-    }
-    assert sizes == {1: 1, 3: 3, 5: 5, 6: 3, 7: 1, 10: 5}
+def test_the_last_group_may_have_fewer_seeds_and_the_same_programs():
+    for n, sizes in ((1, [1]), (5, [5]), (7, [5, 2]), (10, [5, 5])):
+        specs = replace(TINY, n_teachers=n, group=5).teacher_specs()
+        assert [s.n_seeds for s in specs] == sizes
+        assert {s.shape for s in specs} == {(5, 1)}
+        assert [s.padded for s in specs] == [(5, 1) if k < 5 else () for k in sizes]
 
 
 def test_paper_preset_has_the_published_numbers():
@@ -273,7 +274,7 @@ def test_figures_and_reports_name_what_they_lack(root, mlp, capsys):
     )
     spec = replace(spec, strategies=lanes, stop=Stop(max_samples=512))
     run = fit(spec, root=root, progress=Silent())
-    taught = st.Taught(teachers=[late], students=[(run,)])
+    taught = st.Taught(teachers=[late], students=[(run,)], names=())
     missing = taught.missing()
     assert missing[0] == "seed 0: teacher not at .90 by 10,240 samples"
     assert any(m.startswith("seed 1 / wild: non-finite at ") for m in missing)

@@ -129,7 +129,7 @@ def test_the_readmes_own_target_is_whole() -> None:
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     (text,) = (b for b in blocks if "class Staircase" in b)
     space: dict[str, Any] = {"__name__": __name__}
-    exec(text, space)  # noqa: S102
+    exec(text, space)
     task = space["Staircase"](d=8, step=2)
     check_target(task)
     batch = task.sample(jax.random.key(0), 0, 64, split="eval")
