@@ -11,6 +11,7 @@ and interruptions cannot change a bit of the result.
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from sandbox.store.code import Code
 from sandbox.store.config import digest
 from sandbox.store.files import write_atomic, write_json
 from sandbox.store.folders import RunFolder, default_root
-from sandbox.store.metrics import FILE, Metrics
+from sandbox.store.metrics import FILE, Metrics, read_metrics
 from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpoint
 from sandbox.tasks.base import check_target
 from sandbox.train.arithmetic import pinned
@@ -156,6 +157,22 @@ class Training(Work):
         teacher, index = self.plan.teachers_at(0)
         texts = self.engine.lowered(self.state.engine, teacher, index)
         return digest([*map(digest, texts), *map(str, self.plan.switches())])
+
+    def repeats(self) -> bool:
+        """Whether the first two evaluations and checkpoints come out as stored."""
+        if not self.folder.complete:
+            return False
+        stored, files = read_metrics(self.folder), self.folder.manifest()
+        with TemporaryDirectory() as other:
+            self.folder = RunFolder(Path(other))
+            self.folder.prepare()
+            while len(self.state.steps) < 2 and self.step():
+                pass
+        rows = self.state.columns.items()
+        return all(
+            np.array_equal(np.asarray(found), stored.columns[n][: len(found)], True)
+            for n, found in rows
+        ) and all(files[n]["sha256"] == h for n, h in self.state.checkpoints.items())
 
     @property
     def stored(self) -> dict[str, str]:

@@ -51,6 +51,10 @@ class Work(ABC):
     host: Collection[str] = ()
     """Modules that decide numbers and leave no trace in `programs`."""
 
+    def repeats(self) -> bool:
+        """Whether its beginning comes out as it is stored, to the bit."""
+        return False
+
     @property
     def programs(self) -> str:
         """Hash of the compiled programs that decide the numbers; empty if unknown."""
@@ -159,16 +163,19 @@ def _settle(folder: RunFolder, code: Code, make: Callable[[], Work]) -> None:
                 say_once(f"{folder.path} {why}; it is used as it is.")
             return
         work = make() if code.only_modules(then) else None
-        if work and not code.changed(then) & set(work.host):
-            programs = work.programs
-            if programs and programs == then["programs"]:
-                say(
-                    f"{folder.path} {why}; it is used, as the compiled programs and the"
-                    " switches of teachers are the same."
-                )
-                if folder.complete:
-                    folder.adopt(code.record(programs))
-                return
+        programs, host = "", False
+        if work:
+            programs, host = work.programs, bool(code.changed(then) & set(work.host))
+        same = programs != "" and programs == then["programs"]
+        if work and same and (work.repeats() if host else True):
+            began = ", and its first evaluations come out so" if host else ""
+            say(
+                f"{folder.path} {why}; it is used, as the compiled programs and the"
+                f" switches of teachers are the same{began}."
+            )
+            if folder.complete:
+                folder.adopt(code.record(programs))
+            return
         aside = folder.set_aside()
     say(f"{folder.path} {why}; it is kept as {aside.name} and made again.")
 

@@ -23,6 +23,7 @@ from sandbox.probes.offline import measure_trajectory
 from sandbox.store import code
 from sandbox.store.folders import RunFolder
 from sandbox.tasks.parity import Parity
+from sandbox.train.engine import Engine
 from sandbox.train.loop import Training, fit
 from sandbox.train.progress import Silent
 from sandbox.train.run import Run, open_run
@@ -140,44 +141,54 @@ def test_another_spelling_of_the_same_programs_is_adopted(
     assert [bits(run) for run in runs] == before
 
 
-@pytest.mark.parametrize(
-    ("source", "name", "old", "new"),
-    [
-        (None, "train/loop.py", "CHUNK_SECONDS = 0.5", "CHUNK_SECONDS = 0.25"),
-        pytest.param(
-            UntilSaturation(every=64, limit=64),
-            LOSSES,
-            "def is_plain(",
-            "def is_plain(\n    *_: None, ",
-            marks=pytest.mark.long,
-        ),
-    ],
-)
-def test_what_programs_do_not_show_is_trained_again(
+def test_code_of_the_host_is_tried(
     tmp_path: Path,
     edit: Callable[[str, str, str], None],
     capsys: pytest.CaptureFixture[str],
-    source: UntilSaturation | None,
-    name: str,
-    old: str,
-    new: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fitted(SPEC, tmp_path)
-    spec = students(source) if source else SPEC
-    run = fitted(spec, tmp_path)
+    run = fitted(SPEC, tmp_path)
     before = bits(run)
-    edit(name, old, new)
+    edit("train/loop.py", "CHUNK_SECONDS = 0.5", "CHUNK_SECONDS = 0.25")
     capsys.readouterr()
-    again = fitted(spec, tmp_path)
+    fitted(SPEC, tmp_path)
+    words = "loop.py; it is used, as the compiled programs and the switches of teachers"
     told = capsys.readouterr().err
+    assert words in told and "and its first evaluations come out so" in told
+    assert bits(run) == before and run.folder.problems() == []
+    edit("train/engine.py", "KERNELS: dict", "X = 1\nKERNELS: dict")
+    edit("train/engine.py", "return self._own(_p", "return (X,) and self._own(_p")
+    right = Engine.read_loss
+
+    def wrong(self: Engine, state: object) -> tuple[np.ndarray, object]:
+        mean, state = right(self, state)
+        return 2 * mean, state
+
+    monkeypatch.setattr(Engine, "read_loss", wrong)
+    again = fitted(SPEC, tmp_path)
     kept = run.folder.path.with_name(run.folder.path.name + ".before-1")
-    assert (
-        told.count("\n") == 1 and f"sandbox/{name}; it is kept as {kept.name}" in told
-    )
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"sandbox/train/engine.py; it is kept as {kept.name} and made" in told
     assert again.folder.path == run.folder.path and kept.is_dir()
-    assert bits(again) == before == bits(Run(RunFolder(kept), spec))
+    assert bits(again) == before == bits(Run(RunFolder(kept), SPEC))
     for name in (run.folder.path.name[:6], kept.name):
         assert main(["verify", "--root", str(tmp_path), name]) == 0
+
+
+@pytest.mark.long
+def test_where_scores_decide_all_is_trained_again(
+    tmp_path: Path,
+    edit: Callable[[str, str, str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fitted(SPEC, tmp_path)
+    spec = students(UntilSaturation(every=64, limit=64))
+    fitted(spec, tmp_path)
+    edit(LOSSES, "def is_plain(", "def is_plain(\n    *_: None, ")
+    capsys.readouterr()
+    fitted(spec, tmp_path)
+    assert "losses.py; it is kept as" in capsys.readouterr().err
 
 
 @pytest.mark.long
@@ -249,6 +260,7 @@ USER = """
 from dataclasses import dataclass
 import {imported}
 from sandbox.tasks.parity import Parity
+from sandbox.train.engine import Engine
 
 @dataclass(frozen=True, kw_only=True)
 class Mine(Parity):
