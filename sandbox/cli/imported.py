@@ -36,9 +36,14 @@ class Import:
     """strings of at most so many tokens, as of `sandbox grammar`"""
     task: Literal["masked", "next"] = "masked"
     """what it predicts"""
-    tokens: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = ()
-    """the model's own numbers of the terminals (in the order that `sandbox grammar`
-    lists them), then of BOS, EOS, PAD and MASK (default: 0, 1, 2, ...)"""
+    tokens: Annotated[
+        tuple[int, ...],
+        tyro.conf.arg(
+            metavar="INT [INT ...]", help_behavior_hint="(default: 0 1 2 ...)"
+        ),
+    ] = ()
+    """its own numbers of the terminals, in the order of `sandbox grammar`, then of BOS,
+    EOS, PAD and MASK"""
     samples_per_step: int = 1
     """strings of one step of its training, to count samples as other runs do"""
     root: Root = None
