@@ -10,6 +10,7 @@ bad strategies are refused when a study is built, and estimates know what is tra
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,10 @@ import numpy as np
 
 from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy
-from sandbox.errors import DivergenceError, require
+from sandbox.errors import ConfigError, DivergenceError, StoreError, require
 from sandbox.probes.offline import measure_trajectory
 from sandbox.store.code import classes, is_foreign
+from sandbox.store.config import digest
 from sandbox.store.files import read_json
 from sandbox.store.folders import RunFolder
 from sandbox.study.lanes import Capped, Lane
@@ -194,6 +196,7 @@ def train_students(
         own = [s for s in missing if s.name.partition("#")[0] not in cut]
         if own:
             missing = [s for s in missing if s not in own]
+            run = fit(run.spec, root=root, progress=progress)  # or made by other code
             out.append(replace(run, lanes=tuple(s.name for s in own)))
     if missing:
         shape = spec.shape
@@ -206,18 +209,21 @@ def train_students(
 
 
 def _alike(spec: RunSpec, root: Path) -> Iterator[Run]:
-    """Finished runs that differ from a record in their strategies only."""
-    one_by_one = is_sequence_task(spec.task)
+    """Finished runs that differ from a record in their strategies only.
+
+    What is damaged, or of classes that are not here, is none.
+    """
+    one_by_one, name = is_sequence_task(spec.task), digest(identity(spec))
     mine = _without_lanes(identity(spec), one_by_one=one_by_one)
-    for path in sorted((root / spec.kind).glob("*/config.json")):
-        data = read_json(path)
-        record = data.get("spec") if isinstance(data, dict) else None
-        if not isinstance(record, dict):
-            continue
-        if _without_lanes(data, one_by_one=one_by_one) == mine:
-            folder = RunFolder(path.parent)
-            if folder.complete:
-                yield open_run(path.parent, extra=filter(is_foreign, classes(spec)))
+    own = [cls for cls in classes(spec) if is_foreign(cls)]
+    for path in sorted((root / spec.kind).glob(f"{'?' * len(name)}/config.json")):
+        with suppress(StoreError, ConfigError):
+            data = read_json(path)
+            record = data.get("spec") if isinstance(data, dict) else None
+            if not isinstance(record, dict) or not RunFolder(path.parent).complete:
+                continue
+            if _without_lanes(data, one_by_one=one_by_one) == mine:
+                yield open_run(path.parent, extra=own, quiet=True)
 
 
 def _without_lanes(content: dict[str, Any], *, one_by_one: bool) -> dict[str, Any]:

@@ -128,12 +128,13 @@ class Run:
         return self
 
 
-def open_run(path: Path, *, extra: Iterable[type] = ()) -> Run:
+def open_run(path: Path, *, extra: Iterable[type] = (), quiet: bool = False) -> Run:
     """Opens a finished run folder.
 
     Args:
       path: the folder.
       extra: classes of tasks, models or sources defined outside `sandbox`.
+      quiet: whether a run that other code made is not told.
 
     Raises:
       StoreError: no finished run is there, or its config was altered.
@@ -143,7 +144,7 @@ def open_run(path: Path, *, extra: Iterable[type] = ()) -> Run:
     if not path.is_dir():
         raise StoreError(f"{path} does not exist; `sandbox runs` lists what there is.")
     folder.check("config.json")
-    why = why_other(folder.made_by() or {})
+    why = "" if quiet else why_other(folder.made_by() or {})
     if why:
         say_once(f"{path} {why}; it is used as it is.")
     data = read_json(path / "config.json")

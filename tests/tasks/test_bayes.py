@@ -484,6 +484,7 @@ def test_long_strings_that_are_none(long, x64):
     assert bayes.log_probability(arrays, tokens, length)[0] == -np.inf
 
 
+@pytest.mark.long
 def test_a_lexicon_of_a_thousand_words(x64):
     arrays = doubling(7, [((f"'w{i}'",), 0.001) for i in range(1000)])
     tokens, length = jnp.arange(128)[None], jnp.asarray([128])

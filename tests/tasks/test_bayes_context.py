@@ -109,6 +109,7 @@ def test_the_smallest_and_the_largest_window(arrays):
     np.testing.assert_allclose(nothing, lone, **TIGHT)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["alone", "visible", "hidden"])
 def test_ceiling_is_the_accuracy_of_the_best_guess(arrays, language, kind):
     """The mean largest posterior against exact accuracies, within four errors."""
