@@ -170,6 +170,7 @@ def test_a_lane_of_a_larger_run_is_found_by_its_name(tmp_path: Path) -> None:
     assert isinstance(old, Run) and old.lost("failed") == []
 
 
+@pytest.mark.long
 def test_what_is_kept_aside_or_damaged_has_no_lanes(tmp_path: Path) -> None:
     told, one = Trained(), replace(BITS, n_teachers=1)
     (t,) = train_teachers(one, tmp_path, told)
