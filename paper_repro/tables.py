@@ -24,7 +24,9 @@ HEAD = (
     *("claim", "rule", "paper", "obtained", "n", "point rule", "whole interval"),
     "first evaluated",
 )
-_TABLE = re.compile(r"(<!-- claims ([^>]*?) -->\n).*?(<!-- /claims -->)", re.DOTALL)
+_TABLE = re.compile(
+    r"(<!-- claims ([^>]*?) -->\n)(?:(?!<!-- claims).)*?(<!-- /claims -->)", re.DOTALL
+)
 _WORDS = {True: "yes", False: "**no**", None: "-"}
 
 
@@ -47,9 +49,11 @@ def table(*words: str) -> str:
     wanted: dict[str, list[str]] = {}
     for word in words:
         if (RESULTS / f"{word}.json").is_file():
-            wanted[word] = []
-        else:
+            wanted.setdefault(word, [])
+        elif wanted:
             wanted[list(wanted)[-1]].append(word)
+        else:
+            raise KeyError(word)
     lines = [HEAD, ("---",) * len(HEAD)]
     for name, ids in wanted.items():
         every = claims_of(name)

@@ -64,7 +64,7 @@ def is_foreign(cls: type) -> bool:
     return package != "sandbox" and package not in sys.stdlib_module_names
 
 
-def _file_of(cls: type) -> Path | None:
+def _file_of(cls: type | types.FunctionType) -> Path | None:
     name = getattr(sys.modules.get(cls.__module__), "__file__", None)
     return None if name is None else Path(name)
 
@@ -236,7 +236,10 @@ class Code:
     @classmethod
     def of(cls, *starts: Any, inputs: Mapping[str, str] | None = None) -> "Code":
         """That of classes, functions and the classes of records."""
-        roots = tuple(sorted({root for start in starts for root in _roots(start)}))
+        found = {root for start in starts for root in _roots(start)}
+        files = (r for r in found if _file_named(r.partition(":")[0]) is not None)
+        roots = tuple(sorted(files))
+        _take_sources()
         return cls(roots, _hashes(roots), dict(inputs or {}))
 
     def record(self, programs: str) -> dict[str, Any]:
@@ -321,14 +324,20 @@ def _roots(start: Any) -> Iterator[str]:
     elif isinstance(start, partial):
         yield from _roots([start.func, *start.args, *start.keywords.values()])
     elif isinstance(start, types.MethodType):
-        yield from _roots(start.__self__)
+        yield from _roots([type(start.__self__), start.__self__])
     elif is_dataclass(start) and not isinstance(start, type):
         yield from _roots(classes(start))
     elif isinstance(start, type) and is_foreign(start) and _file_of(start) is None:
         yield from _cells(start)[1]
     elif isinstance(start, type | types.FunctionType):
-        name = start.__qualname__.partition(".")[0]
-        yield f"{_importable(start.__module__)}:{name}"
+        if _file_of(start) is not None:
+            name = start.__qualname__.partition(".")[0]
+            yield f"{_importable(start.__module__)}:{name}"
+    elif callable(start):  # of jit or a cache, or an object with __call__
+        inner = inspect.unwrap(start)
+        yield from _roots(
+            inner if isinstance(inner, types.FunctionType) else type(start)
+        )
 
 
 def _importable(module: str) -> str:
@@ -337,7 +346,7 @@ def _importable(module: str) -> str:
         return module
     main = sys.modules[module]
     spec = getattr(main, "__spec__", None)
-    return spec.name if spec else Path(main.__file__ or "").stem
+    return spec.name if spec else Path(getattr(main, "__file__", "") or "").stem
 
 
 @cache
@@ -354,8 +363,11 @@ def _reached(roots: Iterable[str]) -> dict[str, set[str]]:
         module, name = todo.pop()
         top = _definitions(module)
         if name == "*":
-            todo += [(module, n) for n in top]
-        elif name in top and name not in seen[module]:
+            todo += [(module, n) for n in top if n != "*"]
+            name = "*" if "*" in top else ""  # of modules whose names are all imported
+        elif name not in top and "*" in top:
+            todo.append((module, "*"))
+        if name in top and name not in seen[module]:
             seen[module].add(name)
             for statement in top[name]:
                 todo += _references(module, statement)
@@ -370,8 +382,10 @@ def _references(module: str, statement: ast.stmt) -> Iterator[tuple[str, str]]:
             yield from ((a.name, "*") for a in node.names)
         elif isinstance(node, ast.ImportFrom):
             home = _imported_from(module, node)
+            # Of the library, what is named; a user's file may fill a table in passing.
+            whole = home.partition(".")[0] != "sandbox"
             for a in node.names:
-                yield home, a.name
+                yield home, "*" if whole else a.name
                 yield f"{home}.{a.name}", "*"
 
 
@@ -384,12 +398,27 @@ def _imported_from(module: str, node: ast.ImportFrom) -> str:
 
 
 @cache
+def _source(file: Path) -> bytes:
+    """A file as it was when it was first looked at."""
+    return file.read_bytes()
+
+
+@cache
+def _take_sources() -> None:
+    """Looks at every imported file at once: what is edited later is not what runs."""
+    for name in list(sys.modules):
+        file = _file_named(name)
+        if file is not None:
+            _source(file)
+
+
+@cache
 def _definitions(module: str) -> dict[str, list[ast.stmt]]:
     """Name -> what defines it in a module of the library or of the user; else none."""
     file = _file_named(module)
     if file is None or _NO_NUMBERS.match(module):
         return {}
-    tree = ast.parse(file.read_bytes())
+    tree = ast.parse(_source(file))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]

@@ -124,8 +124,10 @@ class RunFolder:
 
     def set_aside(self) -> Path:
         """Renames the folder, so that it is called by no hash; where it is then."""
-        taken = sum(1 for _ in self.path.parent.glob(f"{self.path.name}.before-*"))
-        aside = self.path.with_name(f"{self.path.name}.before-{taken + 1}")
+        others = self.path.parent.glob(f"{self.path.name}.before-*")
+        last = (p.name.rpartition("-")[2] for p in others)
+        number = 1 + max((int(n) for n in last if n.isdecimal()), default=0)
+        aside = self.path.with_name(f"{self.path.name}.before-{number}")
         try:
             os.rename(self.path, aside)
         except OSError as e:

@@ -184,7 +184,9 @@ def train_students(
     """Trains the strategies of a record that no stored run has, and opens the others.
 
     A stored run has a strategy if it has all its initialisations and differs in nothing
-    but which other strategies it trains.
+    but which other strategies it trains. Samples to a level, and curves at samples that
+    both runs have, are then those of one run of all; how long a run goes on, and so
+    what its last record is, its slowest strategy decides.
 
     Returns:
       The runs, each with its lanes of the record.
@@ -204,7 +206,12 @@ def train_students(
             shape = shape[0], max(IN_TURN, len(missing))
         shape = shape if shape != (spec.n_seeds, len(missing)) else ()
         rest = replace(spec, strategies=tuple(missing), padded=shape)
-        out.append(fit(rest, root=root, progress=progress))
+        try:
+            out.append(fit(rest, root=root, progress=progress))
+        except DivergenceError:
+            if not out:
+                raise
+            out.append(Run(folder_of(rest, root), rest))
     return tuple(out)
 
 
@@ -217,12 +224,16 @@ def _alike(spec: RunSpec, root: Path) -> Iterator[Run]:
     mine = _without_lanes(identity(spec), one_by_one=one_by_one)
     own = [cls for cls in classes(spec) if is_foreign(cls)]
     for path in sorted((root / spec.kind).glob(f"{'?' * len(name)}/config.json")):
-        with suppress(StoreError, ConfigError):
+        with suppress(StoreError, ConfigError, DivergenceError, TypeError, ValueError):
             data = read_json(path)
             record = data.get("spec") if isinstance(data, dict) else None
             if not isinstance(record, dict) or not RunFolder(path.parent).complete:
                 continue
-            if _without_lanes(data, one_by_one=one_by_one) == mine:
+            theirs = _without_lanes(data, one_by_one=one_by_one)
+            code, other = (c.pop("foreign", {}) for c in (dict(mine), theirs))
+            common = all(other.get(tag, code[tag]) == code[tag] for tag in code)
+            rest = {k: v for k, v in mine.items() if k != "foreign"}
+            if theirs == rest and common:
                 yield open_run(path.parent, extra=own, quiet=True)
 
 

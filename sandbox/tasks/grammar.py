@@ -187,7 +187,8 @@ def _shares(
     if not right:
         yield ()
         return
-    for k in range(1, n - len(right) + 2):
+    rest = sum(int((mass[s] > 0).argmax()) for s in right[1:])
+    for k in range(1, n - rest + 1):
         if mass[right[0]][k] > 0:
             yield from ((k, *rest) for rest in _shares(right[1:], n - k, mass))
 

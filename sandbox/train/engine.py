@@ -100,9 +100,7 @@ class Engine:
 
     def lowered(self, state: Any, teacher: Params | None, index: Any) -> list[str]:
         """The programs that train and evaluate, as XLA is given them."""
-        chunk = run_chunk.lower(
-            self.kernel,
-            self.plan,
+        args = (
             state,
             self.keys,
             np.uint32(0),
@@ -111,6 +109,9 @@ class Engine:
             self._whole(jnp.asarray(index, jnp.int32), *self.spec.shape),
             self.lanes,
         )
+        if self.mesh is not None:  # the same text on one device
+            args = jax.eval_shape(lambda *a: a, *args)
+        chunk = run_chunk.lower(self.kernel, self.plan, *args)
         params, points = self.params(state), self.spec.eval_points
         task, model = self.plan.task, self.plan.model
         keys = self.keys[: self.spec.n_seeds]
@@ -136,14 +137,12 @@ class Engine:
 
     def evaluate(self, state: Any) -> dict[str, np.ndarray]:
         """The task's metrics on its fixed evaluation stream, each `(S, L)`."""
-        return evaluate(
-            self.plan.task,
-            self.plan.model,
-            self.params(state),
-            self.keys[: self.spec.n_seeds],
-            points=self.spec.eval_points,
-            mesh=seed_mesh(self.spec.n_seeds),
-        )
+        params, keys = self.params(state), self.keys[: self.spec.n_seeds]
+        if self.mesh is not None:  # whose devices share the padded seeds
+            params, keys = _params(self.kernel, self.plan, state), self.keys
+        task, model, points = self.plan.task, self.plan.model, self.spec.eval_points
+        found = evaluate(task, model, params, keys, points=points, mesh=self.mesh)
+        return self._own(found)
 
 
 def _to(values: Sequence[V], n: int) -> tuple[V, ...]:

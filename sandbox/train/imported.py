@@ -53,17 +53,17 @@ POINTS = 512
 def found(folder: str | Path) -> dict[int, Path]:
     """Step -> folder of every checkpoint in a folder, or of the one that it is.
 
+    A trainer's folder that holds its last model beside a series is the series.
+
     Raises:
       ConfigError: there is none, two have one step, or their weights are pickles.
     """
     path = Path(folder)
     require(path.is_dir(), f"{path} is not a folder.")
-    if (path / "config.json").is_file():
-        match = _STEP.fullmatch(path.name)
-        series = [(_step(match), path)]
-    else:
-        names = [(_STEP.fullmatch(p.name), p) for p in sorted(path.iterdir())]
-        series = [(_step(m), p) for m, p in names if m and p.is_dir()]
+    names = [(_STEP.fullmatch(p.name), p) for p in sorted(path.iterdir())]
+    series = [(_step(m), p) for m, p in names if m and (p / "config.json").is_file()]
+    if not series and (path / "config.json").is_file():
+        series = [(_step(_STEP.fullmatch(path.name)), path)]
     out: dict[int, Path] = {}
     for step, p in series:
         require(step not in out, f"{out.get(step)} and {p} are both of step {step:,}.")

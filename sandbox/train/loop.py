@@ -9,7 +9,7 @@ and interruptions cannot change a bit of the result.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from sandbox.errors import ConfigError, StoreError
 from sandbox.store.code import Code
 from sandbox.store.config import digest
-from sandbox.store.files import write_atomic, write_json
+from sandbox.store.files import sha256, write_atomic, write_json
 from sandbox.store.folders import RunFolder, default_root
 from sandbox.store.metrics import FILE, Metrics, read_metrics
 from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpoint
@@ -121,7 +121,7 @@ class Training(Work):
     """
 
     unit = "samples"
-    host = tuple(f"sandbox.train.{m}" for m in ("loop", "engine", "devices"))
+    host = tuple(f"sandbox.train.{m}" for m in ("loop", "engine", "devices", "lanes"))
 
     def __init__(
         self, spec: RunSpec, folder: RunFolder, root: Path, chunk_samples: int | None
@@ -151,16 +151,23 @@ class Training(Work):
 
     @property
     def programs(self) -> str:
-        """Of chunk, evaluation and who teaches when; empty if scores decide that."""
-        if self.spec.saturating:
+        """Of chunk, evaluation, what they start from, and who teaches when.
+
+        Empty where scores decide who teaches, and after the beginning.
+        """
+        if self.spec.saturating or self.state.steps:
             return ""
         teacher, index = self.plan.teachers_at(0)
-        texts = self.engine.lowered(self.state.engine, teacher, index)
-        return digest([*map(digest, texts), *map(str, self.plan.switches())])
+        engine, begin = self.engine, self.state.engine
+        texts = engine.lowered(begin, teacher, index)
+        data = jax.random.key_data(engine.keys)
+        leaves = jax.tree.leaves((begin, data, engine.lanes, teacher, index))
+        sums = [sha256(np.ascontiguousarray(leaf).tobytes()) for leaf in leaves]
+        return digest([*map(digest, texts), *sums, *map(str, self.plan.switches())])
 
     def repeats(self) -> bool:
-        """Whether the first two evaluations and checkpoints come out as stored."""
-        if not self.folder.complete:
+        """Whether two evaluations and checkpoints, and the end, come out as stored."""
+        if not self.folder.complete or not self._ends_as_stored():
             return False
         stored, files = read_metrics(self.folder), self.folder.manifest()
         with TemporaryDirectory() as other:
@@ -168,11 +175,34 @@ class Training(Work):
             self.folder.prepare()
             while len(self.state.steps) < 2 and self.step():
                 pass
-        rows = self.state.columns.items()
-        return all(
-            np.array_equal(np.asarray(found), stored.columns[n][: len(found)], True)
-            for n, found in rows
-        ) and all(files[n]["sha256"] == h for n, h in self.state.checkpoints.items())
+        rows, known = self.state.columns, stored.columns
+        return (
+            rows.keys() == known.keys()
+            and all(
+                np.array_equal(np.asarray(found), known[n][: len(found)], True)
+                for n, found in rows.items()
+            )
+            and all(
+                files.get(name, {}).get("sha256") == written
+                for name, written in self.state.checkpoints.items()
+            )
+        )
+
+    def _ends_as_stored(self) -> bool:
+        """Whether the recorded accuracies end the run where it ended."""
+        run = Run(self.folder, self.spec)
+        if run.outcome["failed"]:
+            return False
+        steps, accuracy = run.metrics.steps, run.metrics.columns["accuracy"]
+        begin = self.state
+        ends = []
+        for i, t in enumerate(steps.tolist()):
+            columns = {"accuracy": list(accuracy[: i + 1])}
+            seen = [int(s) for s in steps[: i + 1]]
+            self.state = replace(begin, t=t, steps=seen, columns=columns)
+            ends.append(self._done())
+        self.state = begin
+        return ends.index(True) == len(ends) - 1 if True in ends else False
 
     @property
     def stored(self) -> dict[str, str]:

@@ -133,9 +133,10 @@ def carry_out(
         with collected_signals() as stop:  # also while it compiles and writes
             folder.prepare()
             write_json(folder.path / "config.json", what)
+            made_by = code.record(work.programs)
             wall, sittings = _restore(work, folder)
-            # Of what was begun before code was stored, it is not known.
-            made_by = {} if then == {} else code.record(work.programs)
+            if then == {} and work.at:  # begun before code was stored
+                made_by = {}
             about = {"sittings": sittings, "code": made_by}
             finished = False
             teller.start(work.title, work.total, work.at, work.unit)
@@ -162,7 +163,13 @@ def _settle(folder: RunFolder, code: Code, make: Callable[[], Work]) -> None:
             if why:
                 say_once(f"{folder.path} {why}; it is used as it is.")
             return
-        work = make() if code.only_modules(then) else None
+        try:
+            work = make() if code.only_modules(then) else None
+        except StoreError as e:  # what it was made from is not there
+            if not folder.complete:
+                raise
+            say_once(f"{folder.path} {why}; it is used as it is ({e})")
+            return
         programs, host = "", False
         if work:
             programs, host = work.programs, bool(code.changed(then) & set(work.host))

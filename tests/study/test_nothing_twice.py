@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import sandbox.study as st
+from sandbox.distill.sources import Final
+from sandbox.distill.strategy import Loss, Strategy
 from sandbox.study.result import Taught, student_lanes
 from sandbox.study.teachers import Teachers, train_students, train_teachers
 from sandbox.tasks.parity import Parity, RandomSupport
@@ -168,6 +170,21 @@ def test_a_lane_of_a_larger_run_is_found_by_its_name(tmp_path: Path) -> None:
     taught = Taught(teachers=[t], students=[(old, new)], names=("ce", "one_shot"))
     assert taught.runs("one_shot") == [new] and taught.runs("ce") == [old]
     assert isinstance(old, Run) and old.lost("failed") == []
+
+
+@pytest.mark.long
+def test_a_strategy_that_diverges_apart_is_listed(tmp_path: Path) -> None:
+    one = replace(BITS, n_teachers=1)
+    (t,) = train_teachers(one, tmp_path, Silent())
+    wild = Strategy(name="wild", source=Final(), loss=Loss(scale=1e38))
+    for root in (tmp_path, tmp_path / "b"):
+        if root != tmp_path:
+            (t,) = train_teachers(one, root, Silent())
+            train_students(t.students([st.ce()])[0], root, Silent())
+        (spec,) = t.students([st.ce(), wild])
+        runs = train_students(spec, root, Silent())
+        lost = [lane["strategy"] for r in runs for lane in r.lost("failed")]
+        assert lost == ["wild"]
 
 
 @pytest.mark.long

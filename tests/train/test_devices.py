@@ -45,7 +45,7 @@ taught = dict(
     eval_every=128, n_seeds=6, first_seed=3, eval_points=64, checkpoint_every=512,
     teacher=TeacherRef(spec=teacher, final=512),
 )
-blocked = RunSpec(model=MLP(d=8, hidden=(8,)), **taught)
+blocked = RunSpec(model=MLP(d=8, hidden=(8,)), padded=(8, 4), **taught)
 generic = RunSpec(
     model=MLP(d=8, hidden=(8, 8)), optimizer=Adam(), batch_size=16, **taught
 )

@@ -135,7 +135,7 @@ def test_an_interrupted_import_goes_on(series: Path, tmp_path: Path) -> None:
         (["checkpoint-500", "checkpoint-2000"], [500, 2000]),
         (["step_000010", "step_9"], [9, 10]),
         (["seed_0-step_20k", "seed_0-step_2M"], [20_000, 2_000_000]),
-        (["7", "30", "notes"], [7, 30]),
+        (["7", "30"], [7, 30]),
     ],
 )
 def test_steps_are_read_off_names(
@@ -143,6 +143,8 @@ def test_steps_are_read_off_names(
 ) -> None:
     for name in names:
         (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "logs-4").mkdir()
     assert list(found(tmp_path)) == steps
 
 
@@ -153,6 +155,10 @@ def test_what_is_no_series_is_refused(
         found(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="holds no checkpoint: neither"):
         found(series / "runs")
+    for file in (series / "checkpoint-500").iterdir():  # the last model beside them
+        shutil.copy(file, series)
+    (series / "logs-1").mkdir()
+    assert list(found(series)) == [500, 1000, 1500]
     shutil.copytree(series / "checkpoint-500", series / "step-500")
     with pytest.raises(ConfigError, match="are both of step 500"):
         found(series)

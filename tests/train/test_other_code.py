@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -56,8 +57,9 @@ def students(*sources: NShot | Progressive | UntilSaturation) -> RunSpec:
 
 
 def forget() -> None:
-    for cached in (code._hashes, code._definitions, code._places):
-        cached.cache_clear()
+    cached = (code._hashes, code._definitions, code._places, code._source)
+    for one in (*cached, code._take_sources):
+        one.cache_clear()
 
 
 @pytest.fixture
@@ -174,6 +176,80 @@ def test_code_of_the_host_is_tried(
     assert bits(again) == before == bits(Run(RunFolder(kept), SPEC))
     for name in (run.folder.path.name[:6], kept.name):
         assert main(["verify", "--root", str(tmp_path), name]) == 0
+
+
+@pytest.mark.parametrize("what", ["begin", "end", "column"])
+def test_what_programs_do_not_show_is_noticed(
+    tmp_path: Path,
+    edit: Callable[[str, str, str], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    """Other initial weights, another end, and a further column of the metrics."""
+    run = fitted(SPEC, tmp_path)
+    init, record, done = Engine.init, Training._record, Training._done
+
+    def recorded(self: Training) -> None:
+        record(self)
+        self.state.columns.setdefault("more", []).append(np.zeros((1, 1)))
+
+    def doubled(self: Engine) -> object:
+        state = init(self)
+        return jax.tree.map(lambda v: v + v if v.dtype == "float32" else v, state)
+
+    name, owner, part, other = {
+        "begin": ("mlp", Engine, "init", doubled),
+        "end": ("loop", Training, "_done", lambda s: s.state.t >= 128 or done(s)),
+        "column": ("loop", Training, "_record", recorded),
+    }[what]
+    monkeypatch.setattr(owner, part, other)
+    if name == "loop":
+        edit("train/loop.py", "CHUNK_SECONDS = 0.5", "CHUNK_SECONDS = 0.25")
+    else:
+        edit("models/mlp.py", "\nclass MLPModule", "\nX = 1\n\n\nclass MLPModule")
+        edit(
+            "models/mlp.py",
+            "class MLPModule(nn.Module):",
+            "class MLPModule(nn.Module):\n    z = X",
+        )
+    capsys.readouterr()
+    again = fitted(SPEC, tmp_path)
+    assert "it is kept as" in capsys.readouterr().err
+    kept = run.folder.path.with_name(run.folder.path.name + ".before-1")
+    same = again.metrics.steps[-1] == 256 and bits(again) == bits(
+        Run(RunFolder(kept), SPEC)
+    )
+    assert same == (what == "column")
+
+
+def test_a_number_that_is_free_is_found(tmp_path: Path) -> None:
+    for _ in range(2):
+        (tmp_path / "x").mkdir()
+        RunFolder(tmp_path / "x").set_aside()
+    (tmp_path / "x.before-1").rmdir()
+    (tmp_path / "x").mkdir()
+    assert RunFolder(tmp_path / "x").set_aside().name == "x.before-3"
+
+
+def test_code_is_followed_through_stars_caches_and_jit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "a_star.py").write_text("from a_table import *\n")
+    (tmp_path / "a_table.py").write_text("T = {}\ndef turn(y):\n    return y\n")
+    text = "import jax, functools\nfrom a_star import turn\n\ndef f(x):\n"
+    text += "    return turn(x)\n\ng, h = jax.jit(f), functools.lru_cache(f)\n"
+    (tmp_path / "a_user.py").write_text(text)
+    forget()
+    user = importlib.import_module("a_user")
+    for start in (user.f, user.g, user.h):
+        found = code.Code.of(start)
+        assert found.roots == ("a_user:f",)
+        assert set(found.modules) == {"a_user", "a_star", "a_table"}
+    assert code.Code.of(eval("lambda x: x", {"__name__": "__main__"})).roots == ()
+    for name in ("a_user", "a_star", "a_table"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.mark.long
