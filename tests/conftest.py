@@ -90,6 +90,12 @@ ON_DEMAND = re.compile(
 )
 """Variants of tests that run with the slow ones, because they compile for seconds; at
 least one of the same test runs always."""
+IN_CI = re.compile(
+    r"contracts.*(test_model\[BitTransformer|strategy\[forward-online)"
+    r"|engines.*equals_generic\[four classes, reverse"
+    r"|bayes_context.*enumeration\[3"
+)
+"""Variants that run with the long ones."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -106,6 +112,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if ON_DEMAND.search(item.nodeid):
             item.add_marker("slow")
+        elif IN_CI.search(item.nodeid):
+            item.add_marker("long")
         place = item.path.relative_to(Path(__file__).parent).as_posix()
         function = getattr(item, "function", None)
         if (

@@ -103,6 +103,7 @@ def test_a_study_states_its_figure_and_its_claims_in_one_file():
         assert "figure" in own or inherits, name
         assert {"claims", "facts"} & own or inherits, name
     # and nothing else has to know it: one line in paper_repro, none elsewhere
+    every = graph()
     for name in studies:
-        users = [m for m, uses in graph().items() if f"experiments.{name}" in uses]
+        users = [m for m, uses in every.items() if f"experiments.{name}" in uses]
         assert all(m.startswith("experiments.") for m in users), (name, users)

@@ -121,7 +121,11 @@ def test_more_teachers_train_only_the_new_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("setting", [BITS, STRINGS], ids=["bits", "strings"])
+@pytest.mark.parametrize(
+    "setting",
+    [BITS, pytest.param(STRINGS, marks=pytest.mark.slow)],
+    ids=["bits", "strings"],
+)
 def test_more_strategies_train_only_the_new_ones(
     tmp_path: Path, setting: st.Setting
 ) -> None:
@@ -156,6 +160,7 @@ def test_more_initialisations_and_other_records(tmp_path: Path) -> None:
     assert len(told.seen("student")) == 1
 
 
+@pytest.mark.long
 def test_a_lane_of_a_larger_run_is_found_by_its_name(tmp_path: Path) -> None:
     """A strategy of the same name that is another one is not taken for it."""
     told, one = Trained(), replace(BITS, n_teachers=1)
