@@ -246,7 +246,7 @@ def test_several_students_a_teacher_share_its_run(root, mlp):
     n = min(alone.shape[-1], 8)
     np.testing.assert_allclose(y[:, 0, :n], alone[:, :n], atol=1e-3)
     claims = {c.id: c for c in study.paper_claims(result)}
-    assert claims["P2"].seeds == {"teachers": 2, "students": 6}
+    assert (claims["P2"].teachers, claims["P2"].students) == (2, 6)
     assert claims["P1"].students == 0
     assert "2 teachers x 3 students, quartiles" in (
         study.draw(result).axes[0].get_title(loc="left")

@@ -145,7 +145,7 @@ def test_more_strategies_train_only_the_new_ones(
     same(numbers(few), {k: v for k, v in whole.items() if k in numbers(few)})
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_more_initialisations_and_other_records(tmp_path: Path) -> None:
     told, one = Trained(), replace(BITS, n_teachers=1)
     run(one, 2, tmp_path, told)
@@ -160,7 +160,7 @@ def test_more_initialisations_and_other_records(tmp_path: Path) -> None:
     assert len(told.seen("student")) == 1
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_lane_of_a_larger_run_is_found_by_its_name(tmp_path: Path) -> None:
     """A strategy of the same name that is another one is not taken for it."""
     told, one = Trained(), replace(BITS, n_teachers=1)
@@ -177,7 +177,7 @@ def test_a_lane_of_a_larger_run_is_found_by_its_name(tmp_path: Path) -> None:
     assert isinstance(old, Run) and old.lost("failed") == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_strategy_that_diverges_apart_is_listed(tmp_path: Path) -> None:
     one = replace(BITS, n_teachers=1)
     (t,) = train_teachers(one, tmp_path, Silent())
@@ -192,7 +192,7 @@ def test_a_strategy_that_diverges_apart_is_listed(tmp_path: Path) -> None:
         assert lost == ["wild"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_kept_aside_or_damaged_has_no_lanes(tmp_path: Path) -> None:
     told, one = Trained(), replace(BITS, n_teachers=1)
     (t,) = train_teachers(one, tmp_path, told)

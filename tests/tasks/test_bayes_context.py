@@ -140,7 +140,7 @@ def test_ceiling_is_the_accuracy_of_the_best_guess(arrays, language, kind):
     assert right.mean() < 0.98
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_more_evidence_is_never_worse(arrays):
     """Laws of information, on the same strings and corruptions."""
 

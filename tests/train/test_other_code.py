@@ -252,7 +252,7 @@ def test_code_is_followed_through_stars_caches_and_jit(
         monkeypatch.delitem(sys.modules, name)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_where_scores_decide_all_is_trained_again(
     tmp_path: Path,
     edit: Callable[[str, str, str], None],
@@ -351,9 +351,9 @@ class Mine(Parity):
     [
         ("a_package.deep as deep", "pass", "deep.turn"),
         ("os", "import a_helper", "a_helper.turn"),
-        pytest.param("a_helper", "pass", "a_helper.turn", marks=pytest.mark.long),
+        pytest.param("a_helper", "pass", "a_helper.turn", marks=pytest.mark.slow),
         pytest.param(
-            "os", "from a_package.deep import turn", "turn", marks=pytest.mark.long
+            "os", "from a_package.deep import turn", "turn", marks=pytest.mark.slow
         ),
     ],
 )
