@@ -101,7 +101,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(values, b[name], err_msg=name)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_more_teachers_train_only_the_new_ones(tmp_path: Path) -> None:
     told = Trained()
     whole = numbers(run(BITS, 2, tmp_path / "empty", told))

@@ -50,7 +50,7 @@ def imported(folder: Path, root: Path, **more: object) -> Run:
     return import_run(found(folder), TASK, **args)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_its_parameters_are_those_that_were_saved(
     series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +113,7 @@ def test_it_is_probed_and_teaches(
     assert set(run.metrics.columns["teacher_step"][..., 1].ravel()) == {500, 1000, 1500}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_interrupted_import_goes_on(series: Path, tmp_path: Path) -> None:
     class Ending(Silent):
         def update(self, done: int, note: str) -> None:

@@ -308,7 +308,7 @@ def test_a_run_goes_on_only_with_its_own_code(
         assert now.why_other(run.folder.made_by()) == ""
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_made_from_another_teacher_is_made_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
