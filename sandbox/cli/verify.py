@@ -7,7 +7,7 @@ import tyro
 
 from sandbox.cli.stored import Root, folders, held, resolve, root_of
 from sandbox.errors import StoreError
-from sandbox.store.code import why_other
+from sandbox.store.code import why_other_now
 from sandbox.store.folders import RunFolder
 
 _PARTS = ("ckpt/step_*.safetensors", "resume-*.safetensors")
@@ -54,7 +54,7 @@ class Verify:
             for line in problems:
                 print(line)
             if folder.complete and not problems:
-                why = why_other(folder.made_by() or {})
+                why = why_other_now(folder.made_by() or {})
                 other += bool(why)
                 if why:
                     print(f"{folder.path} {why}")

@@ -262,7 +262,7 @@ class Code:
         names = {*self.modules, *before}
         return {n for n in names if self.modules.get(n) != before.get(n)}
 
-    def only_modules(self, then: Mapping[str, Any]) -> bool:
+    def same_inputs(self, then: Mapping[str, Any]) -> bool:
         """Whether random numbers and inputs are those of a record."""
         before = then["inputs"]
         same = all(before.get(n, h) == h for n, h in self.inputs.items())
@@ -274,13 +274,13 @@ class Code:
             return "was made before the code behind a result was stored with it"
         if then["random"] != RANDOM:
             return f"was made with other random numbers ({then['random']})"
-        if not self.only_modules(then):
+        if not self.same_inputs(then):
             return f"was made from another {' and '.join(self.inputs)}"
         files = [f"{n.replace('.', '/')}.py" for n in sorted(self.changed(then))]
         return f"was made by another {' and '.join(files)}" if files else ""
 
 
-def why_other(then: Mapping[str, Any]) -> str:
+def why_other_now(then: Mapping[str, Any]) -> str:
     """Like `Code.why_other` where the record alone says what the numbers are made by.
 
     Empty as well where the file of a user's own class is not found.
@@ -349,10 +349,17 @@ def _importable(module: str) -> str:
     return spec.name if spec else Path(getattr(main, "__file__", "") or "").stem
 
 
-@cache
+_KNOWN: dict[tuple[str, ...], tuple[dict[str, bytes], dict[str, str]]] = {}
+"""Roots -> sources of what they reach, and their hashes."""
+
+
 def _hashes(roots: tuple[str, ...]) -> dict[str, str]:
-    found = _reached(roots)
-    return {name: _hash_of(name, found[name]) for name in sorted(found)}
+    sources, found = _KNOWN.get(roots, ({}, {}))
+    if not found or any(_source(name) is not s for name, s in sources.items()):
+        reached = _reached(roots)
+        found = {name: _hash_of(name, reached[name]) for name in sorted(reached)}
+        _KNOWN[roots] = {name: _source(name) for name in found}, found
+    return found
 
 
 def _reached(roots: Iterable[str]) -> dict[str, set[str]]:
@@ -397,28 +404,42 @@ def _imported_from(module: str, node: ast.ImportFrom) -> str:
     return importlib.util.resolve_name(name, near) if near or not node.level else ""
 
 
-@cache
-def _source(file: Path) -> bytes:
-    """A file as it was when it was first looked at."""
-    return file.read_bytes()
+_TAKEN: dict[str, tuple[Any, bytes]] = {}
+"""Module -> the import that it is of, and its source then."""
+
+
+def _source(module: str) -> bytes:
+    """A module's file as it was when it was imported, or first looked at.
+
+    Empty of what is neither the library's nor the user's. What jax compiled of a module
+    that was reloaded since, as notebooks do, is forgotten.
+    """
+    loaded = getattr(sys.modules.get(module), "__spec__", None)
+    before = _TAKEN.get(module)
+    if before is None or before[0] is not loaded:
+        file = _file_named(module)
+        source = file.read_bytes() if file is not None else b""
+        if before is not None and before[1] != source and "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()
+        _TAKEN[module] = loaded, source
+    return _TAKEN[module][1]
 
 
 @cache
 def _take_sources() -> None:
     """Looks at every imported file at once: what is edited later is not what runs."""
     for name in list(sys.modules):
-        file = _file_named(name)
-        if file is not None:
-            _source(file)
+        _source(name)
+
+
+def _definitions(module: str) -> dict[str, list[ast.stmt]]:
+    """Name -> what defines it in a module of the library or of the user; else none."""
+    return {} if _NO_NUMBERS.match(module) else _defined(_source(module))
 
 
 @cache
-def _definitions(module: str) -> dict[str, list[ast.stmt]]:
-    """Name -> what defines it in a module of the library or of the user; else none."""
-    file = _file_named(module)
-    if file is None or _NO_NUMBERS.match(module):
-        return {}
-    tree = ast.parse(_source(file))
+def _defined(source: bytes) -> dict[str, list[ast.stmt]]:
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]

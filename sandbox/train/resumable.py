@@ -164,7 +164,7 @@ def _settle(folder: RunFolder, code: Code, make: Callable[[], Work]) -> None:
                 say_once(f"{folder.path} {why}; it is used as it is.")
             return
         try:
-            work = make() if code.only_modules(then) else None
+            work = make() if code.same_inputs(then) else None
         except StoreError as e:  # what it was made from is not there
             if not folder.complete:
                 raise

@@ -14,7 +14,7 @@ from sandbox.errors import ConfigError, DivergenceError, StoreError
 from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
-from sandbox.store.code import foreign_sources, why_other
+from sandbox.store.code import foreign_sources, why_other_now
 from sandbox.store.config import digest, from_json, to_json
 from sandbox.store.files import read_json
 from sandbox.store.folders import SCHEMA, RunFolder
@@ -144,7 +144,7 @@ def open_run(path: Path, *, extra: Iterable[type] = (), quiet: bool = False) -> 
     if not path.is_dir():
         raise StoreError(f"{path} does not exist; `sandbox runs` lists what there is.")
     folder.check("config.json")
-    why = "" if quiet else why_other(folder.made_by() or {})
+    why = "" if quiet else why_other_now(folder.made_by() or {})
     if why:
         say_once(f"{path} {why}; it is used as it is.")
     data = read_json(path / "config.json")

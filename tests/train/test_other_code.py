@@ -57,9 +57,10 @@ def students(*sources: NShot | Progressive | UntilSaturation) -> RunSpec:
 
 
 def forget() -> None:
-    cached = (code._hashes, code._definitions, code._places, code._source)
-    for one in (*cached, code._take_sources):
-        one.cache_clear()
+    for cached in (code._places, code._take_sources):
+        cached.cache_clear()
+    for known in (code._KNOWN, code._TAKEN):
+        known.clear()
 
 
 @pytest.fixture
@@ -250,6 +251,31 @@ def test_code_is_followed_through_stars_caches_and_jit(
     assert code.Code.of(eval("lambda x: x", {"__name__": "__main__"})).roots == ()
     for name in ("a_user", "a_star", "a_table"):
         monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_helper_that_a_notebook_reloads_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one process: edited alone it is what it was, reloaded what it became."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "a_helper.py").write_text("def turn(y):\n    return y\n")
+    text = USER.format(imported="a_helper", inside="pass", called="a_helper.turn")
+    (tmp_path / "a_study.py").write_text(text)
+    importlib.invalidate_caches()
+    forget()
+    spec = replace(SPEC, task=importlib.import_module("a_study").Mine(d=8, k=2))
+    before = bits(fitted(spec, tmp_path / "runs"))
+    (tmp_path / "a_helper.py").write_text("def turn(y):\n    return 1 - y\n")
+    capsys.readouterr()
+    assert bits(fitted(spec, tmp_path / "runs")) == before
+    assert capsys.readouterr().err == ""
+    importlib.reload(sys.modules["a_helper"])
+    assert bits(fitted(spec, tmp_path / "runs")) != before
+    assert "was made by another a_helper.py; it is kept as" in capsys.readouterr().err
+    for name in ("a_helper", "a_study"):
+        monkeypatch.delitem(sys.modules, name)
+    forget()
 
 
 @pytest.mark.slow
