@@ -23,7 +23,7 @@ from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
 from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
 from sandbox.study.rules import ByDrop, ByGap, ByNode, Checked
-from sandbox.tasks.base import BooleanTask, VectorTask
+from sandbox.tasks.base import BooleanTask, VectorTask, is_sequence_task
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.masking import MaskedLM
 from sandbox.tasks.next_token import NextToken
@@ -256,6 +256,19 @@ def _multiple(name: str, value: int, unit: str, every: int) -> None:
     )
 
 
+def padding(task: Any, shape: tuple[int, int], own: tuple[int, int]) -> tuple[int, ...]:
+    """`RunSpec.padded` of programs for so many seeds and lanes.
+
+    Args:
+      task: of sequences only the first `IN_TURN` lanes count.
+      shape: seeds and lanes that the programs are for.
+      own: those of the run.
+    """
+    if is_sequence_task(task) and shape[1] > 1:
+        shape = shape[0], max(IN_TURN, own[1])
+    return () if shape == own else shape
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """A task, a large teacher, small students, and how long each may train.
@@ -345,12 +358,7 @@ class Setting:
         rule = self.teacher_optimizer if kind == "teacher" else self.student_optimizer
         made = rule.over(stop, self.batch) if isinstance(rule, CosineAdam) else rule
         own = fields["n_seeds"], len(fields["strategies"])
-        if kind == "teacher":
-            shape = self.group, 1
-        elif isinstance(self.task, Strings):
-            shape = self.group, max(IN_TURN, own[1])
-        else:
-            shape = self.group, self.at_once * self.inits
+        lanes = 1 if kind == "teacher" else self.at_once * self.inits
         return RunSpec(
             kind=kind,
             task=self.made_task,
@@ -360,7 +368,7 @@ class Setting:
             block=max(32, self.batch),
             micro=self.micro,
             eval_points=self.eval_points,
-            padded=() if shape == own else shape,
+            padded=padding(self.made_task, (self.group, lanes), own),
             **fields,
         )
 

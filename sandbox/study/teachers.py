@@ -23,7 +23,6 @@ from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError, DivergenceError, StoreError, require
 from sandbox.probes.offline import measure_trajectory
 from sandbox.store.code import classes, is_foreign
-from sandbox.store.config import digest
 from sandbox.store.files import read_json
 from sandbox.store.folders import RunFolder
 from sandbox.study.lanes import Capped, Lane
@@ -35,6 +34,7 @@ from sandbox.study.setting import (
     Fixed,
     Setting,
     UntilLearned,
+    padding,
 )
 from sandbox.tasks.base import is_sequence_task
 from sandbox.theory.sample_complexity import samples_to
@@ -201,11 +201,8 @@ def train_students(
             run = fit(run.spec, root=root, progress=progress)  # or made by other code
             out.append(replace(run, lanes=tuple(s.name for s in own)))
     if missing:
-        shape = spec.shape
-        if is_sequence_task(spec.task):
-            shape = shape[0], max(IN_TURN, len(missing))
-        shape = shape if shape != (spec.n_seeds, len(missing)) else ()
-        rest = replace(spec, strategies=tuple(missing), padded=shape)
+        padded = padding(spec.task, spec.shape, (spec.n_seeds, len(missing)))
+        rest = replace(spec, strategies=tuple(missing), padded=padded)
         try:
             out.append(fit(rest, root=root, progress=progress))
         except DivergenceError:
@@ -220,30 +217,35 @@ def _alike(spec: RunSpec, root: Path) -> Iterator[Run]:
 
     What is damaged, or of classes that are not here, is none.
     """
-    one_by_one, name = is_sequence_task(spec.task), digest(identity(spec))
-    mine = _without_lanes(identity(spec), one_by_one=one_by_one)
+    mine, code = _without_lanes(identity(spec), spec.task)
     own = [cls for cls in classes(spec) if is_foreign(cls)]
-    for path in sorted((root / spec.kind).glob(f"{'?' * len(name)}/config.json")):
+    kept = folder_of(spec, root).path  # others are called by as many digits
+    for path in sorted(kept.parent.glob(f"{'?' * len(kept.name)}/config.json")):
         with suppress(StoreError, ConfigError, DivergenceError, TypeError, ValueError):
             data = read_json(path)
             record = data.get("spec") if isinstance(data, dict) else None
             if not isinstance(record, dict) or not RunFolder(path.parent).complete:
                 continue
-            theirs = _without_lanes(data, one_by_one=one_by_one)
-            code, other = (c.pop("foreign", {}) for c in (dict(mine), theirs))
-            common = all(other.get(tag, code[tag]) == code[tag] for tag in code)
-            rest = {k: v for k, v in mine.items() if k != "foreign"}
-            if theirs == rest and common:
+            theirs, other = _without_lanes(data, spec.task)
+            same = all(other.get(tag, code[tag]) == code[tag] for tag in code)
+            if theirs == mine and same:
                 yield open_run(path.parent, extra=own, quiet=True)
 
 
-def _without_lanes(content: dict[str, Any], *, one_by_one: bool) -> dict[str, Any]:
-    """What a run is called by, but for its strategies; with its compiled shape."""
+def _without_lanes(
+    content: dict[str, Any], task: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a run is called by, but for its strategies, and the code of own classes.
+
+    Its record has the shape of its programs.
+    """
     record = {**content["spec"]}
     own = [record.get("n_seeds"), len(record.pop("strategies", ()))]
     seeds, lanes = record.get("padded") or own
+    one_by_one = is_sequence_task(task)
     record["padded"] = [seeds, min(lanes, IN_TURN) if one_by_one else lanes]
-    return {**content, "spec": record}
+    rest = {k: v for k, v in content.items() if k != "foreign"}
+    return {**rest, "spec": record}, content.get("foreign", {})
 
 
 def train_teachers(
