@@ -23,6 +23,7 @@ from sandbox.probes.alignment import AlignmentProbe
 from sandbox.probes.offline import measure_trajectory
 from sandbox.store import code
 from sandbox.store.folders import RunFolder
+from sandbox.study.teachers import train_students
 from sandbox.tasks.parity import Parity
 from sandbox.train.engine import Engine
 from sandbox.train.loop import Training, fit
@@ -142,6 +143,26 @@ def test_another_spelling_of_the_same_programs_is_adopted(
     out, err = capsys.readouterr()
     assert err == "" and "otherwise" not in out
     assert [bits(run) for run in runs] == before
+
+
+@pytest.mark.slow
+def test_lanes_of_other_code_are_settled_before_they_are_used(
+    tmp_path: Path,
+    edit: Callable[[str, str, str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fitted(SPEC, tmp_path)
+    few = replace(students(NShot(steps=(128,), hold=64)), padded=(1, 3))
+    more = students(NShot(steps=(128,), hold=64), Progressive(every=64))
+    old = fitted(few, tmp_path)
+    edit(LOSSES, "def supervise(\n", "def supervise(\n    *_: None,\n")
+    fitted(SPEC, tmp_path)
+    capsys.readouterr()
+    first, second = train_students(more, tmp_path, Silent())
+    assert (first.folder.path, first.lanes) == (old.folder.path, ("ce", "0"))
+    assert [s.name for s in second.spec.strategies] == ["1"]
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "losses.py; it is used, as the compiled" in told
 
 
 def test_code_of_the_host_is_tried(
