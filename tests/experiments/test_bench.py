@@ -51,7 +51,7 @@ def test_limits_stand_before_jax_or_not_at_all(first: str) -> None:
     assert {k: given[k] for k in LIMITS if k in given} == {"JAX_PLATFORMS": "cpu"}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_quick_benchmark_writes_every_number(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     command = [*COMMAND, "--quick", "--no-torch", "--rounds", "2", "--out", str(out)]

@@ -230,7 +230,7 @@ def test_bad_studies_are_refused_by_field(study, change, field):
         replace(study, **change)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_several_students_a_teacher_share_its_run(root, mlp):
     study = ParityMLP(setting=replace(TINY, inits=3), argmax_control=False)
     result = study.run(root=root, progress=Silent())

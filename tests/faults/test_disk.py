@@ -107,7 +107,7 @@ def test_a_full_disk(disk: Disk, reference: Study) -> None:
     assert disk.study.contents() == reference.contents()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_read_only_disk(disk: Disk, reference: Study) -> None:
     """Nothing can be begun there, but what is finished can be opened."""
     disk.run("teacher")
@@ -119,7 +119,7 @@ def test_a_read_only_disk(disk: Disk, reference: Study) -> None:
     assert disk.study.contents() == before
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files(reference: Study, tmp_path: Path) -> None:
     """`ulimit -f`: the figure is too large, and the earlier one stays."""
     study = reference.copy(tmp_path / "study")

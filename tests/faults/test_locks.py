@@ -43,7 +43,7 @@ def test_one_works_and_the_other_says_who(study: Study, reference: Study) -> Non
     assert {p: p.stat().st_mtime_ns for p in study.files()} == made
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_worker_blocks_nobody(study: Study, reference: Study) -> None:
     with paused(study) as worker:
         worker.kill()

@@ -89,7 +89,7 @@ def test_only_windows_that_hold_the_token_matter(questions, offset, inside):
             assert out[f"m_close/{n}/mean"] > 0.02
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_exact_predictors_are_those_of_the_grammar(questions):
     out = measured(Looks(None), questions)
     probe = NgramProbe(task=TASK, model=Looks(None), strings=32, places=3)

@@ -347,7 +347,7 @@ def test_next_tokens_multiply_to_the_string(cfg3b):
         assert np.log(path).sum() == pytest.approx(logs[b], abs=1e-10)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_true_nonterminals_are_found_where_they_are_certain(cfg3b):
     strings = draw(cfg3b, 16)
     w = observed(strings.tokens, strings.valid, 3)
@@ -484,7 +484,7 @@ def test_long_strings_that_are_none(long, x64):
     assert bayes.log_probability(arrays, tokens, length)[0] == -np.inf
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_lexicon_of_a_thousand_words(x64):
     arrays = doubling(7, [((f"'w{i}'",), 0.001) for i in range(1000)])
     tokens, length = jnp.arange(128)[None], jnp.asarray([128])

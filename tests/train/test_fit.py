@@ -111,7 +111,7 @@ loop.fit(spec, root=pathlib.Path(sys.argv[2]), progress=Say(), chunk_samples=1)
 """
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_killed_runs_resume_to_the_same_bits(
     make_student: Make, new_root: Roots, monkeypatch: pytest.MonkeyPatch
 ) -> None:

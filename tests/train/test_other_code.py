@@ -314,7 +314,7 @@ def test_where_scores_decide_all_is_trained_again(
     assert "losses.py; it is kept as" in capsys.readouterr().err
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_run_goes_on_only_with_its_own_code(
     tmp_path: Path,
     edit: Callable[[str, str, str], None],
