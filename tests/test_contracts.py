@@ -17,7 +17,8 @@ from sandbox.distill.sources import (
     Progressive,
     UntilSaturation,
 )
-from sandbox.distill.strategy import Anneal, Loss, Strategy, Target, ends
+from sandbox.distill.strategy import Anneal, Loss, Strategy, Target
+from sandbox.distill.targets import ends
 from sandbox.models.base import Model
 from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.mlp import MLP

@@ -20,10 +20,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from typing import Annotated, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
+
+from sandbox.distill.cost import Cost
+from sandbox.distill.losses import Answers
+from sandbox.distill.views import View
 from sandbox.errors import require
+from sandbox.models.base import Model
 from sandbox.store.bounds import AtLeast, MoreThan, check_fields, is_whole
+from sandbox.types import Array, Params
 
 MAX_CHECKPOINTS = 100_000
 """Most teacher checkpoints that one schedule may use; each is a file."""
@@ -84,6 +91,22 @@ def _multiples(every: int, final: int) -> tuple[int, ...]:
     return (*range(every, final, every), final)
 
 
+class Member(NamedTuple):
+    """One of the networks whose logits, averaged, teach a sample.
+
+    Attributes:
+      step: its checkpoint.
+      weight: of its logits in the sum.
+      lane: which of the teacher's strategies it is.
+      variant: what `Source.prepare` is told to do to it; 0 leaves it as it is stored.
+    """
+
+    step: int
+    weight: float = 1.0
+    lane: int = 0
+    variant: int = 0
+
+
 @runtime_checkable
 class Source(Protocol):
     """Who teaches a lane at each sample: what the loop needs from a schedule.
@@ -92,10 +115,38 @@ class Source(Protocol):
     first three methods and inherit defaults for the rest.
 
     Attributes:
-      needs_teacher: False where labels teach throughout.
+      needs_teacher: whether there is a teacher term; False where labels teach.
+      stored: whether a stored run teaches (or is a part of who does).
+      n_members: how many networks teach a sample together.
     """
 
     needs_teacher: ClassVar[bool] = True
+    stored: ClassVar[bool] = True
+
+    @property
+    def n_members(self) -> int:
+        """How many networks teach a sample together."""
+        return 1
+
+    @property
+    def cost(self) -> Cost:
+        """Passes a sample, beside one forward through every member."""
+        return Cost()
+
+    def members_at(self, t: int, lane: Lane) -> tuple[Member, ...]:
+        """Who teaches sample t: as many as `n_members`, or none."""
+        step = self.checkpoint_at(t, lane)
+        return () if step is None else (Member(step),)
+
+    def prepare(self, params: Params, variant: int, seed: int) -> Params:
+        """Stored parameters of one network, changed on the host before it teaches.
+
+        Args:
+          params: numpy arrays.
+          variant: of the member, never 0.
+          seed: number of the seed, from which randomness must follow.
+        """
+        return params
 
     @abstractmethod
     def checkpoint_at(self, t: int, lane: Lane) -> int | None:
@@ -148,6 +199,74 @@ class Adaptive(Protocol):
           history: accuracies since the last switch, oldest first.
         """
         ...
+
+
+@runtime_checkable
+class LiveSource(Source, Protocol):
+    """A teacher that is trained, or moves, beside its student.
+
+    With `stored` a stored run is a part of it, whose answers `outputs` is given.
+    """
+
+    stored: ClassVar[bool] = False
+
+    @abstractmethod
+    def init(self, key: Any, model: Model) -> Params:
+        """Its own parameters at the start; None for none.
+
+        Args:
+          key: of the lane's initialisation.
+          model: the student.
+        """
+        ...
+
+    @abstractmethod
+    def outputs(
+        self,
+        teacher: Params,
+        phi: Params,
+        x: Any,
+        frozen: Answers | None,
+        view: View,
+        model: Model,
+    ) -> Array:
+        """Its logits of the rows x.
+
+        Args:
+          teacher: its own parameters.
+          phi: the tensors of the view.
+          x: rows.
+          frozen: what the stored run says of them; None without one.
+          view: of the strategy.
+          model: the student.
+        """
+        ...
+
+    def own_loss(self, logits: Array, label: Array, student: Array) -> Array:
+        """What its own training lowers, of each row; 0 where it is not trained.
+
+        Args:
+          logits: its own.
+          label: one-hot.
+          student: the student's logits, through which no gradient passes.
+        """
+        return jnp.zeros(label.shape[:-1], label.dtype)
+
+    def advance(self, teacher: Params, phi: Params, t: Array, view: View) -> Params:
+        """Its parameters after the step from sample t, e.g. an average of phi's."""
+        return teacher
+
+    def checkpoint_at(self, t: int, lane: Lane) -> int | None:
+        """The stored run's final checkpoint, or none."""
+        return lane.final if self.stored else None
+
+    def next_switch(self, t: int, lane: Lane) -> int | None:
+        """Never."""
+        return None
+
+    def checkpoints(self, lane: Lane) -> tuple[int, ...]:
+        """The stored run's final checkpoint, or none."""
+        return (lane.final,) if self.stored else ()
 
 
 @dataclass(frozen=True)

@@ -14,76 +14,19 @@ Example:
     >>> Strategy(name="one-shot", source=Final(), target=Target(tau=0.0))
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from sandbox.distill.sources import BuiltInSource, Labels, Source
-from sandbox.distill.updates import Joint
-from sandbox.distill.views import Identity
+from sandbox.distill.cost import Cost
+from sandbox.distill.losses import Loss, Objective, Sum
+from sandbox.distill.sources import BuiltInSource, Labels, LiveSource, Source
+from sandbox.distill.targets import Anneal, Target
+from sandbox.distill.updates import Joint, Update
+from sandbox.distill.views import Identity, View
 from sandbox.errors import require
-from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
+from sandbox.store.bounds import Within, check_fields
 from sandbox.store.config import later
-
-
-@dataclass(frozen=True, kw_only=True)
-class Anneal:
-    """A number that moves linearly from `start` to `end` in `over` samples."""
-
-    start: float
-    end: float
-    over: Annotated[int, AtLeast(1)]
-
-    def __post_init__(self) -> None:
-        """Refuses an empty ramp and ends that are no numbers."""
-        check_fields(self, "anneal")
-
-    @property
-    def numbers(self) -> tuple[float, float]:
-        """What the bounds of an annealed field hold for."""
-        return self.start, self.end
-
-
-def ends(value: float | Anneal) -> tuple[float, float, int]:
-    """(start, end, over) of a constant or an annealed number."""
-    if isinstance(value, Anneal):
-        return value.start, value.end, value.over
-    return value, value, 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What of the teacher is matched.
-
-    Attributes:
-      tau: teacher temperature; 0 is the exact argmax (ties go to the lowest class).
-    """
-
-    tau: Annotated[float | Anneal, AtLeast(0)] = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuses negative temperatures."""
-        check_fields(self, "target")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loss:
-    """How the student is scored against label and teacher.
-
-    Attributes:
-      alpha: weight of the label's cross-entropy.
-      direction: `forward` or `reverse` KL.
-      tau_student: temperature on the student's logits in the teacher term.
-      scale: factor on the teacher term.
-    """
-
-    alpha: Annotated[float | Anneal, Within(0, 1)] = 0.0
-    direction: Literal["forward", "reverse"] = "forward"
-    tau_student: Annotated[float, MoreThan(0)] = 1.0
-    scale: Annotated[float, MoreThan(0)] = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuses weights outside [0, 1] and temperatures at or below 0."""
-        check_fields(self, "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +47,9 @@ class Strategy:
     name: str
     source: BuiltInSource | Source = field(default_factory=Labels)
     target: Target = field(default_factory=Target)
-    loss: Loss = field(default_factory=Loss)
-    view: Identity = field(default_factory=Identity)
-    update: Joint = field(default_factory=Joint)
+    loss: Loss | Sum | Objective = field(default_factory=Loss)
+    view: Identity | View = field(default_factory=Identity)
+    update: Joint | Update = field(default_factory=Joint)
     init: Annotated[int, Within(0, 2**31 - 1)] = later(0)
 
     def __post_init__(self) -> None:
@@ -128,23 +71,58 @@ class Strategy:
                 f"strategy {self.name!r} learns from labels alone, so target and loss"
                 " must keep their defaults; choose a teacher source to use them.",
             )
-        if self.loss.direction == "reverse":
-            require(
-                min(ends(self.target.tau)[:2]) > 0,
-                f"strategy {self.name!r}: loss.direction = reverse needs target.tau >"
-                " 0, because the reverse KL to an argmax teacher is infinite.",
-            )
+        why = self.loss.refuses(self.target) if self.source.needs_teacher else ""
+        require(not why, f"strategy {self.name!r}: {why}")
 
     @property
     def alpha(self) -> float | Anneal:
-        """Weight of the label term: 1 where labels teach."""
-        return self.loss.alpha if self.source.needs_teacher else 1.0
+        """Weight of the paper's label term: 1 where labels teach."""
+        (alpha,) = self.ramps
+        return alpha
 
     @property
-    def structure(self) -> tuple[str, float, float, Identity, Joint]:
-        """What lanes of one group must share, because it is compiled in."""
+    def ramps(self) -> tuple[float | Anneal, ...]:
+        """Numbers of the loss that lanes of one group may differ in."""
+        return self.loss.ramps if self.source.needs_teacher else (1.0,)
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """What lanes of one group must share, because it is compiled in.
+
+        Its parts are those of a strategy from the source on.
+        """
+        live = self.source if isinstance(self.source, LiveSource) else None
+        transforms = self.target.transforms
+        return (live, transforms, self.loss.compiled, self.view, self.update)
+
+    @property
+    def uses_known(self) -> bool:
+        """Whether any part needs the teacher's answers on held-out rows."""
+        return self.loss.uses_known or any(t.uses_known for t in self.target.transforms)
+
+    def needs(self) -> tuple[str, ...]:
+        """Parts that only the generic engine has, in words; empty for the blocked."""
+        return tuple(self._needs())
+
+    def _needs(self) -> Iterator[str]:
         loss = self.loss
-        return (loss.direction, loss.tau_student, loss.scale, self.view, self.update)
+        for there, words in (
+            (not loss.on_logits, "a loss of more than the logits"),
+            (not loss.shift_free, "a loss that a shift of all logits changes"),
+            (loss.copies > 0, "a loss on further rows"),
+            (self.view != Identity(), "a view"),
+            (self.update != Joint(), "an update"),
+            (isinstance(self.source, LiveSource), "a teacher that is trained"),
+        ):
+            if there:
+                yield words
+
+    @property
+    def cost(self) -> Cost:
+        """Passes a sample."""
+        taught = self.source.n_members if self.source.needs_teacher else 0
+        own = Cost(student_forward=1, student_backward=1, teacher_forward=taught)
+        return own.plus(self.loss.cost).plus(self.source.cost).plus(self.update.cost)
 
 
 def replicas(strategies: tuple[Strategy, ...], n: int) -> tuple[Strategy, ...]:
@@ -177,8 +155,24 @@ def shared_structure(strategies: tuple[Strategy, ...]) -> Strategy:
     for s in taught[1:]:
         require(
             s.structure == taught[0].structure,
-            f"strategies {taught[0].name!r} and {s.name!r} differ in loss.direction,"
-            " loss.tau_student, loss.scale, view or update; lanes of one group share"
-            " these, so train them in separate runs.",
+            f"strategies {taught[0].name!r} and {s.name!r} differ in what is compiled"
+            " in: target.transforms, loss (but for alpha and other annealed numbers),"
+            " view, update or a live source; lanes of one group share these, so train"
+            " them in separate runs.",
         )
-    return taught[0] if taught else strategies[0]
+    first = taught[0] if taught else strategies[0]
+    for s in strategies:
+        require(
+            fits(s, first),
+            f"strategies {first.name!r} and {s.name!r} cannot share a run: labels alone"
+            " fit only the paper's loss, without a view, an update or a live source.",
+        )
+    return first
+
+
+def fits(strategy: Strategy, shared: Strategy) -> bool:
+    """Whether a strategy can be a lane of a group with that compiled structure."""
+    if strategy.source.needs_teacher:
+        return strategy.structure == shared.structure
+    plain = isinstance(shared.loss, Loss) and shared.structure[0] is None
+    return plain and strategy.structure[3:] == shared.structure[3:]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sandbox.distill.sources import PerSeed
-from sandbox.distill.strategy import Strategy
+from sandbox.distill.strategy import Strategy, fits
 from sandbox.errors import ConfigError, DivergenceError, StoreError, require
 from sandbox.probes.offline import measure_trajectory
 from sandbox.store.code import classes, is_foreign
@@ -173,9 +173,10 @@ class Teachers:
 
 
 def _shares(strategy: Strategy, members: list[Strategy]) -> bool:
-    """Whether a strategy fits the compiled structure of others; labels fit any."""
-    taught = [s for s in (strategy, *members) if s.source.needs_teacher]
-    return all(s.structure == taught[0].structure for s in taught)
+    """Whether a strategy fits the compiled structure of others."""
+    group = (*members, strategy)
+    first = next((s for s in group if s.source.needs_teacher), strategy)
+    return all(fits(s, first) for s in group)
 
 
 def train_students(

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from sandbox.types import Array, Params
 
@@ -76,17 +76,17 @@ def _cut(
 
 
 def forward_by_length(
-    fn: Callable[[Rows], Float[Array, "micro n C"]],
+    fn: Callable[[Rows], Any],
     rows: Rows,
     length: Int[Array, " B"],
     *,
     edges: tuple[int, ...],
     micro: int,
-) -> Float[Array, "B N C"]:
+) -> Any:
     """The outputs of `fn` for all rows, in their order; 0 where a row was cut off.
 
     Args:
-      fn: outputs of a micro-batch that was cut to n positions.
+      fn: outputs `(micro, n, ...)` of a micro-batch that was cut to n positions.
       rows: arrays `(B, N, ...)`.
       length: positions of each row that hold a token.
       edges: increasing, the last one N.
@@ -95,13 +95,18 @@ def forward_by_length(
     n = edges[-1]
     parts, longest, order = _split(rows, length, micro)
 
-    def padded(rows: Rows) -> Array:
-        out = fn(rows)
-        return jnp.pad(out, ((0, 0), (0, n - out.shape[1]), (0, 0)))
+    def padded(rows: Rows) -> Any:
+        def pad(a: Array) -> Array:
+            return jnp.pad(a, ((0, 0), (0, n - a.shape[1]), *[(0, 0)] * (a.ndim - 2)))
+
+        return jax.tree.map(pad, fn(rows))
+
+    def in_order(out: Array) -> Array:
+        flat = out.reshape(length.shape[0], *out.shape[2:])
+        return jnp.zeros_like(flat).at[order].set(flat, unique_indices=True)
 
     out = lax.map(lambda a: _cut(padded, edges, *a), (parts, longest))
-    flat = out.reshape(length.shape[0], *out.shape[2:])
-    return jnp.zeros_like(flat).at[order].set(flat, unique_indices=True)
+    return jax.tree.map(in_order, out)
 
 
 def loss_by_length(

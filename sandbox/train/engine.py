@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sandbox.distill.views import Identity
+from sandbox.distill.sources import LiveSource
+from sandbox.distill.targets import Known
+from sandbox.distill.updates import Trained
 from sandbox.models.base import Model
 from sandbox.tasks.base import Task
 from sandbox.train import generic, online_sgd
@@ -21,14 +23,18 @@ from sandbox.train.teaching import (
     ALIVE,
     Kernel,
     LaneArrays,
+    Members,
     Plan,
+    answer_shapes,
     init_key,
+    known_rows,
     run_chunk,
     task_key,
 )
 from sandbox.types import Array, Params
 
 V = TypeVar("V")
+_AUX, _LIVE = 18, 19  # folds of an initialisation's key
 KERNELS: dict[str, Kernel] = {"online_sgd": online_sgd, "generic": generic}
 
 
@@ -43,9 +49,15 @@ class Engine:
       mesh: the local devices that share the seeds; None for one device.
     """
 
-    def __init__(self, spec: RunSpec) -> None:
-        """Derives plan and keys; compiles nothing yet."""
-        self.spec = spec
+    def __init__(self, spec: RunSpec, given: Params | None = None) -> None:
+        """Derives plan and keys; compiles nothing yet.
+
+        Args:
+          spec: the record.
+          given: parameters `(S, ...)` of the run it starts from, if any.
+        """
+        self.spec, self.given = spec, given
+        self._known: tuple[Any, Known | None] = (None, None)
         self.plan = Plan.of(spec)
         self.kernel = KERNELS[spec.engine_used]
         self.mesh = seed_mesh(self.plan.n_seeds)
@@ -59,10 +71,14 @@ class Engine:
         own = sorted(set(inits))
         kind, seeds = self.spec.kind, _to(self.spec.seeds, self.plan.n_seeds)
         keys = jnp.stack([init_key(s, kind, i) for s in seeds for i in own])
-        view = self.plan.structure.view
         which = jnp.asarray([own.index(i) for i in inits])
-        phi = _init(view, self.plan.model, keys.reshape(len(seeds), -1), which)
-        return self.place(_start(self.kernel, self.plan, phi))
+        given = self.given
+        if given is None and self.spec.start is not None:  # of shapes alone
+            model = self.spec.start.spec.model
+            given = jax.vmap(model.init)(self.keys[: self.spec.n_seeds])
+        given = self._whole(given, self.plan.n_seeds)
+        begin = _init(self.plan, keys.reshape(len(seeds), -1), which, given)
+        return self.place(_start(self.kernel, self.plan, begin))
 
     def place(self, state: Any) -> Any:
         """Anything with a leading seed axis, each seed on its device."""
@@ -77,10 +93,20 @@ class Engine:
             self.keys,
             np.uint32(t0),
             np.int32(n_segments),
-            self._whole(teacher, self.plan.n_seeds),
-            self._whole(jnp.asarray(index, jnp.int32), *self.spec.shape),
-            self.lanes,
+            *self._taught(teacher, index),
         )
+
+    def _taught(self, teacher: Params | None, index: Any) -> tuple[Any, ...]:
+        """The teachers' side of a chunk: stack, index, lanes, and known answers."""
+        stacked = self._whole(teacher, self.plan.n_seeds)
+        if not isinstance(index, Members):
+            index = jnp.asarray(index, jnp.int32)
+        out = (stacked, self._whole(index, *self.spec.shape), self.lanes)
+        if teacher is None or not self.spec.uses_known:
+            return out
+        if self._known[0] is not teacher:  # once for every switch
+            self._known = teacher, known_rows(self.plan, self.keys, stacked)
+        return (*out, self._known[1])
 
     def _whole(self, tree: Any, *sizes: int) -> Any:
         """Arrays whose first axes are filled up by their last entry, placed."""
@@ -105,9 +131,7 @@ class Engine:
             self.keys,
             np.uint32(0),
             np.int32(0),
-            self._whole(teacher, self.plan.n_seeds),
-            self._whole(jnp.asarray(index, jnp.int32), *self.spec.shape),
-            self.lanes,
+            *self._taught(teacher, index),
         )
         if self.mesh is not None:  # the same text on one device
             args = jax.eval_shape(lambda *a: a, *args)
@@ -152,28 +176,37 @@ def _to(values: Sequence[V], n: int) -> tuple[V, ...]:
 
 @lru_cache(maxsize=64)
 def _chunk(kernel: Kernel, plan: Plan, mesh: Mesh | None) -> Callable[..., Any]:
-    """The compiled chunk: state, keys, t0, n_segments, teacher, index, lanes."""
+    """The compiled chunk: state, keys, t0, n_segments, teacher, index, lanes, known."""
     if mesh is None:
         return partial(run_chunk, kernel, plan)
     own = replace(plan, n_seeds=plan.n_seeds // mesh.size)
-    split = (True, True, False, False, True, True, False)
+    split = (True, True, False, False, True, True, False, True)
     return over_devices(partial(run_chunk, kernel, own), mesh, split, donate=True)
 
 
+@partial(jax.jit, static_argnums=0)
+def _init(plan: Plan, keys: Array, which: Array, given: Params | None) -> Trained:
+    """What is trained `(S, L, ...)` from keys `(S, I)`; lane l has init `which[l]`."""
+    part = plan.structure
+    live = part.source if isinstance(part.source, LiveSource) else None
+
+    def one(key: Array, given: Params | None) -> Trained:
+        phi = part.view.init(key, plan.model, given)
+        folded = [jax.random.fold_in(key, i) for i in (_AUX, _LIVE)]
+        aux = part.loss.init_aux(folded[0], *answer_shapes(plan))
+        return Trained(phi, aux, live and live.init(folded[1], plan.model))
+
+    def of_seed(args: tuple[Array, Params | None]) -> Trained:
+        keys_I, given = args
+        begin_I = jax.lax.map(lambda key: one(key, given), keys_I)
+        return jax.tree.map(lambda p: p[which], begin_I)
+
+    return jax.lax.map(of_seed, (keys, given))
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def _init(view: Identity, model: Model, keys: Array, which: Array) -> Params:
-    """Parameters `(S, L, ...)` from keys `(S, I)`; lane l starts at `which[l]`."""
-
-    def one(keys_I: Array) -> Params:
-        phi_I = jax.lax.map(lambda key: view.init(key, model), keys_I)
-        return jax.tree.map(lambda p: p[which], phi_I)
-
-    return jax.lax.map(one, keys)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _start(kernel: Kernel, plan: Plan, phi: Params) -> Any:
-    return jax.vmap(partial(kernel.from_phi, plan))(phi)
+def _start(kernel: Kernel, plan: Plan, begin: Trained) -> Any:
+    return jax.vmap(partial(kernel.begin, plan))(begin)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,15 +1,16 @@
 """How long a run will take here, measured on the program that will run."""
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sandbox.train.engine import Engine
-from sandbox.train.lanes import teacher_places
+from sandbox.train.lanes import most_active, teacher_places
 from sandbox.train.spec import RunSpec
-from sandbox.train.teaching import init_key
+from sandbox.train.teaching import Members, init_key
 
 
 def seconds_per_sample(spec: RunSpec, *, seconds: float = 2.0) -> float:
@@ -24,13 +25,17 @@ def seconds_per_sample(spec: RunSpec, *, seconds: float = 2.0) -> float:
     """
     engine = Engine(spec)
     state = engine.init()
-    places = teacher_places(spec.strategies)
-    k, teacher = max(places) + 1, None
+    k, teacher = most_active(spec.strategies), None
     if spec.teacher is not None and k:
         keys = jnp.stack([init_key(s, "teacher") for s in spec.seeds])
         one = jax.vmap(spec.teacher.spec.model.init)(keys)
         teacher = jax.tree.map(lambda p: jnp.repeat(p[:, None], k, 1), one)
-    index = np.tile(np.maximum(places, 0), (spec.n_seeds, 1))
+    places = np.maximum(teacher_places(spec.strategies), 0)
+    index: Any = np.tile(places, (spec.n_seeds, 1))
+    m = max(s.source.n_members for s in spec.strategies)
+    if m > 1:
+        index = np.tile(np.arange(m, dtype=np.int32), (*index.shape, 1))
+        index = Members(index, np.full(index.shape, 1 / m, spec.dtype))
     state = jax.block_until_ready(engine.run(state, 0, 1, teacher, index))
     done, begin = 0, time.monotonic()
     while done == 0 or time.monotonic() - begin < seconds:

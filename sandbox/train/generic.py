@@ -7,24 +7,30 @@ engine through `sandbox.train.teaching`. Sequences go by length through
 the floats' range is frozen at the start of that segment; the others do not notice.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sandbox.distill.losses import value
+from sandbox.distill.losses import Answers
+from sandbox.distill.sources import LiveSource
+from sandbox.distill.updates import Step, Trained
 from sandbox.tasks.base import is_sequence_task
-from sandbox.train.buckets import loss_by_length
-from sandbox.train.teaching import ALIVE, Plan, Segment, in_turn
+from sandbox.train.buckets import loss_by_length, micro_size
+from sandbox.train.forward import joined, parted
+from sandbox.train.teaching import ALIVE, Plan, Segment, in_turn, supervised
 from sandbox.types import Array, Params
 
 
 class GenericState(NamedTuple):
-    """Trained tensors and optimizer state with leading axes (S, L), and bookkeeping.
+    """What is trained (see `Trained`) with leading axes (S, L), and bookkeeping.
 
     Attributes:
       phi: trained tensors.
+      aux: parameters of the loss.
+      teacher: parameters of a live source.
       optimizer: optax state.
       bad: first sample of the first step with a non-finite loss, or of the segment's
         last step if only its outcome was; `ALIVE` for a finite lane.
@@ -33,71 +39,142 @@ class GenericState(NamedTuple):
     """
 
     phi: Params
+    aux: Params
+    teacher: Params
     optimizer: Any
     bad: Array
     loss: Array
     weight: Array
 
+    @property
+    def trained(self) -> Trained:
+        """What is trained."""
+        return Trained(*self[:4])
 
-def from_phi(plan: Plan, phi: Params) -> GenericState:
+
+def begin(plan: Plan, trained: Trained) -> GenericState:
     """State of one seed from trained tensors stacked over lanes `(L, ...)`."""
+    update = plan.structure.update
     transform = plan.optimizer.transform()
     zero = jnp.zeros(plan.n_lanes, jnp.result_type(float))
+    kept = jax.vmap(lambda own: update.init(own, transform))(trained)
     return GenericState(
-        phi=phi,
-        optimizer=jax.vmap(transform.init)(phi),
+        *trained._replace(optimizer=kept),
         bad=jnp.full(plan.n_lanes, ALIVE, jnp.uint32),
         loss=zero,
         weight=zero,
     )
 
 
+class Rows(NamedTuple):
+    """A batch of one lane: everything that is cut to length where rows are sequences.
+
+    Attributes:
+      x: inputs.
+      weight: of each row in the mean.
+      sup: the loss's supervision, or what it is prepared of beside a live teacher.
+      keep: weight of each row in the loss; None where all count.
+      extra: rows that the loss made of each row.
+    """
+
+    x: Any
+    weight: Array
+    sup: Any
+    keep: Array | None
+    extra: Any
+
+
 def _lane_step(
     plan: Plan,
-    phi: Params,
-    optimizer: Any,
-    x: Any,
-    weight: Array,
-    sup: Any,
+    trained: Trained,
+    rows: Rows,
+    quiz: Any,
     rate: Array,
     t: Array,
     noise: Array,
-) -> tuple[Params, Any, Array]:
+) -> tuple[Trained, Array]:
     """One optimizer step of one lane on one batch; also returns the loss before it."""
     structure = plan.structure
+    loss, view, source = structure.loss, structure.view, structure.source
     drops = getattr(plan.model, "dropout", 0) > 0
 
-    def summed(params: Params, rows: Any, part: Array) -> tuple[Array, Array]:
-        x, weight, sup = rows
-        key = jax.random.fold_in(noise, part) if drops else None
-        per_row = value(
-            structure.loss, plan.model.apply(params, x, key=key).logits, sup
-        )
-        return jnp.sum(weight * per_row), jnp.sum(weight)
+    def logits_of_teacher(phi: Params, teacher: Params, rows: Rows) -> Array:
+        assert isinstance(source, LiveSource)
+        frozen = rows.sup.answers
+        return source.outputs(teacher, phi, rows.x, frozen, view, plan.model)
 
-    def loss_fn(params: Params) -> tuple[Array, Array]:
-        rows = (x, weight, sup)
-        if not is_sequence_task(plan.task):
-            return summed(params, rows, jnp.uint32(0))
-        length, edges = jnp.sum(x.valid, 1), plan.task.edges
-        by_length = loss_by_length(summed, rows, length, edges=edges, micro=plan.micro)
-        return by_length(params)
+    def answers(params: Params, rows: Rows, key: Array | None) -> Answers:
+        taps = {"taps": loss.taps} if loss.taps else {}
+        out = plan.model.apply(params, rows.x, key=key, **taps)
+        if rows.extra is None:
+            return Answers(out.logits, out.acts)
+        more = plan.model.apply(params, joined(rows.extra, plan.in_turn), key=key)
+        extra = parted(more.logits, loss.copies, plan.in_turn)
+        return Answers(out.logits, out.acts, extra)
 
-    phi, optimizer, loss = structure.update.step(
-        phi,
-        optimizer,
-        rate,
-        loss_fn=loss_fn,
-        view=structure.view,
+    def of_student(own: Any, rows: Rows, key: Array | None) -> Array:
+        phi, aux, teacher = own
+        sup, keep = rows.sup, rows.keep
+        if isinstance(source, LiveSource):
+            said = logits_of_teacher(*jax.lax.stop_gradient((phi, teacher)), rows)
+            sup, keep = supervised(plan, rows.sup._replace(answers=Answers(said)))
+        per_row = loss.value(answers(view.student(phi), rows, key), sup, aux)
+        return per_row if keep is None else per_row * keep
+
+    def of_teacher(own: Any, rows: Rows, key: Array | None) -> Array:
+        assert isinstance(source, LiveSource)
+        phi, teacher = own
+        student = plan.model.apply(jax.lax.stop_gradient(view.student(phi)), rows.x)
+        said = logits_of_teacher(phi, teacher, rows)
+        return source.own_loss(said, rows.sup.label, student.logits)
+
+    def of_quiz(phi: Params, rows: Rows, key: Array | None) -> Array:
+        logits = plan.model.apply(view.student(phi), rows.x).logits
+        log_q = jax.nn.log_softmax(logits, -1)
+        return -jnp.take_along_axis(log_q, rows.sup[..., None], -1)[..., 0]
+
+    def mean(per_row: Any, rows: Rows) -> Callable[[Any], Array]:
+        def summed(own: Any, rows: Rows, part: Array) -> tuple[Array, Array]:
+            key = jax.random.fold_in(noise, part) if drops else None
+            return jnp.sum(rows.weight * per_row(own, rows, key)), jnp.sum(rows.weight)
+
+        def loss_fn(own: Any) -> tuple[Array, Array]:
+            if not is_sequence_task(plan.task):
+                return summed(own, rows, jnp.uint32(0))
+            length, edges = jnp.sum(rows.x.valid, 1), plan.task.edges
+            n = rows.weight.shape[0]
+            micro = plan.micro if n == plan.batch_size else micro_size(n, plan.micro)
+            return loss_by_length(summed, rows, length, edges=edges, micro=micro)(own)
+
+        def mean_loss(own: Any) -> Array:
+            total, weight = loss_fn(own)
+            return total / jnp.where(weight > 0, weight, 1)  # no weight, no step
+
+        return mean_loss
+
+    student = mean(of_student, rows)
+    teacher = mean(of_teacher, rows)
+    step = Step(
+        lr=rate,
+        t=t,
+        view=view,
         transform=plan.optimizer.transform(),
+        loss=lambda phi, aux, teacher: student((phi, aux, teacher)),
+        own=lambda phi, own: teacher((phi, own)),
+        quiz=lambda phi: mean(of_quiz, Rows(quiz[0], quiz[2], quiz[1], None, None))(
+            phi
+        ),
     )
-    return structure.view.after_update(phi, t), optimizer, loss
+    new, loss_before = structure.update.step(trained, step)
+    if isinstance(source, LiveSource):
+        moved = source.advance(new.teacher, new.phi, t, view)
+        new = new._replace(teacher=moved)
+    return new, loss_before
 
 
 def _close(
     state: GenericState,
-    phi: Params,
-    optimizer: Any,
+    trained: Trained,
     loss: Array,
     weight: Array,
     t_step: Array,
@@ -106,14 +183,14 @@ def _close(
 
     Args:
       state: of one lane at the start of the segment.
-      phi: trained tensors at its end.
-      optimizer: optimizer state at its end.
+      trained: what is trained at its end.
       loss: mean loss of every step.
       weight: summed weight of every step.
       t_step: first sample of every step.
     """
     # A sum is finite only if every entry is, and is many times cheaper to test.
-    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(phi)]
+    moved = (trained.phi, trained.aux, trained.teacher)
+    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(moved)]
     step_ok = jnp.isfinite(loss)
     step_ok = step_ok.at[-1].set(step_ok[-1] & jnp.all(jnp.isfinite(jnp.stack(sums))))
     finite, alive = jnp.all(step_ok), state.bad == ALIVE
@@ -123,8 +200,7 @@ def _close(
         return jnp.where(ok, new, old)
 
     return GenericState(
-        phi=jax.tree.map(keep, phi, state.phi),
-        optimizer=jax.tree.map(keep, optimizer, state.optimizer),
+        *jax.tree.map(keep, trained, state.trained),
         bad=jnp.where((~finite) & alive, t_step[jnp.argmin(step_ok)], state.bad),
         loss=state.loss + jnp.where(ok, jnp.sum(loss * weight), 0),
         weight=state.weight + jnp.where(ok, jnp.sum(weight), 0),
@@ -137,30 +213,33 @@ def train(
     """One seed after a segment, step by step."""
     size = plan.batch_size
     n_steps = plan.segment // size
-    xs = jax.tree.map(
-        lambda a: a.reshape(n_steps, size, *a.shape[1:]),
-        (seg.x, seg.weight, seg.supervision),
-    )
+
+    def by_step(tree: Any) -> Any:
+        return jax.tree.map(lambda a: a.reshape(n_steps, -1, *a.shape[1:]), tree)
+
+    rows = by_step(Rows(seg.x, seg.weight, seg.supervision, seg.keep, seg.extra))
+    quiz = by_step(seg.quiz)
     rate = seg.rate.reshape(n_steps, size)[:, 0]
     t_step = t0 + size * jnp.arange(n_steps, dtype=jnp.uint32)
 
-    def body(carry, inp):
-        (x, weight, sup), eta, t = inp
-        lanes_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), sup)
+    def body(trained, inp):
+        rows, quiz, eta, t = inp
+        own = (rows.sup, rows.keep)
+        lanes_first = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), own)
         noise = plan.noise_key(key, t)
 
-        def step(phi, optimizer, sup):
-            return _lane_step(plan, phi, optimizer, x, weight, sup, eta, t, noise)
+        def step(trained, own):
+            sup, keep = own
+            of_lane = rows._replace(sup=sup, keep=keep)
+            return _lane_step(plan, trained, of_lane, quiz, eta, t, noise)
 
         each: Any = in_turn if plan.in_turn else jax.vmap
-        phi, optimizer, loss = each(step)(*carry, lanes_first)
-        return (phi, optimizer), loss
+        return each(step)(trained, lanes_first)
 
-    begin = (state.phi, state.optimizer)
-    (phi, optimizer), loss_tL = lax.scan(body, begin, (xs, rate, t_step))
-    close = jax.vmap(_close, (0, 0, 0, 1, None, None))
-    weight_t = xs[1].reshape(n_steps, -1).sum(1)
-    return close(state, phi, optimizer, loss_tL, weight_t, t_step)
+    trained, loss_tL = lax.scan(body, state.trained, (rows, quiz, rate, t_step))
+    close = jax.vmap(_close, (0, 0, 1, None, None))
+    weight_t = rows.weight.reshape(n_steps, -1).sum(1)
+    return close(state, trained, loss_tL, weight_t, t_step)
 
 
 def deployed(plan: Plan, state: GenericState) -> Params:

@@ -2,18 +2,22 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from sandbox.distill.sources import Adaptive, Lane
+from sandbox.distill.sources import Adaptive, Lane, Member, Source, of_seed
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import StoreError
 from sandbox.store.trajectories import Trajectory
+from sandbox.train.run import Run, folder_of
 from sandbox.train.spec import RunSpec
+from sandbox.train.teaching import Members
 from sandbox.types import Params
 
-LABELS, ABSENT = -1, -2
+LABELS, ABSENT, LIVE = -1, -2, -3
 CACHE = 16
 """Checkpoints kept in memory, all seeds of each."""
 
@@ -25,9 +29,30 @@ def teacher_places(strategies: tuple[Strategy, ...]) -> list[int]:
     for lanes that labels teach.
     """
     own = [(s.source, isinstance(s.source, Adaptive) and s.name) for s in strategies]
-    taught = [o for o in own if o[0].needs_teacher]
+    taught = [o for o in own if _reads(o[0])]
     places = {o: i for i, o in enumerate(dict.fromkeys(taught))}
     return [places.get(o, -1) for o in own]
+
+
+def most_active(strategies: tuple[Strategy, ...]) -> int:
+    """Stored networks that a seed could need at once."""
+    places = zip(teacher_places(strategies), strategies, strict=True)
+    return sum({i: s.source.n_members for i, s in places if i >= 0}.values())
+
+
+def _reads(source: Source) -> bool:
+    """Whether a stored run teaches."""
+    return source.needs_teacher and source.stored
+
+
+def begin_from(spec: RunSpec, root: Path) -> Params | None:
+    """Parameters `(S, ...)` that the seeds start from; None for fresh ones."""
+    if spec.start is None:
+        return None
+    found = Run(folder_of(spec.start.spec, root), spec.start.spec).trajectory
+    finals = enumerate(of_seed(spec.start.final, i) for i in range(spec.n_seeds))
+    rows = [found.read(step, seed=i) for i, step in finals if step is not None]
+    return jax.tree.map(lambda *p: np.stack(p), *rows)
 
 
 class LanePlan:
@@ -45,6 +70,7 @@ class LanePlan:
         self.position = np.zeros(shape, np.int64)
         self.switched_at = np.zeros(shape, np.int64)
         self._cache: OrderedDict[int, Params] = OrderedDict()
+        self._last: tuple[Any, Params] = None, None
 
     def _lane(self, s: int, i: int) -> Lane | None:
         lane = self.spec.teacher.lane(s) if self.spec.teacher else Lane(s, 0)
@@ -73,12 +99,15 @@ class LanePlan:
                     )
 
     def steps_at(self, t: int) -> np.ndarray:
-        """Checkpoint step that teaches sample t, `(S, L)`; LABELS or ABSENT if none."""
+        """Checkpoint step that teaches sample t, `(S, L)`; below 0 if there is none.
+
+        That is LABELS, LIVE without a stored run, or ABSENT where it has no checkpoint.
+        """
         out = np.full(self.position.shape, ABSENT, np.int64)
         for s, i in np.ndindex(out.shape):
             source = self.spec.strategies[i].source
-            if not source.needs_teacher:
-                out[s, i] = LABELS
+            if not _reads(source):
+                out[s, i] = LIVE if source.needs_teacher else LABELS
                 continue
             lane = self._lane(s, i)
             step = source.checkpoint_at(t, lane) if lane else None
@@ -104,12 +133,25 @@ class LanePlan:
                 found.append(at)
         return min(found, default=None)
 
-    def switches(self) -> Iterator[tuple[int, list[list[int]]]]:
+    def switches(self) -> Iterator[tuple[Any, ...]]:
         """Every sample at which a teacher changes, and who teaches from there."""
         t: int | None = 0
         while t is not None and t < self.spec.stop.largest:
-            yield t, self.steps_at(t).tolist()
+            members = [m for row in self._members_at(t) for m in row]
+            plain = all(m == Member(m.step) for own in members for m in own)
+            plain = plain and all(len(own) <= 1 for own in members)
+            yield t, self.steps_at(t).tolist(), *([] if plain else [members])
             t = self.next_switch(t)
+
+    def _members_at(self, t: int) -> list[list[tuple[Member, ...]]]:
+        """Who teaches sample t, seed by seed and lane by lane."""
+        out: list[list[tuple[Member, ...]]] = []
+        for s, i in np.ndindex(self.position.shape):
+            out += [[]] if i == 0 else []
+            source, lane = self.spec.strategies[i].source, self._lane(s, i)
+            taught = lane is not None and _reads(source)
+            out[-1].append(source.members_at(t, lane) if lane and taught else ())
+        return out
 
     def advance(self, t: int, steps: np.ndarray, accuracy: np.ndarray) -> None:
         """Lets adaptive lanes move on, at the evaluation at sample t.
@@ -128,37 +170,62 @@ class LanePlan:
                 self.position[s, i] += 1
                 self.switched_at[s, i] = t
 
-    def teachers_at(self, t: int) -> tuple[Params | None, np.ndarray]:
+    def teachers_at(self, t: int) -> tuple[Params | None, np.ndarray | Members]:
         """Parameters `(S, K, ...)` of the active checkpoints and `(S, L)` indices in K.
 
-        K is the most checkpoints that the strategies could need at once, so that one
+        K is the most networks that the strategies could need at once, so that one
         compiled program serves the whole run; places beyond those that are needed now
-        repeat a seed's first, and no index points there.
+        repeat a seed's first, and no index points there. While nothing changes the same
+        arrays are returned. Where several teach a lane, indices and weights of all are
+        `(S, L, M)`.
         """
-        steps = self.steps_at(t)
-        if self.trajectory is None or (steps < 0).all():
-            return None, np.zeros(steps.shape, np.int32)
-        unique = [sorted({int(v) for v in row if v >= 0}) for row in steps]
-        fallback = [self.trajectory.steps[-1]]  # for seeds whose lanes are all absent
-        k = max(teacher_places(self.spec.strategies)) + 1
-        unique = [(u or fallback) + (u or fallback)[:1] * k for u in unique]
-        unique = [u[:k] for u in unique]
-        index = [
-            [u.index(v) if v >= 0 else 0 for v in row]
-            for u, row in zip(unique, steps, strict=True)
+        members = self._members_at(t)
+        if self.trajectory is None or not any(own for row in members for own in row):
+            return None, np.zeros(self.position.shape, np.int32)
+        fallback = [(self.trajectory.steps[-1], 0, 0, 0)]  # of seeds without a teacher
+        k = most_active(self.spec.strategies)
+        asked = [
+            [[self._network(m, i) for m in own] for i, own in enumerate(row)]
+            for row in members
         ]
-        rows = [
-            jax.tree.map(lambda *p: np.stack(p), *[self._read(step, s) for step in u])
-            for s, u in enumerate(unique)
-        ]
-        stacked = jax.tree.map(lambda *p: np.stack(p), *rows)
-        return stacked, np.asarray(index, np.int32)
+        unique = [sorted({n for own in row for n in own}) for row in asked]
+        unique = [((u or fallback) + (u or fallback)[:1] * k)[:k] for u in unique]
+        if self._last[0] != unique:
+            rows = [
+                jax.tree.map(lambda *p: np.stack(p), *[self._read(n, s) for n in u])
+                for s, u in enumerate(unique)
+            ]
+            self._last = unique, jax.tree.map(lambda *p: np.stack(p), *rows)
+        m = max(s.source.n_members for s in self.spec.strategies)
+        shape = (*self.position.shape, m)
+        index, weight = np.zeros(shape, np.int32), np.zeros(shape)
+        for s, i in np.ndindex(self.position.shape):
+            for j, n in enumerate(asked[s][i]):
+                index[s, i, j] = unique[s].index(n)
+                weight[s, i, j] = members[s][i][j].weight
+        if m == 1:
+            return self._last[1], index[..., 0]
+        return self._last[1], Members(index, weight.astype(self.spec.dtype))
 
-    def _read(self, step: int, seed: int) -> Params:
+    def _network(self, member: Member, i: int) -> tuple[int, int, int, int]:
+        """Step, lane, variant, and the first strategy whose source prepares it."""
+        first = 0
+        if member.variant:
+            sources = [s.source for s in self.spec.strategies]
+            first = sources.index(sources[i])
+        return member.step, member.lane, member.variant, first
+
+    def _read(self, network: tuple[int, int, int, int], s: int) -> Params:
+        """Parameters of one network of the seed at position s."""
         assert self.trajectory is not None
+        step, lane, variant, i = network
         if step not in self._cache:
             self._cache[step] = self.trajectory.read(step)
             while len(self._cache) > CACHE:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(step)
-        return jax.tree.map(lambda p: p[seed, 0], self._cache[step])
+        params = jax.tree.map(lambda p: p[s, lane], self._cache[step])
+        if not variant:
+            return params
+        source = self.spec.strategies[i].source
+        return source.prepare(params, variant, self.spec.seeds[s])

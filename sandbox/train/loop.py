@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sandbox.distill.cost import Cost
 from sandbox.errors import ConfigError, StoreError
 from sandbox.store.code import Code
 from sandbox.store.config import digest
@@ -27,7 +28,7 @@ from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpo
 from sandbox.tasks.base import check_target
 from sandbox.train.arithmetic import pinned
 from sandbox.train.engine import Engine
-from sandbox.train.lanes import LABELS, LanePlan
+from sandbox.train.lanes import LABELS, LanePlan, begin_from
 from sandbox.train.preflight import preflight
 from sandbox.train.progress import Progress, seeds_text
 from sandbox.train.resumable import Arrays, Work, carry_out
@@ -96,10 +97,10 @@ def fit(
             check_target(spec.task)
             preflight(spec, folder)
         inputs = {}
-        if spec.teacher is not None:
-            teacher = folder_of(spec.teacher.spec, root)
-            if teacher.complete:
-                inputs[teacher.path.name] = teacher.trajectory_hash
+        for ref in filter(None, (spec.teacher, spec.start)):
+            other = folder_of(ref.spec, root)
+            if other.complete:
+                inputs[other.path.name] = other.trajectory_hash
         carry_out(
             folder,
             identity(spec),
@@ -137,7 +138,7 @@ class Training(Work):
         self.spec, self.folder, self.chunk_samples = spec, folder, chunk_samples
         self.title = f"{spec.kind} {folder.path.name[:6]}, {seeds_text(spec.seeds)}"
         self.total, self.rate = spec.stop.largest, 0.0
-        self.engine = Engine(spec)
+        self.engine = Engine(spec, begin_from(spec, root))
         trajectory = None
         if spec.teacher is not None:
             teacher = folder_of(spec.teacher.spec, root)
@@ -146,7 +147,7 @@ class Training(Work):
         self.plan = LanePlan(spec, trajectory)
         self.plan.require_stored()
         self.absent = self.plan.absent
-        self.taught = np.asarray([s.source.needs_teacher for s in spec.strategies])
+        self.cost = Cost(*np.asarray([s.cost for s in spec.strategies]).T)
         self.state = LoopState(self.engine.init())
 
     @property
@@ -292,8 +293,9 @@ class Training(Work):
         row = {k: np.where(dead, np.nan, v) for k, v in row.items()}
         seen = np.where(bad >= 0, bad, state.t)  # a failed lane learned no further
         seen = np.where(self.absent, 0, seen).astype(np.int64)
-        row["student_forward"] = row["student_backward"] = seen
-        row["teacher_forward"] = np.where(self.taught[None, :], seen, 0)
+        for name, passes in self.cost._asdict().items():
+            if name != "teacher_backward" or passes.any():
+                row[name] = seen * passes
         row["teacher_step"] = self.plan.steps_at(max(state.t - 1, 0))
         state.steps.append(state.t)
         for name, value in row.items():

@@ -22,14 +22,15 @@ products of the next block would overflow), is frozen at the start of that block
 others do not notice.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, UInt
 
-from sandbox.distill.losses import Supervision, delta, is_plain, value
+from sandbox.distill.losses import Answers, Loss, is_plain
+from sandbox.distill.updates import Trained
 from sandbox.train.teaching import ALIVE, Plan, Segment
 from sandbox.types import Array, Params
 
@@ -62,8 +63,9 @@ class OnlineState(NamedTuple):
     weight: Array
 
 
-def from_phi(plan: Plan, phi: Params) -> OnlineState:
+def begin(plan: Plan, trained: Trained) -> OnlineState:
     """State of one seed from parameters stacked over lanes `(L, ...)`."""
+    phi = trained.phi
     k0, b0 = phi["layer_0"]["kernel"], phi["layer_0"]["bias"]
     k1, b1 = phi["layer_1"]["kernel"], phi["layer_1"]["bias"]
     n_lanes, d, m = k0.shape
@@ -101,14 +103,20 @@ def _logits(margins: Array) -> Array:
     return jnp.concatenate([jnp.zeros_like(z), z], -1) if z.shape[-1] == 1 else z
 
 
-def _delta(plan: Plan, margin: Float[Array, "J L"], sup: Supervision) -> Array:
+def _is_plain(plan: Plan) -> bool:
+    """Whether the loss is the cross-entropy to one mixed target."""
+    loss = plan.structure.loss
+    return isinstance(loss, Loss) and is_plain(loss)
+
+
+def _delta(plan: Plan, margin: Float[Array, "J L"], sup: Any) -> Array:
     """dL/d(logit or margin), `(J, L)`."""
     loss = plan.structure.loss
     if margin.shape[0] == 1:
-        if is_plain(loss):
+        if _is_plain(plan):
             return jax.nn.sigmoid(margin) - sup.mixed[None, :, 1]
-        return delta(loss, _logits(margin), sup)[:, 1][None]
-    return delta(loss, _logits(margin), sup).T
+        return loss.delta(_logits(margin), sup)[:, 1][None]
+    return loss.delta(_logits(margin), sup).T
 
 
 def _margin(u: Float[Array, "J L m"], a: Float[Array, "L m"], c: Array) -> Array:
@@ -123,13 +131,14 @@ def _block(
     x: Float[Array, "T D"],
     eta: Float[Array, " T"],
     weight: Float[Array, " T"],
-    sup: Supervision,
+    sup: Any,
+    keep: Float[Array, "T L"] | None,
     t0: UInt[Array, ""],
 ) -> OnlineState:
-    """Trains on one block; `sup` has leading axes (T, L)."""
+    """Trains on one block; `sup` and `keep` have leading axes (T, L)."""
     size, n_lanes, m = x.shape[0], state.u.shape[1], state.u.shape[2]
     rate = 2.0 if state.u.shape[0] == 1 else 1.0
-    lone = state.u.shape[:2] == (1, 1) and is_plain(plan.structure.loss)
+    lone = state.u.shape[:2] == (1, 1) and _is_plain(plan) and keep is None
     p = jnp.dot(x, state.w, precision=_HIGH)
     gram = jnp.dot(x, x.T, precision=_HIGH)
     u, c = state.u, state.c
@@ -165,6 +174,7 @@ def _block(
             a = jnp.maximum(h, 0)
             margin = _margin(u, a, c)
             dz = _delta(plan, margin, jax.tree.map(lambda s: s[t], sup)) * eta[t]
+            dz = dz if keep is None else dz * keep[t]
             back = jnp.sum(dz[:, :, None] * u, 0)
             g = jnp.where(h > 0, back, jnp.zeros_like(back)).reshape(-1)
             u = u - (rate * dz)[:, :, None] * a[None]
@@ -175,7 +185,7 @@ def _block(
         u, c, g_in, margins = lax.fori_loop(0, hi - lo, step, (u, c, empty, margins))
         done.append(g_in)
     return _close(
-        plan, state, x, jnp.concatenate(done, 0), u, c, margins, sup, weight, t0
+        plan, state, x, jnp.concatenate(done, 0), u, c, margins, sup, keep, weight, t0
     )
 
 
@@ -187,7 +197,8 @@ def _close(
     u: Array,
     c: Array,
     margins: Float[Array, "T J L"],
-    sup: Supervision,
+    sup: Any,
+    keep: Array | None,
     weight: Array,
     t0: Array,
 ) -> OnlineState:
@@ -202,12 +213,13 @@ def _close(
     fresh = (~finite) & (state.bad == ALIVE)
     ok = finite & (state.bad == ALIVE)
     if n_lanes > 1:
-        keep = jnp.repeat(ok, m)[None, :]
-        w = state.w - jnp.dot(x.T, jnp.where(keep, g, 0), precision=_HIGH)
+        whole = jnp.repeat(ok, m)[None, :]
+        w = state.w - jnp.dot(x.T, jnp.where(whole, g, 0), precision=_HIGH)
     else:  # the same, without a pass over g
         w = state.w - jnp.dot(x.T, g, precision=_HIGH)
         w = jnp.where(ok[0], w, state.w)
-    loss_TL = value(plan.structure.loss, _logits(margins), sup)
+    loss_TL = plan.structure.loss.value(Answers(_logits(margins)), sup, None)
+    loss_TL = loss_TL if keep is None else loss_TL * keep
     loss = jnp.sum(loss_TL * weight[:, None], 0)
     return state._replace(
         w=w,
@@ -229,12 +241,13 @@ def train(
         jnp.where(seg.weight > 0, seg.rate, 0),  # a mean over one row
         seg.weight,
         seg.supervision,
+        seg.keep,
     )
     xs = jax.tree.map(lambda a: a.reshape(n_blocks, size, *a.shape[1:]), xs)
     t_block = t0 + size * jnp.arange(n_blocks, dtype=jnp.uint32)
 
     def body(s, inp):
-        (x, eta, weight, sup), t_b = inp
-        return _block(plan, s, x, eta, weight, sup, t_b), None
+        (x, eta, weight, sup, keep), t_b = inp
+        return _block(plan, s, x, eta, weight, sup, keep, t_b), None
 
     return lax.scan(body, state, (xs, t_block))[0]

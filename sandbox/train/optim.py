@@ -4,15 +4,21 @@ The learning rate is a function of the samples seen before the step, t:
 
     eta(t) = peak * min(1, (t + 1) / warmup) * decay(t)
     decay(t) = 1, or (1 + cos(pi * clip((t - warmup) / (total - warmup), 0, 1))) / 2
+
+Any other shape is a schedule of optax by its name (`Scheduled`), and any other rule a
+frozen dataclass that subclasses `Rule`.
 """
 
+import math
+from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import optax
 
-from sandbox.errors import require
+from sandbox.errors import ConfigError, require
 from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
 from sandbox.store.config import later
 from sandbox.types import Array
@@ -56,12 +62,97 @@ class LearningRate:
         return rate
 
 
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a schedule."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduled:
+    """A schedule of `optax.schedules`, whose steps are samples.
+
+    Its horizons (`transition_steps`, `decay_steps`, ...) are counted in samples, and it
+    is asked at the samples seen before the step.
+
+    Attributes:
+      name: e.g. `warmup_cosine_decay_schedule`, `linear_schedule`.
+      arguments: its numbers by name; see `scheduled`.
+    """
+
+    name: str
+    arguments: tuple[Argument, ...]
+
+    def __post_init__(self) -> None:
+        """Refuses what optax does not have, or does not take."""
+        check_fields(self, "lr")
+        known = [n for n in dir(optax.schedules) if n.endswith("_schedule")]
+        require(
+            self.name in known,
+            f"lr.name must be one of optax.schedules, {', '.join(known)}, got"
+            f" {self.name!r}.",
+        )
+        try:
+            first = float(self.at(jnp.zeros(1))[0])
+        except (TypeError, ValueError) as e:
+            raise ConfigError(f"lr: optax refuses these arguments ({e}).") from e
+        require(
+            math.isfinite(first), f"lr: {self.name} must begin with a number, {first}."
+        )
+
+    def at(self, t: Array) -> Array:
+        """The rate for steps that start after `t` samples."""
+        numbers = {a.name: a.value for a in self.arguments}
+        schedule = getattr(optax.schedules, self.name)(**numbers)
+        return jax.vmap(schedule)(t.astype(jnp.result_type(float)))
+
+
+def scheduled(name: str, **numbers: float) -> Scheduled:
+    """`Scheduled` from keyword arguments.
+
+    Example:
+        >>> scheduled("linear_schedule", init_value=.1, end_value=.01,
+        ...           transition_steps=100_000)
+    """
+    own = tuple(Argument(n, float(v)) for n, v in sorted(numbers.items()))
+    return Scheduled(name=name, arguments=own)
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """An optimizer: a learning rate and an optax transformation without one."""
+
+    @property
+    def lr(self) -> LearningRate | Scheduled:
+        """The learning rate."""
+        ...
+
+    @property
+    def plain(self) -> bool:
+        """Whether a step is exactly minus the rate times the gradient."""
+        return False
+
+    @abstractmethod
+    def transform(self) -> optax.GradientTransformation:
+        """The optax rule without its learning rate."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class SGD:
-    """Stochastic gradient descent, with heavy-ball momentum if asked."""
+    """Stochastic gradient descent, with heavy-ball momentum if asked.
 
-    lr: LearningRate = field(default_factory=LearningRate)
+    Attributes:
+      lr: the learning rate.
+      momentum: decay rate of the sum of gradients.
+      weight_decay: weights shrink by lr times this in each step.
+    """
+
+    lr: LearningRate | Scheduled = field(default_factory=LearningRate)
     momentum: Annotated[float, Within(0, 1, "[)")] = 0.0
+    weight_decay: Annotated[float, AtLeast(0)] = later(0.0)
 
     def __post_init__(self) -> None:
         """Refuses a momentum outside [0, 1)."""
@@ -70,11 +161,14 @@ class SGD:
     @property
     def plain(self) -> bool:
         """Whether a step is exactly minus the rate times the gradient."""
-        return self.momentum == 0
+        return self.momentum == 0 and self.weight_decay == 0
 
     def transform(self) -> optax.GradientTransformation:
         """The optax rule without its learning rate."""
-        return optax.trace(self.momentum) if self.momentum else optax.identity()
+        rule = optax.trace(self.momentum) if self.momentum else optax.identity()
+        if not self.weight_decay:
+            return rule
+        return optax.chain(rule, optax.add_decayed_weights(self.weight_decay))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +184,9 @@ class Adam:
       weight_decay: weights shrink by lr times this in each step, apart from Adam.
     """
 
-    lr: LearningRate = field(default_factory=lambda: LearningRate(peak=1e-3))
+    lr: LearningRate | Scheduled = field(
+        default_factory=lambda: LearningRate(peak=1e-3)
+    )
     b1: Annotated[float, Within(0, 1, "[)")] = 0.9
     b2: Annotated[float, Within(0, 1, "[)")] = 0.999
     eps: Annotated[float, MoreThan(0)] = 1e-8
@@ -113,4 +209,4 @@ class Adam:
         return optax.chain(*parts, adam, *(decay if self.weight_decay else []))
 
 
-Optimizer = SGD | Adam
+Optimizer = SGD | Adam | Rule

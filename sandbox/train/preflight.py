@@ -27,7 +27,7 @@ from sandbox.train.buckets import micro_size
 from sandbox.train.engine import Engine
 from sandbox.train.forward import ROWS
 from sandbox.train.lanes import CACHE as KEPT
-from sandbox.train.lanes import teacher_places
+from sandbox.train.lanes import most_active
 from sandbox.train.progress import seeds_text
 from sandbox.train.signals import say
 from sandbox.train.spec import RunSpec
@@ -114,14 +114,15 @@ def peak_memory(spec: RunSpec) -> Memory:
 
 def _teacher(spec: RunSpec) -> tuple[int, int, int]:
     """Bytes of one teacher, of all active at once, and how many steps are kept."""
-    taught = [s.source for s in spec.strategies if s.source.needs_teacher]
+    read = [s.source for s in spec.strategies if s.source.needs_teacher]
+    taught = [source for source in read if source.stored]
     if spec.teacher is None or not taught:
         return 0, 0, 0
     lanes = [spec.teacher.lane(i) for i in range(spec.n_seeds)]
     asked = [[set(s.checkpoints(a)) for s in taught] for a in lanes if a is not None]
     key = jax.random.key(0)
     one = _bytes(jax.eval_shape(spec.teacher.spec.model.init, key))
-    n_active = max(teacher_places(spec.strategies)) + 1
+    n_active = most_active(spec.strategies)
     n_stored = min(KEPT, len(set().union(*[step for a in asked for step in a])))
     return one, spec.shape[0] * n_active * one, n_stored
 
@@ -129,11 +130,12 @@ def _teacher(spec: RunSpec) -> tuple[int, int, int]:
 def _training(spec: RunSpec, state: int) -> int:
     """Temporaries of a chunk of the engine in use, and of the teacher's pass."""
     seeds, lanes = spec.shape
+    copies = max(s.loss.copies for s in spec.strategies)
     taught = 0
     if spec.teacher is not None:
         model = spec.teacher.spec.model
         one = _bytes(jax.eval_shape(model.init, jax.random.key(0)))
-        taught = seeds * (one + _forward(spec, model, spec.segment)[0])
+        taught = seeds * (one + _forward(spec, model, (1 + copies) * spec.segment)[0])
     rows = seeds * 2 * _bytes(_inputs(spec, spec.segment))
     if spec.engine_used == "online_sgd":
         width = getattr(spec.model, "hidden", (0,))[0]
@@ -144,7 +146,7 @@ def _training(spec: RunSpec, state: int) -> int:
         size = spec.batch_size
         if is_sequence_task(spec.task):  # lanes in turn, a micro-batch at a time
             at_once, size = 1, micro_size(size, spec.micro)
-        batch = _forward(spec, spec.model, size)[1]
+        batch = _forward(spec, spec.model, (1 + copies) * size)[1]
         work = _STEP_COPIES * state + _BACKWARD_COPIES * at_once * batch
     return taught + rows + work
 

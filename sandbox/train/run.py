@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sandbox.distill.methods import METHODS
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError, DivergenceError, StoreError
 from sandbox.models.bit_transformer import BitTransformer
@@ -21,6 +22,7 @@ from sandbox.store.folders import SCHEMA, RunFolder
 from sandbox.store.metrics import Metrics, read_metrics
 from sandbox.store.trajectories import Shapes, Trajectory, flatten
 from sandbox.tasks.boolean import Expansion
+from sandbox.tasks.data import BUILT_IN_DATA
 from sandbox.tasks.gaussian import MultiIndex
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.masking import MaskedLM
@@ -30,6 +32,8 @@ from sandbox.train.signals import say_once
 from sandbox.train.spec import RunSpec
 
 BUILT_IN: tuple[type, ...] = (
+    *METHODS,
+    *BUILT_IN_DATA,
     *(Parity, NoisyParity, Hierarchy, Expansion, MultiIndex, MaskedLM, NextToken),
     *(MLP, Transformer, BitTransformer),
 )

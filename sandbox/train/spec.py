@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from math import gcd, lcm
 from typing import Annotated, Literal
 
-from sandbox.distill.sources import Adaptive, Lane, PerSeed, of_seed
+from sandbox.distill.sources import Adaptive, Lane, LiveSource, PerSeed, of_seed
 from sandbox.distill.strategy import Strategy, shared_structure
+from sandbox.distill.views import Identity
 from sandbox.errors import require
 from sandbox.models.base import Model
 from sandbox.store.bounds import (
@@ -24,6 +25,7 @@ from sandbox.store.bounds import (
 )
 from sandbox.store.config import later
 from sandbox.tasks.base import Task, is_sequence_task
+from sandbox.tasks.data import Data, Fresh, check_alike
 from sandbox.train.optim import SGD, Optimizer
 
 MAX_SEGMENT = 1024
@@ -117,6 +119,9 @@ class RunSpec:
         as those of `log_spaced`; multiples of eval_every.
       imported: hash of checkpoints that another program trained
         (`sandbox.train.imported`).
+      data: which rows are trained on; the task's own, all new, by default.
+      start: the run whose final checkpoint each seed starts from, in place of a fresh
+        initialisation.
     """
 
     kind: Literal["teacher", "student"]
@@ -139,6 +144,8 @@ class RunSpec:
     padded: tuple[int, ...] = later(())
     checkpoints_at: Annotated[tuple[int, ...], Increasing(0)] = later(())
     imported: str = later("")
+    data: Data = later(Fresh())
+    start: "TeacherRef | None" = later(None)
 
     def __post_init__(self) -> None:
         """Refuses whatever could only fail later."""
@@ -188,12 +195,13 @@ class RunSpec:
         require(
             len(set(names)) == len(names), f"strategy names must differ, got {names}."
         )
-        shared_structure(self.strategies)
+        self._check_parts(shared_structure(self.strategies))
         per_seed = [self.stop.max_samples]
         for s in self.strategies:
             per_seed += s.source.per_seed()
+            reads = s.source.needs_teacher and s.source.stored
             require(
-                not s.source.needs_teacher or self.teacher is not None,
+                not reads or self.teacher is not None,
                 f"strategy {s.name!r} needs a teacher; set teacher=.",
             )
         if self.teacher is not None:
@@ -212,6 +220,9 @@ class RunSpec:
                 f" students' dtype = {self.dtype}.",
             )
             per_seed.append(self.teacher.final)
+        if self.start is not None:
+            self._check_start(self.start)
+            per_seed.append(self.start.final)
         for v in per_seed:
             require(
                 not isinstance(v, PerSeed) or len(v.values) == self.n_seeds,
@@ -220,6 +231,53 @@ class RunSpec:
             )
         if self.teacher is not None:
             self._check_trajectory(self.teacher)
+
+    def _check_parts(self, shared: Strategy) -> None:
+        """Refuses parts that need activations or a stored run that are not there."""
+        for task in self.data.tasks:
+            check_alike(self.task, task)
+        loss, model = shared.loss, self.model
+        teacher = self.teacher.spec.model if self.teacher is not None else None
+        for who, of, taps in (
+            ("model", model, loss.taps),
+            ("teacher.spec.model", teacher, loss.teacher_taps),
+        ):
+            have = getattr(of, "taps", ())
+            lacks = [t for t in taps if t not in have]
+            require(
+                not lacks,
+                f"strategy {shared.name!r}: its loss reads {', '.join(lacks)}, which"
+                f" {who} does not have; it has {', '.join(have) or 'none'}.",
+            )
+        frozen = loss.copies or loss.teacher_taps or shared.uses_known
+        alone = isinstance(shared.source, LiveSource)
+        require(
+            not (frozen and alone),
+            f"strategy {shared.name!r}: its loss or target reads more of the teacher"
+            " than logits, which only a stored run has; choose another source.",
+        )
+        several = any(s.source.n_members > 1 for s in self.strategies)
+        require(
+            not (several and shared.uses_known),
+            f"strategy {shared.name!r}: statistics of the teacher need a source of one"
+            " network.",
+        )
+
+    def _check_start(self, start: "TeacherRef") -> None:
+        own = start.spec
+        require(
+            (own.n_seeds, own.first_seed, own.dtype)
+            == (self.n_seeds, self.first_seed, self.dtype)
+            and all(start.lane(i) is not None for i in range(self.n_seeds)),
+            "start.spec must cover the same seeds at the same dtype, each with a final"
+            " checkpoint.",
+        )
+        view = self.strategies[0].view
+        require(
+            own.model == self.model or view != Identity(),
+            "start.spec.model must equal the model, unless a view maps one to the"
+            " other.",
+        )
 
     def _check_trajectory(self, teacher: "TeacherRef") -> None:
         every, last = teacher.spec.checkpoint_every, teacher.spec.stop.largest
@@ -302,7 +360,8 @@ class RunSpec:
             return f"online_sgd needs batch_size = 1, got {self.batch_size}"
         if not self.optimizer.plain:
             return "online_sgd needs plain SGD (no momentum, no Adam)"
-        return ""
+        needs = shared_structure(self.strategies).needs()
+        return f"online_sgd cannot train {needs[0]}" if needs else ""
 
     @property
     def engine_used(self) -> Literal["online_sgd", "generic"]:
@@ -310,6 +369,11 @@ class RunSpec:
         if self.engine != "auto":
             return self.engine
         return "generic" if self.why_not_blocked() else "online_sgd"
+
+    @property
+    def uses_known(self) -> bool:
+        """Whether any part needs the teacher's answers on held-out rows."""
+        return shared_structure(self.strategies).uses_known
 
     @property
     def _own(self) -> tuple[int, int]:
@@ -367,6 +431,7 @@ class TeacherRef:
 
     spec: RunSpec
     final: Annotated[int | PerSeed, AtLeast(0)]
+    lanes: Annotated[int, AtLeast(1)] = later(1)
 
     def __post_init__(self) -> None:
         """Refuses a teacher without checkpoints."""
@@ -376,9 +441,11 @@ class TeacherRef:
             "teacher.spec.checkpoint_every must be positive, or checkpoints_at list"
             " some, so that it can teach.",
         )
+        n = len(self.spec.strategies)
         require(
-            len(self.spec.strategies) == 1,
-            "teacher.spec must train one strategy, so that a seed has one teacher.",
+            n == self.lanes,
+            "teacher.spec must train one strategy, so that a seed has one teacher; set"
+            f" teacher.lanes = {n} for a source that asks for several.",
         )
 
     def lane(self, seed: int) -> Lane | None:

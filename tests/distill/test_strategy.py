@@ -9,10 +9,10 @@ from sandbox.distill.strategy import (
     Loss,
     Strategy,
     Target,
-    ends,
     replicas,
     shared_structure,
 )
+from sandbox.distill.targets import ends
 from sandbox.errors import ConfigError
 from sandbox.store.config import from_json, to_json
 
