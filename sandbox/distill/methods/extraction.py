@@ -1,0 +1,100 @@
+r"""Curriculum extraction: Gupta and Karmalkar (arXiv 2503.17494).
+
+A student's activations s match, through a trained head, projections of its teacher's h,
+sum_j ((s W + b)_j - ((h - mean h) V)_j)^2, layer by layer; then the output is matched.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from sandbox.distill.losses import Answers, Objective, Taught
+from sandbox.distill.targets import Known
+from sandbox.errors import require
+from sandbox.store.bounds import AtLeast, MoreThan, check_fields
+from sandbox.types import Array, Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features(Objective):
+    """Projected activations.
+
+    Attributes:
+      layers: taps of both networks, e.g. `hidden_0`, in the order they are matched.
+      project: `random` directions V (theirs), or leading principal `components`.
+      dims: projections of each layer.
+      whiten: whether each has variance 1, or their mean is 1.
+      weight: of the squared distances.
+      hold: samples of each layer, before the output's cross-entropy; 0 matches all
+        layers throughout and no output.
+    """
+
+    layers: tuple[str, ...]
+    project: Literal["random", "components"] = "random"
+    dims: Annotated[int, AtLeast(1)] = 32
+    whiten: bool = True
+    weight: Annotated[float, MoreThan(0)] = 0.1
+    hold: Annotated[int, AtLeast(0)] = 0
+
+    uses_known = True
+
+    def __post_init__(self) -> None:
+        """Refuses no layer."""
+        check_fields(self, "loss")
+        require(len(self.layers) > 0, "loss.layers must name a tap of both networks.")
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The layers."""
+        return self.layers
+
+    def init_aux(self, key: Any, student: Answers, teacher: Answers | None) -> Params:
+        """A linear head a layer."""
+        out, acts = [], student.acts or {}
+        for i, name in enumerate(self.layers):
+            shape = (acts[name].shape[-1], self.dims)
+            w = 0.2 * jax.random.normal(jax.random.fold_in(key, i), shape)
+            out.append((w, jnp.zeros(self.dims, w.dtype)))
+        return out
+
+    def statistics(self, known: Known) -> Any:
+        """Mean `(width,)` and projection `(width, dims)` of each layer."""
+        share, out = known.weight / jnp.sum(known.weight), []
+        for i, name in enumerate(self.layers):
+            h = _rows((known.acts or {})[name], known.label)
+            mean, h = share @ h, h - share @ h
+            cov = (h.T * share) @ h
+            if self.project == "random":
+                v = jax.random.normal(jax.random.key(i), (len(cov), self.dims), h.dtype)
+            else:
+                v = jnp.linalg.eigh(cov)[1][:, ::-1][:, : self.dims]
+            each = jnp.sum(v * (cov @ v), 0)
+            variance = jnp.maximum(each if self.whiten else jnp.mean(each), 1e-12)
+            out.append((mean, v / jnp.sqrt(variance)))
+        return out
+
+    def supervise(self, label: Array, taught: Taught | None, numbers: Any) -> Any:
+        """Projections, whether each layer and the output is matched, and the target."""
+        assert taught and taught.known and taught.answers.acts and taught.t is not None
+        h = [_rows(taught.answers.acts[name], label) for name in self.layers]
+        g = [(a - m) @ v for a, (m, v) in zip(h, taught.known.stats, strict=True)]
+        one = jnp.ones_like(taught.tau)
+        stage, held = taught.t // max(self.hold, 1), self.hold > 0
+        on = [self.weight * one * (not held or stage == i) for i in range(len(g))]
+        return g, on, one * (stage >= len(g)) * held, taught.p
+
+    def value(self, out: Answers, sup: Any, aux: Params) -> Array:
+        """The loss of each row."""
+        g, on, last, p = sup
+        total = -last * jnp.sum(p * jax.nn.log_softmax(out.logits, -1), -1)
+        for name, goal, share, (w, b) in zip(self.layers, g, on, aux, strict=True):
+            gap = _rows((out.acts or {})[name], out.logits) @ w + b - goal
+            total += share * jnp.sum(gap**2, -1)
+        return total
+
+
+def _rows(acts: Array, like: Array) -> Array:
+    """Activations `(*n, width)`; of the last position where the label has none."""
+    return acts[..., -1, :] if acts.ndim > like.ndim else acts

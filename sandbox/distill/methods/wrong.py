@@ -1,0 +1,41 @@
+"""Where the teacher is wrong: DGAD's label swap and masking (arXiv 2409.01627).
+
+At temperature 0 a swapped target is the label exactly, so progressive distillation
+becomes cross-entropy bit for bit. Only the two rules are theirs: there they act on
+adversarial examples, which are not made here.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from sandbox.distill.targets import Known, Transform
+from sandbox.types import Array
+
+
+@dataclass(frozen=True)
+class SwapWrong(Transform):
+    """ELS: where the teacher is wrong, its top logit is swapped with the label's."""
+
+    def apply(
+        self, p: Array, logits: Array, label: Array, known: Known | None
+    ) -> tuple[Array, None]:
+        """Probabilities with those two entries swapped."""
+        top = jax.nn.one_hot(jnp.argmax(logits, -1), p.shape[-1], dtype=p.dtype)
+        of_top = jnp.sum(p * top, -1, keepdims=True)
+        of_label = jnp.sum(p * label, -1, keepdims=True)
+        swapped = jnp.where(label == 1, of_top, jnp.where(top == 1, of_label, p))
+        return swapped, None
+
+
+@dataclass(frozen=True)
+class SkipWrong(Transform):
+    """MAP: rows on which the teacher is wrong are not trained on."""
+
+    def apply(
+        self, p: Array, logits: Array, label: Array, known: Known | None
+    ) -> tuple[Array, Array]:
+        """The target as it is, and 1 where the teacher is right."""
+        right = jnp.argmax(logits, -1) == jnp.argmax(label, -1)
+        return p, right.astype(p.dtype)
