@@ -73,6 +73,7 @@ class Claim:
       students: that entered.
       point: whether the statistic satisfies the rule; None if it was not run.
       whole: whether the whole interval does; None without one.
+      sensitivity: the verdicts that other bounds would give, in words.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Claim:
     students: int
     point: bool | None
     whole: bool | None
+    sensitivity: str = ""
 
     @property
     def verdict(self) -> str:
@@ -108,6 +110,8 @@ class Claim:
     def to_json(self) -> dict[str, Any]:
         """The row as JSON data."""
         row = {**asdict(self), "values": [number(v) for v in self.values]}
+        if not self.sensitivity:
+            del row["sensitivity"]
         return {k: number(v) if isinstance(v, float) else v for k, v in row.items()}
 
 
@@ -130,6 +134,7 @@ def at_least(
     statement: str,
     *,
     paper: str = "not in the paper",
+    also: tuple[float, ...] = (),
 ) -> Claim:
     """Claims that a number is at least `bound`.
 
@@ -139,8 +144,9 @@ def at_least(
       bound: least value of the statistic.
       statement: in words.
       paper: what the paper shows.
+      also: other bounds, whose verdicts stand beside the claim's and decide nothing.
     """
-    return _claim(id, what, (">=", bound), statement, paper)
+    return _claim(id, what, (">=", bound), statement, paper, also=also)
 
 
 def at_most(
@@ -150,9 +156,10 @@ def at_most(
     statement: str,
     *,
     paper: str = "not in the paper",
+    also: tuple[float, ...] = (),
 ) -> Claim:
     """Claims that a number is at most `bound`; arguments as of `at_least`."""
-    return _claim(id, what, ("<=", bound), statement, paper)
+    return _claim(id, what, ("<=", bound), statement, paper, also=also)
 
 
 def below(
@@ -205,6 +212,7 @@ def _claim(
     paper: str,
     *,
     in_all: bool = False,
+    also: tuple[float, ...] = (),
 ) -> Claim:
     """Evaluates a rule.
 
@@ -228,6 +236,13 @@ def _claim(
             low, high = float(known.min()), float(known.max())
     operator, bound = rule
     worse = estimate.lower if operator in (">", ">=") else estimate.upper
+
+    def both(bound: float) -> tuple[bool | None, bool | None]:
+        point = _satisfied(estimate.value, operator, bound)
+        return point, _satisfied(worse, operator, bound)
+
+    point, whole = both(bound)
+    others = [f"{verdict(*both(b))} at {b:.3g}" for b in also]
     return Claim(
         id=id,
         statement=statement,
@@ -241,8 +256,9 @@ def _claim(
         values=values,
         teachers=teachers,
         students=students,
-        point=_satisfied(estimate.value, operator, bound),
-        whole=_satisfied(worse, operator, bound),
+        point=point,
+        whole=whole,
+        sensitivity=", ".join(others),
     )
 
 

@@ -13,21 +13,24 @@ from dataclasses import dataclass
 
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
 from sandbox.distill.strategy import Anneal, Strategy, Target
+from sandbox.tasks.data import Data, Fresh
 
 
 @dataclass(frozen=True)
 class Capped:
-    """A strategy with a cap of its own.
+    """A strategy with a cap or training rows of its own.
 
     Attributes:
       strategy: what is trained.
       cap: multiple of the teacher's n90; 0 is the budget's.
       samples: cap in samples, which wins; 0 for none.
+      data: which rows it is trained on.
     """
 
     strategy: Strategy
     cap: float = 0.0
     samples: int = 0
+    data: Data = Fresh()
 
 
 Lane = Strategy | Capped

@@ -24,6 +24,7 @@ from sandbox.models.transformer import Transformer
 from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
 from sandbox.study.rules import ByDrop, ByGap, ByNode, Checked
 from sandbox.tasks.base import BooleanTask, VectorTask, is_sequence_task
+from sandbox.tasks.data import Data, Fresh
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.masking import MaskedLM
 from sandbox.tasks.next_token import NextToken
@@ -413,7 +414,11 @@ class Setting:
         )
 
     def student_spec(
-        self, strategies: tuple[Strategy, ...], teacher: TeacherRef, stop: Stop
+        self,
+        strategies: tuple[Strategy, ...],
+        teacher: TeacherRef,
+        stop: Stop,
+        data: Data = Fresh(),
     ) -> RunSpec:
         """The record of one group's students, from every initialisation."""
         return self._spec(
@@ -423,6 +428,7 @@ class Setting:
             stop=stop,
             eval_every=self.samples(self.student_every),
             teacher=teacher,
+            data=data,
             n_seeds=teacher.spec.n_seeds,
             first_seed=teacher.spec.first_seed,
         )

@@ -152,7 +152,7 @@ class Teachers:
         for lane in lanes:
             own = lane if isinstance(lane, Capped) else Capped(lane)
             for first, members in runs:
-                alike = (own.cap, own.samples) == (first.cap, first.samples)
+                alike = replace(own, strategy=first.strategy) == first
                 fits = alike and len(members) < self.setting.at_once
                 if fits and _shares(own.strategy, members):
                     members.append(own.strategy)
@@ -168,7 +168,8 @@ class Teachers:
             most = self._each(tuple(map(int, caps)))
             level = STOP if self.setting.budget.varies else None
             stop = Stop(max_samples=most, accuracy=level)
-            specs.append(self.setting.student_spec(tuple(members), ref, stop))
+            made = self.setting.student_spec(tuple(members), ref, stop, own.data)
+            specs.append(made)
         return specs
 
 

@@ -1,0 +1,405 @@
+"""Is the curriculum there only in intermediate checkpoints?
+
+    python -m experiments.final_teacher_only smoke
+    python -m experiments.final_teacher_only cpu
+    python -m experiments.final_teacher_only --help
+
+Panigrahi et al. (arXiv 2410.05464) answer yes; Gupta and Karmalkar (arXiv 2503.17494)
+extract one from the hidden layers of the fully trained teacher. Here students see the
+final teacher alone: its outputs, its features, how its outputs change with a bit, parts
+of it, or its outputs on biased inputs. Beside them are students of its checkpoints, and
+controls: labels on the same biased inputs, features of the untrained teacher, and those
+of a teacher of another support.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import sqrt
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments import parity_mlp
+from sandbox.distill.losses import Loss, Objective, Sum
+from sandbox.distill.methods import (
+    Damaged,
+    Features,
+    Flips,
+    OtherSupport,
+    SubNetwork,
+    WeightNoise,
+)
+from sandbox.distill.sources import Final, NShot, Source
+from sandbox.distill.strategy import Strategy
+from sandbox.errors import require
+from sandbox.plotting import curves as plots
+from sandbox.study.result import caps_of
+from sandbox.tasks.data import Phased
+from sandbox.tasks.parity import Parity
+from sandbox.theory.exponents import Exponent, difference, fit_exponent
+from sandbox.train.teaching import task_key
+
+LAYER = "hidden_0"
+SMOKE = replace(
+    parity_mlp.SMOKE,
+    n_teachers=2,
+    group=2,
+    alone=True,
+    hold=15_360,
+    budget=st.UntilLearned(limit=128_000, cap=2.0),
+)
+CPU = replace(
+    parity_mlp.CPU,
+    n_teachers=10,
+    alone=True,
+    hold=61_440,
+    budget=st.UntilLearned(limit=409_600, cap=3.0),
+)
+NAMES = {
+    "ce": "labels (CE)",
+    "one_shot": "its outputs (one-shot)",
+    "features": "its features beside outputs",
+    "extraction": "its features, then outputs",
+    "components": "components, then outputs",
+    "flips": "bit flips, magnitude",
+    "flips_absolute": "bit flips, absolute",
+    "flips_signed": "bit flips, signed",
+    "units_30": "30% of its units, then whole",
+    "units_10": "10% of its units, then whole",
+    "noise": "noisy weights, then whole",
+    "biased": "biased inputs, its outputs",
+    "biased_labels": "biased inputs, labels",
+    "untrained": "features of untrained",
+    "other_support": "features, other support",
+    "progressive": "progressive",
+    "two_shot": "2-shot, middle",
+    "blind": "2-shot, chosen blindly",
+}
+FAMILIES = {
+    "#6b7280": ("ce", "one_shot", "untrained", "other_support", "biased_labels"),
+    "#1d4ed8": ("progressive", "two_shot", "blind"),
+}
+"""Grey: labels, outputs and controls; blue: checkpoints; the rest is brown."""
+GROWING = ("two_shot", "flips", "extraction", "units_30")
+"""Strategies whose exponent in d is measured."""
+POINTS = 16_384
+
+
+class FinalTeacherOnly(st.Study):
+    """Students of the final teacher alone, and of its checkpoints.
+
+    Attributes:
+      setting: parity, teachers and students; `hold` is the first stage of all.
+      dims: projections of the teacher's hidden layer; components are a quarter.
+      flips: changed bits of each row.
+      bias: P(x_i = -1) of the biased inputs.
+      cells: (d, k, spacing of checkpoints) of further problems, over which exponents
+        in d are fitted; none for none.
+      cell_hold: first stage there.
+    """
+
+    setting: st.Setting = SMOKE
+    dims: int = 32
+    flips: int = 4
+    bias: float = 0.25
+    cells: tuple[tuple[int, ...], ...] = ()
+    cell_hold: int = 20_480
+
+    presets = {
+        "smoke": st.preset("d=24, k=6, two teachers of width 500."),
+        "cpu": st.preset(
+            "d=32, k=6, ten teachers of width 1000; exponents at k=5, d = 16 to 48.",
+            setting=CPU,
+            cells=((16, 5, 512), (24, 5, 1024), (32, 5, 2048), (48, 5, 5120)),
+        ),
+    }
+
+    def check(self) -> None:
+        d = self.setting.made_task.d
+        require(
+            isinstance(self.setting.task, Parity) and self.setting.hold > 0,
+            "setting must be a Parity with a positive hold.",
+        )
+        require(1 <= self.flips <= d, f"flips must lie in 1..{d}, got {self.flips}.")
+        require(
+            all(len(cell) == 3 for cell in self.cells),
+            f"cells must hold (d, k, spacing), got {self.cells}.",
+        )
+
+    @property
+    def settings(self) -> Mapping[str, st.Setting]:
+        cells = {f"d={d}, k={k}": self._cell(d, k, s) for d, k, s in self.cells}
+        return {"main": self.setting, **cells}
+
+    def _cell(self, d: int, k: int, spacing: int) -> st.Setting:
+        """A further problem, evaluated twice as often as checkpoints are stored."""
+        hold, own = self.cell_hold, self.setting
+        budget = replace(own.budget, limit=200 * spacing, least=3 * hold)
+        return replace(
+            own,
+            task=replace(own.made_task, d=d, k=k),
+            budget=budget,
+            hold=hold,
+            spacing=spacing,
+            student_every=min(spacing // 2, 2560),
+        )
+
+    def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        hold, final = t.setting.hold, Final()
+        then = Features(layers=(LAYER,), dims=self.dims, hold=hold)
+        few = replace(then, project="components", dims=max(self.dims // 4, 1))
+        beside = Sum(losses=(Loss(), replace(then, hold=0)), weights=(1.0, 1.0))
+        lanes: list[st.Lane] = [
+            _with("two_shot", NShot(steps=(t["middle"],), hold=hold)),
+            self._flips("flips", Flips(n=self.flips), 4.0),
+            _with("extraction", final, then),
+            _with("units_30", Damaged(damage=SubNetwork(share=0.3), hold=hold)),
+        ]
+        if t.setting != self.setting:
+            return lanes
+        task = replace(t.setting.made_task, p=self.bias)
+        biased = Phased(first=task, until=hold)
+        untrained = NShot(steps=(0,), hold=hold)
+        other = Damaged(damage=OtherSupport(), hold=hold)
+        shots = [
+            st.progressive(t.spacing),
+            _with("blind", NShot(steps=(t["blind"],), hold=hold)),
+        ]
+        return [
+            *(st.ce(), st.one_shot(), *shots, *lanes),
+            _with("features", final, beside),
+            _with("components", final, few),
+            self._flips("flips_absolute", Flips(n=self.flips, match="absolute"), 1.0),
+            self._flips("flips_signed", Flips(n=self.flips, match="signed"), 4.0),
+            _with("units_10", Damaged(damage=SubNetwork(share=0.1), hold=hold)),
+            _with("noise", Damaged(damage=WeightNoise(scale=1.0), hold=hold)),
+            st.Capped(_with("biased", final), data=biased),
+            st.Capped(Strategy(name="biased_labels"), data=biased),
+            _with("untrained", untrained, then),
+            _with("other_support", other, then),
+        ]
+
+    def _flips(self, name: str, flips: Flips, weight: float) -> Strategy:
+        loss = Sum(losses=(Loss(), flips), weights=(1.0, weight))
+        return _with(name, Final(), loss)
+
+    def measure(self, r: st.Result) -> dict[str, np.ndarray]:
+        """Degree-1 leak of every kind of teaching: `(T, 2)` in and off the support."""
+        found = [
+            self._leaks(t, s) for t in r.parts["main"].teachers for s in _usable(t)
+        ]
+        return {k: np.stack([f[k] for f in found]) for k in (found or [{}])[0]}
+
+    def _leaks(self, t: st.Teachers, s: int) -> dict[str, np.ndarray]:
+        """Of one teacher, by kind; noise is about 0.8 / sqrt(`POINTS`) = .006."""
+        task, model = t.setting.made_task, t.spec.model
+        key = task_key(t.spec.seeds[s])
+        support = np.asarray(task.supports(key)[0])
+        final = t.chosen.stages["final"][0][s]
+        middle = t.chosen.stages["middle"][0][s]
+        uniform = task.sample(key, jnp.uint32(0), POINTS, split="probe")
+        skewed = replace(task, p=self.bias)
+        few = skewed.sample(key, jnp.uint32(0), POINTS, split="probe")
+
+        def read(step: int | None) -> Any:
+            return t.run.trajectory.read(step, seed=s)
+
+        def out(params: Any, x: Any) -> np.ndarray:
+            return np.asarray(jax.nn.softmax(model.apply(params, x).logits)[:, 1:])
+
+        def features(params: Any) -> np.ndarray:
+            h = np.asarray(model.apply(params, uniform.x, taps=(LAYER,)).acts[LAYER])
+            v = np.random.default_rng(0).standard_normal((h.shape[1], self.dims))
+            g = (h - h.mean(0)) @ v
+            return g / np.maximum(g.std(0), 1e-12)
+
+        def damaged(damage: Any) -> Any:
+            return damage.apply(read(final), np.random.default_rng(t.spec.seeds[s]))
+
+        x = np.asarray(uniform.x)
+        whole = out(read(final), uniform.x)
+        flipped = [out(read(final), x * (1 - 2 * row)) for row in np.eye(task.d)]
+        change = np.stack([np.abs(whole - f).mean() / 2 for f in flipped])
+        z = np.asarray(skewed.standardise(few.x))
+        kinds = {
+            "middle checkpoint": (out(read(middle), uniform.x), x),
+            "outputs": (whole, x),
+            "features": (features(read(final)), x),
+            "units_30": (out(damaged(SubNetwork(share=0.3)), uniform.x), x),
+            "units_10": (out(damaged(SubNetwork(share=0.1)), uniform.x), x),
+            "noise": (out(damaged(WeightNoise(scale=1.0)), uniform.x), x),
+            "biased, outputs": (out(read(final), few.x), z),
+            "biased, labels": (np.asarray(few.y)[:, None].astype(float), z),
+            "untrained": (features(read(0)), x),
+            "other_support": (features(damaged(OtherSupport())), x),
+        }
+        leaks = {k: np.abs(f.T @ x / len(x)) for k, (f, x) in kinds.items()}
+        means = {k: _in_and_off(c.mean(0), support) for k, c in leaks.items()}
+        return {**means, "flips": _in_and_off(change, support)}
+
+    def figure(self, r: st.Result) -> Figure:
+        """Samples and passes to .90 over the teacher's n90, and what leaks.
+
+        Left: samples of every student. Middle: forward passes of both networks and
+        backward ones of the student, in units of what the teacher's own training took.
+        Grey: labels, outputs and controls; blue: students of checkpoints; brown: other
+        uses of the final teacher. Triangles count students that were not there by their
+        cap. Right: degree-1 correlations (of flips: influences) of what is taught, mean
+        over coordinates in the support (filled) and off it (open); medians of teachers.
+        """
+        p = r.parts["main"]
+        rows = [n for n in NAMES if n in p.strategies]
+        columns = 4 if self.cells else 3
+        widths = (1.2, 0.95, 0.75, 0.9)[:columns]
+        fig, axes = st.panels(1, columns, height=4.4, width_ratios=widths)
+        cap = p.setting.budget.cap
+        passes = {n: self._passes(p, n) for n in rows}
+        for ax, of, most in (
+            (axes[0], lambda n: (p.n90[n] / p.n90.teacher).values, cap),
+            (axes[1], lambda n: passes[n], max(cap, _largest(passes))),
+        ):
+            plots.strips(
+                ax,
+                [of(n).ravel() for n in rows],
+                labels=[NAMES[n] for n in rows],
+                colors=[color_of(n) for n in rows],
+                cap=most,
+            )
+            ax.axvline(1, color="0.6", lw=0.8)
+        axes[0].set(xlabel="samples to .90 /\nn90 of teacher", title=str(p.setting))
+        axes[1].set(xlabel="passes to .90 /\nthose of teacher", yticklabels=[])
+        _draw_leaks(axes[2], r.measured)
+        if self.cells:
+            _draw_exponents(axes[3], self._fits(r))
+        return fig
+
+    def _passes(self, p: st.Taught, name: str) -> Float[np.ndarray, "T I"]:
+        """Passes to .90, a backward one counted as two, over the teacher's."""
+        own, cost = p.strategies[name].cost, 3.0
+        passes = own.student_forward + 2 * own.student_backward + own.teacher_forward
+        return (p.n90[name] / p.n90.teacher).values * passes / cost
+
+    def _fits(self, r: st.Result) -> dict[str, tuple[Exponent, np.ndarray, np.ndarray]]:
+        """Exponent of samples to .90 in d, and what it was fitted to, by strategy."""
+        out = {}
+        for name in ("teacher", *GROWING) if self.cells else ():
+            d, n, caps = [], [], []
+            for part in [p for key, p in r.parts.items() if key != "main"]:
+                rows = part.n90[name].values[:, 0]
+                runs = [run for run in part.runs(name) if run is not None]
+                d.append(np.full(len(rows), float(part.setting.made_task.d)))
+                n.append(rows)
+                caps.append(np.concatenate([caps_of(run) for run in runs]))
+            x, y, c = map(np.concatenate, (d, n, caps))
+            out[name] = fit_exponent(x, y, c), x, y
+        return out
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """Rules of 2026-11-28, written before the first run."""
+        p = r.parts["main"]
+        n90, up = p.n90, (sqrt(2), 4.0)
+        for name, most in (
+            *(("flips", 0.5), ("features", 0.5), ("extraction", 0.5)),
+            *(("units_30", 0.75), ("biased", 0.75)),
+        ):
+            words = f"{NAMES[name]}: the final teacher alone beats the teacher's pace"
+            also = (sqrt(most), most**2)
+            yield st.at_most(
+                f"F1.{name}", n90[name] / n90.teacher, most, words, also=also
+            )
+        for name, than in (("one_shot", "extraction"), ("flips_signed", "flips")):
+            words = f"{NAMES[name]} is slower than {NAMES[than]}"
+            yield st.at_least(f"F2.{name}", n90[name] / n90[than], 2.0, words, also=up)
+        words = "on the same biased inputs labels teach as fast as the final teacher"
+        ratio = n90["biased_labels"] / n90["biased"]
+        also = (sqrt(1.25), 1.25**2)
+        yield st.at_most("F3.biased", ratio, 1.25, words, also=also)
+        for name in ("untrained", "other_support"):
+            words = f"{NAMES[name]} (a control) is slower than {NAMES['extraction']}"
+            ratio = n90[name] / n90["extraction"]
+            yield st.at_least(f"F4.{name}", ratio, 2.0, words, also=up)
+        words = "extraction is as fast as the best checkpoint"
+        ratio = n90["extraction"] / n90["two_shot"]
+        yield st.at_most("F5.two_shot", ratio, 1.0, words)
+        if not self.cells:
+            return
+        fits = {name: fit for name, (fit, *_) in self._fits(r).items()}
+        fewest = min(len(t.n90) for part in r.parts.values() for t in part.teachers)
+        for name in GROWING[1:]:
+            gap = difference(fits["teacher"], fits[name])
+            text = f"exponent in d of the teacher - that of {name}"
+            what = st.Statistic(gap, text, fewest)
+            words = f"{NAMES[name]} grows more slowly in d than the teacher"
+            yield st.positive(f"F6.{name}", what, words)
+
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        fits = {n: fit.to_json() for n, (fit, *_) in self._fits(r).items()}
+        rows = {k: np.median(v, 0) for k, v in r.measured.items()}
+        leaks = {k: {"in": v[0], "off": v[1]} for k, v in rows.items()}
+        p = r.parts["main"]
+        cost = {n: s.cost._asdict() for n, s in p.strategies.items()}
+        return {"leaks": leaks, "passes_a_sample": cost, "exponents": fits}
+
+
+def _with(name: str, source: Source, loss: Objective | None = None) -> Strategy:
+    return Strategy(name=name, source=source, loss=loss or Loss())
+
+
+def color_of(name: str) -> str:
+    """The colour of a strategy's family."""
+    found = (color for color, names in FAMILIES.items() if name in names)
+    return next(found, "#b45309")
+
+
+def _usable(t: st.Teachers) -> list[int]:
+    """Positions of the teachers that learned and have a middle checkpoint."""
+    middle = t.chosen.stages["middle"][0]
+    return [s for s in np.flatnonzero(t.usable) if middle[s] is not None]
+
+
+def _in_and_off(c: np.ndarray, support: np.ndarray) -> np.ndarray:
+    """Means over the coordinates in the support, and off it."""
+    return np.asarray([c[support].mean(), np.delete(c, support).mean()])
+
+
+def _largest(passes: Mapping[str, np.ndarray]) -> float:
+    every = np.concatenate([v.ravel() for v in passes.values()])
+    return float(np.max(every[np.isfinite(every)], initial=1.0))
+
+
+def _draw_leaks(ax: Axes, leaks: Mapping[str, np.ndarray]) -> None:
+    """In (filled) and off (open) the support, a row a kind of teaching."""
+    for i, v in enumerate(leaks.values()):
+        inside, off = np.median(v, 0)
+        ax.plot([inside, off], [i, i], "-", color="0.7", lw=0.8)
+        ax.plot(inside, i, "o", color="#b45309", ms=4)
+        ax.plot(off, i, "o", mfc="white", mec="#b45309", ms=4)
+    ax.set_yticks(range(len(leaks)), [k.replace("_", " ") for k in leaks])
+    ax.tick_params(axis="y", labelsize=6.5)
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlabel="degree-1\ncorrelation", title="it leaks")
+
+
+def _draw_exponents(
+    ax: Axes, fits: Mapping[str, tuple[Exponent, np.ndarray, np.ndarray]]
+) -> None:
+    """Samples to .90 against d, with the fitted powers."""
+    for name, (fit, x, y) in fits.items():
+        sizes = np.unique(x)
+        median = [np.median(y[x == d]) for d in sizes]
+        color = "#111827" if name == "teacher" else color_of(name)
+        text = f"{NAMES.get(name, name).partition(',')[0]}: {fit.value:.1f}"
+        ax.plot(sizes, median, "o", color=color, ms=3.5)
+        ax.plot(sizes, fit.at(sizes), "-", color=color, lw=0.9, label=text)
+    ax.set(xscale="log", yscale="log", xlabel="d", ylabel="samples to .90")
+    ax.legend(fontsize=6, title="exponents", title_fontsize=6)
+
+
+if __name__ == "__main__":
+    FinalTeacherOnly.main()

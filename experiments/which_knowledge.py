@@ -1,0 +1,183 @@
+"""Which part of a checkpoint's target is the curriculum?
+
+    python -m experiments.which_knowledge smoke
+    python -m experiments.which_knowledge cpu
+    python -m experiments.which_knowledge --help
+
+Students of successive checkpoints whose targets keep a part of what the teacher says
+(Tang et al., arXiv 2002.03532), leave out where it is wrong (arXiv 2409.01627), or are
+matched otherwise (temperatures, logits, decoupled terms, TAID). On plain parity the two
+classes have no relations, so class means and smoothing depend on the label alone; the
+tree's eight leaves share parities.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import sqrt
+
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments import parity_mlp
+from sandbox.distill.losses import Loss, Objective
+from sandbox.distill.methods import (
+    TAID,
+    ClassMeans,
+    Decoupled,
+    LogitMatching,
+    OwnWeight,
+    SkipWrong,
+    Smooth,
+    SwapWrong,
+    TopK,
+)
+from sandbox.distill.sources import Final, Progressive, Source
+from sandbox.distill.strategy import Anneal, Strategy
+from sandbox.distill.targets import Target, Transform
+from sandbox.plotting import curves as plots
+from sandbox.tasks.hierarchy import Hierarchy
+
+LEARNED = st.UntilLearned(limit=128_000, cap=3.0)
+SMOKE = replace(parity_mlp.SMOKE, n_teachers=2, group=2, alone=True, budget=LEARNED)
+CPU = replace(
+    parity_mlp.CPU, n_teachers=10, alone=True, budget=replace(LEARNED, limit=409_600)
+)
+TREES = replace(
+    CPU,
+    task=Hierarchy(d=32, depth=3, feature_complexity=4),
+    student=st.TwoLayer(100),
+    rule=st.ByNode(),
+)
+PARTS = {
+    "means": ("class means", ClassMeans()),
+    "smooth": ("label smoothing", Smooth()),
+    "own": ("label's own weight", OwnWeight()),
+    "top2": ("top two", TopK(k=2)),
+    "swap": ("wrong swapped", SwapWrong()),
+    "skip": ("wrong skipped", SkipWrong()),
+}
+"""Transforms of the checkpoints' target: what figures call them, and the record."""
+LOSSES = {
+    "decoupled": ("decoupled", Decoupled()),
+    "logits": ("logit matching", LogitMatching(weight=0.1)),
+    "T2": ("T = 2", Loss(tau_student=2.0, scale=4.0)),
+    "T4": ("T = 4", Loss(tau_student=4.0, scale=16.0)),
+    "T8": ("T = 8", Loss(tau_student=8.0, scale=64.0)),
+}
+"""Losses on the final teacher."""
+COLORS = {"labels": "#6b7280", "part": "#0f766e", "final": "#b45309"}
+
+
+class WhichKnowledge(st.Study):
+    """Parts of the target on plain parity and on trees of eight leaves.
+
+    Attributes:
+      parity: plain parity, teachers and students.
+      trees: tree labels likewise; None leaves them out.
+      ramp: samples in which TAID's target moves to the teacher's.
+    """
+
+    parity: st.Setting = SMOKE
+    trees: st.Setting | None = None
+    ramp: int = 64_000
+
+    presets = {
+        "smoke": st.preset("two teachers of d=24, k=6; no trees."),
+        "cpu": st.preset(
+            "ten teachers of d=32, k=6, and of d=32, k=4, C=8.",
+            parity=CPU,
+            trees=TREES,
+            ramp=150_000,
+        ),
+    }
+
+    @property
+    def settings(self) -> Mapping[str, st.Setting]:
+        trees = {} if self.trees is None else {"trees": self.trees}
+        return {"parity": self.parity, **trees}
+
+    def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        pace, binary = Progressive(every=t.spacing), t.setting.made_task.n_classes == 2
+        # With two classes the label's own weight is all there is, and so are two.
+        parts = [n for n in PARTS if not (binary and n in ("own", "top2"))]
+        kept = [_taught(name, pace, PARTS[name][1]) for name in parts]
+        matched = [_matched(name, *LOSSES[name][1:]) for name in LOSSES]
+        taid = TAID(share=Anneal(start=0.0, end=1.0, over=self.ramp))
+        first = (st.ce(), st.one_shot(), st.progressive(t.spacing))
+        return [*first, *kept, *matched, _matched("taid", taid)]
+
+    def figure(self, r: st.Result) -> Figure:
+        """Samples to .90 over the teacher's, for every part and every loss.
+
+        Left: plain parity, two classes; right: trees of eight leaves. Grey: labels and
+        the whole target; green: parts of the checkpoints' target; brown: other losses
+        on the final teacher. A dot is a student, a bar the median; triangles count
+        students that were not there by their cap.
+        """
+        fig, axes = st.panels(1, len(r.parts), height=3.6, squeeze=False)
+        for ax, p in zip(axes[0], r.parts.values(), strict=True):
+            names = list(p.strategies)
+            plots.strips(
+                ax,
+                [(p.n90[n] / p.n90.teacher).values.ravel() for n in names],
+                labels=[name_of(n) for n in names],
+                colors=[color_of(n) for n in names],
+                cap=p.setting.budget.cap,
+            )
+            ax.axvline(1, color="0.6", lw=0.8)
+            ax.set_title(str(p.setting))
+            ax.set_xlabel("samples to .90 / n90 of teacher; ▸ not by its cap")
+        return fig
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        """Rules of 2026-11-28, written before the first run."""
+        p = r.parts["parity"].n90
+        for name in ("means", "smooth"):
+            words = (
+                f"on plain parity, {name_of(name)} of checkpoints carry no curriculum"
+            )
+            ratio = p[name] / p["progressive"]
+            yield st.at_least(f"W1.{name}", ratio, 2.0, words, also=(sqrt(2), 4.0))
+        for name in ("swap", "skip"):
+            words = f"at tau = 1, checkpoints with {name_of(name)} teach nearly as fast"
+            ratio = p[name] / p["progressive"]
+            yield st.at_most(f"W2.{name}", ratio, 1.5, words, also=(sqrt(1.5), 2.25))
+        for name in (*LOSSES, "taid"):
+            words = f"on plain parity, {name_of(name)} on the final teacher is slower"
+            ratio = p[name] / p["progressive"]
+            yield st.at_least(f"W3.{name}", ratio, 2.0, words, also=(sqrt(2), 4.0))
+        if "trees" not in r.parts:
+            return
+        t = r.parts["trees"].n90
+        for name in ("means", "own"):
+            words = f"on trees, {name_of(name)} of checkpoints help over labels"
+            ratio = t[name] / t["ce"]
+            yield st.at_most(f"W4.{name}", ratio, 0.8, words, also=(sqrt(0.8), 0.64))
+
+
+def _taught(name: str, source: Source, transform: Transform) -> Strategy:
+    return Strategy(name=name, source=source, target=Target(transforms=(transform,)))
+
+
+def _matched(name: str, loss: Objective) -> Strategy:
+    """The final teacher under another loss, at the loss's own temperature."""
+    tau = loss.tau_student if isinstance(loss, Loss) else 1.0
+    return Strategy(name=name, source=Final(), target=Target(tau=tau), loss=loss)
+
+
+def name_of(name: str) -> str:
+    """What figures call a strategy."""
+    words = {n: text for n, (text, _) in (PARTS | LOSSES).items()}
+    known = {"ce": "labels (CE)", "one_shot": "one-shot", "taid": "TAID"}
+    return (words | known).get(name, name)
+
+
+def color_of(name: str) -> str:
+    """The colour of a strategy's family."""
+    family = "part" if name in PARTS else "final"
+    plain = name in ("ce", "one_shot", "progressive")
+    return COLORS["labels" if plain else family]
+
+
+if __name__ == "__main__":
+    WhichKnowledge.main()
