@@ -31,6 +31,7 @@ from sandbox.distill.methods import (
     Damaged,
     Features,
     Flips,
+    LogitMatching,
     OtherSupport,
     SubNetwork,
     WeightNoise,
@@ -64,6 +65,7 @@ CPU = replace(
 NAMES = {
     "ce": "labels (CE)",
     "one_shot": "its outputs (one-shot)",
+    "logits": "its logits, squares",
     "features": "its features beside outputs",
     "extraction": "its features, then outputs",
     "components": "components, then outputs",
@@ -86,8 +88,12 @@ FAMILIES = {
     "#1d4ed8": ("progressive", "two_shot", "blind"),
 }
 """Grey: labels, outputs and controls; blue: checkpoints; the rest is brown."""
-GROWING = ("two_shot", "flips", "extraction", "units_30")
+GROWING = ("two_shot", "flips", "extraction", "units_30", "features")
 """Strategies whose exponent in d is measured."""
+SHADES = dict(
+    zip(("teacher", *GROWING), ("#111827", "#1d4ed8", "#b45309", "#ef4444", "#a16207",
+        "#f59e0b"), strict=True)
+)  # fmt: skip
 POINTS = 16_384
 
 
@@ -160,6 +166,7 @@ class FinalTeacherOnly(st.Study):
             self._flips("flips", Flips(n=self.flips), 4.0),
             _with("extraction", final, then),
             _with("units_30", Damaged(damage=SubNetwork(share=0.3), hold=hold)),
+            _with("features", final, beside),
         ]
         if t.setting != self.setting:
             return lanes
@@ -173,7 +180,7 @@ class FinalTeacherOnly(st.Study):
         ]
         return [
             *(st.ce(), st.one_shot(), *shots, *lanes),
-            _with("features", final, beside),
+            _with("logits", final, LogitMatching(weight=0.1)),
             _with("components", final, few),
             self._flips("flips_absolute", Flips(n=self.flips, match="absolute"), 1.0),
             self._flips("flips_signed", Flips(n=self.flips, match="signed"), 4.0),
@@ -246,18 +253,20 @@ class FinalTeacherOnly(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Samples and passes to .90 over the teacher's n90, and what leaks.
 
-        Left: samples of every student. Middle: forward passes of both networks and
-        backward ones of the student, in units of what the teacher's own training took.
-        Grey: labels, outputs and controls; blue: students of checkpoints; brown: other
-        uses of the final teacher. Triangles count students that were not there by their
-        cap. Right: degree-1 correlations (of flips: influences) of what is taught, mean
-        over coordinates in the support (filled) and off it (open); medians of teachers.
+        Top left: samples of every student; the teacher was trained to three times its
+        n90 before. Top right: forward passes of both networks and backward ones of the
+        student (counted twice), in units of what the teacher took to its n90. Grey:
+        labels, outputs and controls; blue: students of checkpoints; brown: other uses
+        of the final teacher. Triangles count students that were not there by their cap.
+        Bottom left: degree-1 correlations (of flips: influences) of what is taught,
+        mean over coordinates in the support (filled) and off it (open), medians of
+        teachers. Bottom right: samples to .90 against d, medians, and fitted powers;
+        first stages of a fixed length, of all but flips and features, flatten them.
         """
         p = r.parts["main"]
         rows = [n for n in NAMES if n in p.strategies]
-        columns = 4 if self.cells else 3
-        widths = (1.2, 0.95, 0.75, 0.9)[:columns]
-        fig, axes = st.panels(1, columns, height=4.4, width_ratios=widths)
+        fig, grid = st.panels(2, 2, height=7.2, height_ratios=(1.6, 1))
+        axes = grid.ravel()
         cap = p.setting.budget.cap
         passes = {n: self._passes(p, n) for n in rows}
         for ax, of, most in (
@@ -272,11 +281,13 @@ class FinalTeacherOnly(st.Study):
                 cap=most,
             )
             ax.axvline(1, color="0.6", lw=0.8)
-        axes[0].set(xlabel="samples to .90 /\nn90 of teacher", title=str(p.setting))
-        axes[1].set(xlabel="passes to .90 /\nthose of teacher", yticklabels=[])
+        axes[0].set(xlabel="samples to .90 / n90 of teacher", title=str(p.setting))
+        axes[1].set(xlabel="passes to .90 / those of teacher", yticklabels=[])
         _draw_leaks(axes[2], r.measured)
         if self.cells:
             _draw_exponents(axes[3], self._fits(r))
+        else:
+            axes[3].remove()
         return fig
 
     def _passes(self, p: st.Taught, name: str) -> Float[np.ndarray, "T I"]:
@@ -330,8 +341,9 @@ class FinalTeacherOnly(st.Study):
         if not self.cells:
             return
         fits = {name: fit for name, (fit, *_) in self._fits(r).items()}
-        fewest = min(len(t.n90) for part in r.parts.values() for t in part.teachers)
-        for name in GROWING[1:]:
+        parts = [p for key, p in r.parts.items() if key != "main"]
+        fewest = min(sum(int(t.usable.sum()) for t in p.teachers) for p in parts)
+        for name in GROWING[1:]:  # features: added after the first run
             gap = difference(fits["teacher"], fits[name])
             text = f"exponent in d of the teacher - that of {name}"
             what = st.Statistic(gap, text, fewest)
@@ -383,7 +395,7 @@ def _draw_leaks(ax: Axes, leaks: Mapping[str, np.ndarray]) -> None:
     ax.set_yticks(range(len(leaks)), [k.replace("_", " ") for k in leaks])
     ax.tick_params(axis="y", labelsize=6.5)
     ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="degree-1\ncorrelation", title="it leaks")
+    ax.set(xscale="log", xlabel="degree-1 correlation", title="what is taught leaks")
 
 
 def _draw_exponents(
@@ -393,12 +405,14 @@ def _draw_exponents(
     for name, (fit, x, y) in fits.items():
         sizes = np.unique(x)
         median = [np.median(y[x == d]) for d in sizes]
-        color = "#111827" if name == "teacher" else color_of(name)
-        text = f"{NAMES.get(name, name).partition(',')[0]}: {fit.value:.1f}"
+        color = SHADES[name]
+        text = f"{NAMES.get(name, name)}: {fit.value:.1f}"
         ax.plot(sizes, median, "o", color=color, ms=3.5)
         ax.plot(sizes, fit.at(sizes), "-", color=color, lw=0.9, label=text)
     ax.set(xscale="log", yscale="log", xlabel="d", ylabel="samples to .90")
-    ax.legend(fontsize=6, title="exponents", title_fontsize=6)
+    ax.xaxis.set_minor_formatter("")
+    ax.set_xticks(sizes, [f"{d:g}" for d in sizes])
+    ax.legend(fontsize=6, title="exponent in d", title_fontsize=6)
 
 
 if __name__ == "__main__":

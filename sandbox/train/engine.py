@@ -93,10 +93,10 @@ class Engine:
             self.keys,
             np.uint32(t0),
             np.int32(n_segments),
-            *self._taught(teacher, index),
+            *self.taught(teacher, index),
         )
 
-    def _taught(self, teacher: Params | None, index: Any) -> tuple[Any, ...]:
+    def taught(self, teacher: Params | None, index: Any) -> tuple[Any, ...]:
         """The teachers' side of a chunk: stack, index, lanes, and known answers."""
         stacked = self._whole(teacher, self.plan.n_seeds)
         if not isinstance(index, Members):
@@ -131,7 +131,7 @@ class Engine:
             self.keys,
             np.uint32(0),
             np.int32(0),
-            *self._taught(teacher, index),
+            *self.taught(teacher, index),
         )
         if self.mesh is not None:  # the same text on one device
             args = jax.eval_shape(lambda *a: a, *args)

@@ -109,7 +109,7 @@ class Scheduled:
         return jax.vmap(schedule)(t.astype(jnp.result_type(float)))
 
 
-def scheduled(name: str, **numbers: float) -> Scheduled:
+def scheduled(name: str, **numbers: int | float) -> Scheduled:
     """`Scheduled` from keyword arguments.
 
     Example:

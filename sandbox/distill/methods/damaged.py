@@ -38,7 +38,7 @@ class WeightNoise(Damage):
 
     def apply(self, params: Params, rng: np.random.Generator) -> Params:
         """Another first kernel."""
-        require("layer_0" in params, "WeightNoise changes MLPs alone.")
+        require("kernel" in params["layer_0"], "WeightNoise changes MLPs alone.")
         w = params["layer_0"]["kernel"]
         noise = self.scale * w.std() * rng.standard_normal(w.shape)
         kernel = (w + noise).astype(w.dtype)
@@ -51,7 +51,7 @@ class OtherSupport(Damage):
 
     def apply(self, params: Params, rng: np.random.Generator) -> Params:
         """The first kernel with its rows permuted."""
-        require("layer_0" in params, "OtherSupport changes MLPs alone.")
+        require("kernel" in params["layer_0"], "OtherSupport changes MLPs alone.")
         w = params["layer_0"]["kernel"]
         kernel = w[rng.permutation(w.shape[0])]
         return {**params, "layer_0": {**params["layer_0"], "kernel": kernel}}

@@ -24,8 +24,7 @@ class Features(Objective):
     Attributes:
       layers: taps of both networks, e.g. `hidden_0`, in the order they are matched.
       project: `random` directions V (theirs), or leading principal `components`.
-      dims: projections of each layer.
-      whiten: whether each has variance 1, or their mean is 1.
+      dims: projections of each layer, each scaled to variance 1.
       weight: of the squared distances.
       hold: samples of each layer, before the output's cross-entropy; 0 matches all
         layers throughout and no output.
@@ -34,7 +33,6 @@ class Features(Objective):
     layers: tuple[str, ...]
     project: Literal["random", "components"] = "random"
     dims: Annotated[int, AtLeast(1)] = 32
-    whiten: bool = True
     weight: Annotated[float, MoreThan(0)] = 0.1
     hold: Annotated[int, AtLeast(0)] = 0
 
@@ -60,26 +58,27 @@ class Features(Objective):
         return out
 
     def statistics(self, known: Known) -> Any:
-        """Mean `(width,)` and projection `(width, dims)` of each layer."""
-        share, out = known.weight / jnp.sum(known.weight), []
+        """Projection `(width, dims)` of each layer, and minus that of its mean."""
+        share, out = (known.weight / jnp.sum(known.weight))[None], []
         for i, name in enumerate(self.layers):
-            h = _rows((known.acts or {})[name], known.label)
-            mean, h = share @ h, h - share @ h
-            cov = (h.T * share) @ h
+            h = (known.acts or {})[name]
+            h = h[:, -1] if h.ndim > 2 else h
+            mean = share @ h
+            cov = ((h - mean).T * share) @ (h - mean)
             if self.project == "random":
                 v = jax.random.normal(jax.random.key(i), (len(cov), self.dims), h.dtype)
             else:
                 v = jnp.linalg.eigh(cov)[1][:, ::-1][:, : self.dims]
-            each = jnp.sum(v * (cov @ v), 0)
-            variance = jnp.maximum(each if self.whiten else jnp.mean(each), 1e-12)
-            out.append((mean, v / jnp.sqrt(variance)))
+            variance = jnp.sum(v * (cov @ v), 0)[None]
+            v = v / jnp.sqrt(jnp.maximum(variance, 1e-12))
+            out.append((v, -(mean @ v)[0]))
         return out
 
     def supervise(self, label: Array, taught: Taught | None, numbers: Any) -> Any:
         """Projections, whether each layer and the output is matched, and the target."""
         assert taught and taught.known and taught.answers.acts and taught.t is not None
-        h = [_rows(taught.answers.acts[name], label) for name in self.layers]
-        g = [(a - m) @ v for a, (m, v) in zip(h, taught.known.stats, strict=True)]
+        pairs = zip(self.layers, taught.known.stats, strict=True)
+        g = [_head(taught.answers.acts[name], label, *vm) for name, vm in pairs]
         one = jnp.ones_like(taught.tau)
         stage, held = taught.t // max(self.hold, 1), self.hold > 0
         on = [self.weight * one * (not held or stage == i) for i in range(len(g))]
@@ -89,12 +88,13 @@ class Features(Objective):
         """The loss of each row."""
         g, on, last, p = sup
         total = -last * jnp.sum(p * jax.nn.log_softmax(out.logits, -1), -1)
-        for name, goal, share, (w, b) in zip(self.layers, g, on, aux, strict=True):
-            gap = _rows((out.acts or {})[name], out.logits) @ w + b - goal
+        for name, goal, share, own in zip(self.layers, g, on, aux, strict=True):
+            gap = _head((out.acts or {})[name], out.logits, *own) - goal
             total += share * jnp.sum(gap**2, -1)
         return total
 
 
-def _rows(acts: Array, like: Array) -> Array:
-    """Activations `(*n, width)`; of the last position where the label has none."""
-    return acts[..., -1, :] if acts.ndim > like.ndim else acts
+def _head(acts: Array, like: Array, w: Array, b: Array) -> Array:
+    """Activations through w and b; of the last position where the label has none."""
+    out = (acts[..., -1, :] if acts.ndim > like.ndim else acts) @ w
+    return out + jnp.broadcast_to(b, out.shape)

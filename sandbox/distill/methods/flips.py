@@ -55,7 +55,7 @@ class Flips(Objective):
         """Rows with bit i turned, or token i replaced by another's."""
         if not isinstance(x, Tokens):
             i = jax.random.permutation(key, x.shape[0])[: self.n]
-            return x * (1 - 2 * jax.nn.one_hot(i, x.shape[0], dtype=x.dtype))
+            return x[None] * (1 - 2 * jax.nn.one_hot(i, x.shape[0], dtype=x.dtype))
         length = jnp.sum(x.valid)
         at = jax.random.randint(key, (2, self.n), 0, jnp.maximum(length, 1))
         rows = jax.vmap(lambda to, by: x.ids.at[to].set(x.ids[by]))(*at)

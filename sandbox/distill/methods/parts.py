@@ -34,7 +34,7 @@ class SubNetwork(Damage):
     def apply(self, params: Params, rng: np.random.Generator) -> Params:
         """The last kernel with rows of zeros, and another bias."""
         n = len(params)
-        require("layer_0" in params, "SubNetwork changes MLPs alone.")
+        require("kernel" in params["layer_0"], "SubNetwork changes MLPs alone.")
         last = params[f"layer_{n - 1}"]
         width = last["kernel"].shape[0]
         kept = np.zeros((width, 1), last["kernel"].dtype)
