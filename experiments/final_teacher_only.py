@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import sandbox.study as st
-from experiments import parity_mlp
+from experiments import parity_mlp, pcfg_accuracy
 from sandbox.distill.losses import Loss, Objective, Sum
 from sandbox.distill.methods import (
     Damaged,
@@ -108,6 +108,7 @@ class FinalTeacherOnly(st.Study):
       cells: (d, k, spacing of checkpoints) of further problems, over which exponents
         in d are fitted; none for none.
       cell_hold: first stage there.
+      strings: masked strings of a grammar, at a fixed length; None leaves them out.
     """
 
     setting: st.Setting = SMOKE
@@ -116,14 +117,22 @@ class FinalTeacherOnly(st.Study):
     bias: float = 0.25
     cells: tuple[tuple[int, ...], ...] = ()
     cell_hold: int = 20_480
+    strings: st.Setting | None = None
 
     presets = {
         "smoke": st.preset("d=24, k=6, two teachers of width 500."),
         "cpu": st.preset(
-            "d=32, k=6, ten teachers of width 1000; exponents at k=5, d = 16 to 48.",
+            "d=32, k=6, ten teachers of width 1000; exponents at k=5, d = 16 to 48;"
+            " cfg3b from level 13, three teachers.",
             setting=CPU,
             cells=((16, 5, 512), (24, 5, 1024), (32, 5, 2048), (48, 5, 5120)),
+            strings=replace(pcfg_accuracy.CPU, n_teachers=3),
         ),
+    }
+
+    since = {
+        "any": "2026-11-28 19748b1",
+        "F6.features": "2026-11-28 19748b1 (added)",
     }
 
     def check(self) -> None:
@@ -141,7 +150,8 @@ class FinalTeacherOnly(st.Study):
     @property
     def settings(self) -> Mapping[str, st.Setting]:
         cells = {f"d={d}, k={k}": self._cell(d, k, s) for d, k, s in self.cells}
-        return {"main": self.setting, **cells}
+        strings = {} if self.strings is None else {"strings": self.strings}
+        return {"main": self.setting, **cells, **strings}
 
     def _cell(self, d: int, k: int, spacing: int) -> st.Setting:
         """A further problem, evaluated twice as often as checkpoints are stored."""
@@ -157,6 +167,8 @@ class FinalTeacherOnly(st.Study):
         )
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        if isinstance(t.setting.task, st.Strings):
+            return self._on_strings(t)
         hold, final = t.setting.hold, Final()
         then = Features(layers=(LAYER,), dims=self.dims, hold=hold)
         few = replace(then, project="components", dims=max(self.dims // 4, 1))
@@ -190,6 +202,23 @@ class FinalTeacherOnly(st.Study):
             st.Capped(Strategy(name="biased_labels"), data=biased),
             _with("untrained", untrained, then),
             _with("other_support", other, then),
+        ]
+
+    def _on_strings(self, t: st.Teachers) -> list[st.Lane]:
+        """The first stage is divided among the layers; features are fewer."""
+        s, final = t.setting, Final()
+        assert isinstance(s.budget, st.Fixed) and isinstance(s.teacher, st.Heads)
+        layers = tuple(f"residual_{i + 1}" for i in range(s.teacher.layers))
+        stage = t.setting.samples(s.hold) // len(layers)
+        then = Features(layers=layers, dims=max(self.dims // 2, 1), hold=stage)
+        beside = Sum(losses=(Loss(), replace(then, hold=0)), weights=(1.0, 1.0))
+        speed = s.budget.teacher / s.budget.student
+        return [
+            *(st.ce(), st.one_shot(), st.progressive(4 * t.spacing, speed=speed)),
+            st.two_shot(t["middle"], t.hold),
+            _with("extraction", final, then),
+            _with("features", final, beside),
+            self._flips("flips", Flips(n=self.flips), 4.0),
         ]
 
     def _flips(self, name: str, flips: Flips, weight: float) -> Strategy:
@@ -262,11 +291,18 @@ class FinalTeacherOnly(st.Study):
         mean over coordinates in the support (filled) and off it (open), medians of
         teachers. Bottom right: samples to .90 against d, medians, and fitted powers;
         first stages of a fixed length, of all but flips and features, flatten them.
+        Last: accuracy on masked strings at the end, a dot a teacher.
         """
         p = r.parts["main"]
         rows = [n for n in NAMES if n in p.strategies]
-        fig, grid = st.panels(2, 2, height=7.2, height_ratios=(1.6, 1))
-        axes = grid.ravel()
+        fig = st.panels(1, 1, height=7.4)[0]
+        fig.clear()
+        top, bottom = fig.add_gridspec(2, 1, height_ratios=(1.7, 1))
+        n = 1 + (len(self.cells) > 0) + ("strings" in r.parts)
+        axes = [
+            *top.subgridspec(1, 2).subplots(),
+            *np.atleast_1d(bottom.subgridspec(1, n).subplots()),
+        ]
         cap = p.setting.budget.cap
         passes = {n: self._passes(p, n) for n in rows}
         for ax, of, most in (
@@ -286,8 +322,8 @@ class FinalTeacherOnly(st.Study):
         _draw_leaks(axes[2], r.measured)
         if self.cells:
             _draw_exponents(axes[3], self._fits(r))
-        else:
-            axes[3].remove()
+        if "strings" in r.parts:
+            _draw_strings(axes[-1], r.parts["strings"])
         return fig
 
     def _passes(self, p: st.Taught, name: str) -> Float[np.ndarray, "T I"]:
@@ -301,7 +337,7 @@ class FinalTeacherOnly(st.Study):
         out = {}
         for name in ("teacher", *GROWING) if self.cells else ():
             d, n, caps = [], [], []
-            for part in [p for key, p in r.parts.items() if key != "main"]:
+            for part in [p for key, p in r.parts.items() if key.startswith("d=")]:
                 rows = part.n90[name].values[:, 0]
                 runs = [run for run in part.runs(name) if run is not None]
                 d.append(np.full(len(rows), float(part.setting.made_task.d)))
@@ -341,7 +377,7 @@ class FinalTeacherOnly(st.Study):
         if not self.cells:
             return
         fits = {name: fit for name, (fit, *_) in self._fits(r).items()}
-        parts = [p for key, p in r.parts.items() if key != "main"]
+        parts = [p for key, p in r.parts.items() if key.startswith("d=")]
         fewest = min(sum(int(t.usable.sum()) for t in p.teachers) for p in parts)
         for name in GROWING[1:]:  # features: added after the first run
             gap = difference(fits["teacher"], fits[name])
@@ -354,9 +390,14 @@ class FinalTeacherOnly(st.Study):
         fits = {n: fit.to_json() for n, (fit, *_) in self._fits(r).items()}
         rows = {k: np.median(v, 0) for k, v in r.measured.items()}
         leaks = {k: {"in": v[0], "off": v[1]} for k, v in rows.items()}
+        strings = {}
+        if "strings" in r.parts:
+            part = r.parts["strings"]
+            strings = {n: part.at(n).values.ravel() for n in part.strategies}
         p = r.parts["main"]
         cost = {n: s.cost._asdict() for n, s in p.strategies.items()}
-        return {"leaks": leaks, "passes_a_sample": cost, "exponents": fits}
+        found = {"leaks": leaks, "passes_a_sample": cost, "exponents": fits}
+        return found | {"accuracy_on_strings": strings}
 
 
 def _with(name: str, source: Source, loss: Objective | None = None) -> Strategy:
@@ -396,6 +437,17 @@ def _draw_leaks(ax: Axes, leaks: Mapping[str, np.ndarray]) -> None:
     ax.tick_params(axis="y", labelsize=6.5)
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="degree-1 correlation", title="what is taught leaks")
+
+
+def _draw_strings(ax: Axes, p: st.Taught) -> None:
+    """Accuracy at the end, a row a strategy and a dot a teacher."""
+    for i, name in enumerate(p.strategies):
+        values = p.at(name).values.ravel()
+        ax.plot(values, np.full(len(values), i), "o", color=color_of(name), ms=4, mew=0)
+    ax.set_yticks(range(len(p.strategies)), [NAMES[n] for n in p.strategies])
+    ax.tick_params(axis="y", labelsize=6.5)
+    ax.invert_yaxis()
+    ax.set(xlabel="accuracy at the end", title="cfg3b from level 13")
 
 
 def _draw_exponents(

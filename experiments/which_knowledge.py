@@ -16,6 +16,7 @@ from dataclasses import replace
 from math import sqrt
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 import sandbox.study as st
@@ -36,6 +37,7 @@ from sandbox.distill.sources import Final, Progressive, Source
 from sandbox.distill.strategy import Anneal, Strategy
 from sandbox.distill.targets import Target, Transform
 from sandbox.plotting import curves as plots
+from sandbox.probes.knowledge import KnowledgeProbe
 from sandbox.tasks.hierarchy import Hierarchy
 
 LEARNED = st.UntilLearned(limit=128_000, cap=3.0)
@@ -70,6 +72,9 @@ LOSSES = {
     "T8": ("T = 8", Loss(tau_student=8.0, scale=64.0)),
 }
 """Losses on the final teacher; `loud` is a control of the size of gradients."""
+TERMS = {"instance": "#111827", "universe": "#7c3aed", "domain": "#db2777"}
+"""Terms of the gradient, and their colours."""
+Split = dict[str, tuple[np.ndarray, np.ndarray]]
 COLORS = {"labels": "#6b7280", "part": "#0f766e", "final": "#b45309"}
 
 
@@ -96,6 +101,8 @@ class WhichKnowledge(st.Study):
         ),
     }
 
+    since = {"any": "2026-11-28 19748b1"}
+
     @property
     def settings(self) -> Mapping[str, st.Setting]:
         trees = {} if self.trees is None else {"trees": self.trees}
@@ -111,15 +118,43 @@ class WhichKnowledge(st.Study):
         first = (st.ce(), st.one_shot(), st.progressive(t.spacing))
         return [*first, *kept, *matched, _matched("taid", taid)]
 
+    def measure(self, r: st.Result) -> dict[str, Split]:
+        """What checkpoints' targets ask of a fresh student, along training."""
+        out = {}
+        for name, p in r.parts.items():
+            task, rows = p.setting.made_task, []
+            student = p.setting.student.model(task)
+            for t in p.teachers:
+                steps = t.run.trajectory.steps
+                probe = KnowledgeProbe(task, t.spec.model, student=student, points=4096)
+                rows.append(
+                    r.measure(t.run, probe, steps=steps[:: len(steps) // 40 + 1])
+                )
+            out[name] = {
+                term: p.rows([(found.steps, found.values[term]) for found in rows])
+                for term in TERMS
+            }
+        return out
+
     def figure(self, r: st.Result) -> Figure:
         """Samples to .90 over the teacher's, for every part and every loss.
 
-        Left: plain parity, two classes; right: trees of eight leaves. Grey: labels and
-        the whole target; green: parts of the checkpoints' target; brown: other losses
-        on the final teacher. A dot is a student, a bar the median; triangles count
-        students that were not there by their cap.
+        Top left: plain parity, two classes; right: trees of eight leaves. Grey: labels
+        and the whole target; green: parts of the checkpoints' target; brown: other
+        losses on the final teacher. A dot is a student, a bar the median; triangles
+        count students that were not there by their cap. Bottom: root mean square of the
+        three terms of the logit gradient of a fresh student taught by each checkpoint,
+        medians and quartiles of teachers; universe and domain are 0 for two classes.
         """
-        fig, axes = st.panels(1, len(r.parts), height=3.6, squeeze=False)
+        fig, axes = st.panels(
+            2, len(r.parts), height=5.0, squeeze=False, height_ratios=(2, 1)
+        )
+        for ax, name in zip(axes[1], r.parts, strict=True):
+            for term, color in TERMS.items():
+                plots.band(ax, *r.measured[name][term], label=term, color=color)
+            ax.set(xlabel="samples / n90 of teacher", ylim=(0, None))
+        axes[1, 0].set_ylabel("gradient, rms")
+        axes[1, 0].legend(fontsize=6.5)
         for ax, p in zip(axes[0], r.parts.values(), strict=True):
             names = list(p.strategies)
             plots.strips(

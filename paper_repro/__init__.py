@@ -1,4 +1,4 @@
-"""Every reproduced result: which runs, which figure, which claims.
+"""Every published result: which runs, which figure, which claims.
 
 `STUDIES` is read by `python -m paper_repro` before anything heavy is imported.
 """
@@ -15,6 +15,8 @@ STUDIES = {
     "pcfg_curriculum": "Phases, n-grams and the best checkpoint (claims G2, G3, G4).",
     "pcfg_nonterminals": "N-grams and nonterminals over training (claim G5).",
     "pcfg_autoregressive": "Next tokens, another grammar and rate (claim G6).",
+    "which_knowledge": "Parts of a checkpoint's target, and other losses (W1 to W4).",
+    "final_teacher_only": "Students of the final teacher alone (claims F1 to F6).",
     "pcfg_bayes": "Exact ceilings and use of context on grammars (nothing is trained).",
 }
 SCALES = ("smoke", "cpu", "paper")

@@ -54,13 +54,18 @@ def table(*words: str) -> str:
             wanted[list(wanted)[-1]].append(word)
         else:
             raise KeyError(word)
-    lines = [HEAD, ("---",) * len(HEAD)]
+    chosen: list[Claim] = []
     for name, ids in wanted.items():
         every = claims_of(name)
-        for c in (every[i] for i in ids or every):
-            answers = _WORDS[c.point], _WORDS[c.whole]
-            line = (c.id, c.rule, c.paper, show(c), str(c.teachers), *answers, c.since)
-            lines.append(tuple(cell.replace("|", r"\|") for cell in line))
+        chosen += [every[i] for i in ids or every]
+    more = any(c.sensitivity for c in chosen)
+    head = (*HEAD, *["at other bounds"] * more)
+    lines = [head, ("---",) * len(head)]
+    for c in chosen:
+        answers = _WORDS[c.point], _WORDS[c.whole]
+        line = (c.id, c.rule, c.paper, show(c), str(c.teachers), *answers, c.since)
+        line = (*line, *[c.sensitivity or "-"] * more)
+        lines.append(tuple(cell.replace("|", r"\|") for cell in line))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -1,0 +1,61 @@
+"""The two studies of methods: every lane is named, and costs are those of its parts."""
+
+import dataclasses
+
+import numpy as np
+
+import sandbox.study as st
+from experiments import final_teacher_only, which_knowledge
+from experiments.final_teacher_only import NAMES, FinalTeacherOnly, _in_and_off
+from experiments.which_knowledge import WhichKnowledge
+from sandbox.distill.strategy import Strategy
+from sandbox.tasks.data import Fresh, Phased
+
+
+def strategies(study: st.Study, part: str) -> dict[str, Strategy]:
+    lanes = study.lanes(st.Teachers.made_up(study.settings[part]))
+    plain = [v.strategy if isinstance(v, st.Capped) else v for v in lanes]
+    assert len({s.name for s in plain}) == len(plain)
+    return {s.name: s for s in plain}
+
+
+def test_every_lane_has_a_name_and_its_passes() -> None:
+    study = FinalTeacherOnly.preset("cpu")
+    found = strategies(study, "main")
+    assert set(found) == set(NAMES)
+    assert set(strategies(study, "d=48, k=5")) == set(final_teacher_only.GROWING)
+    assert set(strategies(study, "strings")) <= set(NAMES)
+    cost = {name: tuple(s.cost) for name, s in found.items()}
+    assert cost["ce"] == (1, 1, 0, 0) and cost["units_30"] == (1, 1, 1, 0)
+    assert cost["flips"] == cost["flips_signed"] == (5, 5, 5, 0)
+    needs = {name for name, s in found.items() if s.needs()}
+    more = {"flips", "flips_absolute", "flips_signed", "extraction", "components"}
+    assert needs == more | {"features", "untrained", "other_support"}
+
+
+def test_biased_inputs_come_first_with_both_supervisions() -> None:
+    study = FinalTeacherOnly()
+    lanes = study.lanes(st.Teachers.made_up(study.setting))
+    data = {v.strategy.name: v.data for v in lanes if isinstance(v, st.Capped)}
+    task = dataclasses.replace(study.setting.made_task, p=study.bias)
+    assert data == dict.fromkeys(
+        ("biased", "biased_labels"), Phased(first=task, until=study.setting.hold)
+    )
+    assert all(not isinstance(v, Strategy) or v.name not in data for v in lanes)
+    assert st.Capped(st.ce()).data == Fresh()
+
+
+def test_parts_of_two_classes_are_left_out() -> None:
+    study = WhichKnowledge.preset("cpu")
+    binary, trees = (set(strategies(study, part)) for part in ("parity", "trees"))
+    assert trees - binary == {"own", "top2"} and binary < trees
+    for name in trees:
+        assert which_knowledge.name_of(name) and which_knowledge.color_of(name)
+    hinton = strategies(study, "parity")["T4"]
+    assert hinton.target.tau == hinton.loss.tau_student == 4.0  # pyright: ignore
+    assert hinton.loss.scale == 16.0  # pyright: ignore
+
+
+def test_means_in_and_off_a_support() -> None:
+    c = np.asarray([1.0, 2.0, 3.0, 6.0])
+    np.testing.assert_array_equal(_in_and_off(c, np.asarray([0, 3])), [3.5, 2.5])
