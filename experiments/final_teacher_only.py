@@ -123,10 +123,10 @@ class FinalTeacherOnly(st.Study):
         "smoke": st.preset("d=24, k=6, two teachers of width 500."),
         "cpu": st.preset(
             "d=32, k=6, ten teachers of width 1000; exponents at k=5, d = 16 to 48;"
-            " cfg3b from level 13, three teachers.",
+            " cfg3b from level 13, two teachers.",
             setting=CPU,
             cells=((16, 5, 512), (24, 5, 1024), (32, 5, 2048), (48, 5, 5120)),
-            strings=replace(pcfg_accuracy.CPU, n_teachers=3),
+            strings=replace(pcfg_accuracy.CPU, n_teachers=2),
         ),
     }
 
@@ -205,7 +205,7 @@ class FinalTeacherOnly(st.Study):
         ]
 
     def _on_strings(self, t: st.Teachers) -> list[st.Lane]:
-        """The first stage is divided among the layers; features are fewer."""
+        """One replaced token a string; the first stage is divided among the layers."""
         s, final = t.setting, Final()
         assert isinstance(s.budget, st.Fixed) and isinstance(s.teacher, st.Heads)
         layers = tuple(f"residual_{i + 1}" for i in range(s.teacher.layers))
@@ -218,7 +218,7 @@ class FinalTeacherOnly(st.Study):
             st.two_shot(t["middle"], t.hold),
             _with("extraction", final, then),
             _with("features", final, beside),
-            self._flips("flips", Flips(n=self.flips), 4.0),
+            self._flips("flips", Flips(n=1), 4.0),
         ]
 
     def _flips(self, name: str, flips: Flips, weight: float) -> Strategy:
