@@ -90,10 +90,14 @@ FAMILIES = {
 """Grey: labels, outputs and controls; blue: checkpoints; the rest is brown."""
 GROWING = ("two_shot", "flips", "extraction", "units_30", "features")
 """Strategies whose exponent in d is measured."""
-SHADES = dict(
-    zip(("teacher", *GROWING), ("#111827", "#1d4ed8", "#b45309", "#ef4444", "#a16207",
-        "#f59e0b"), strict=True)
-)  # fmt: skip
+SHADES: dict[str, str] = {
+    "teacher": "#111827",
+    "two_shot": "#1d4ed8",
+    "flips": "#b45309",
+    "extraction": "#ef4444",
+    "units_30": "#a16207",
+    "features": "#f59e0b",
+}
 POINTS = 16_384
 
 
@@ -243,7 +247,7 @@ class FinalTeacherOnly(st.Study):
         skewed = replace(task, p=self.bias)
         few = skewed.sample(key, jnp.uint32(0), POINTS, split="probe")
 
-        def read(step: int | None) -> Any:
+        def read(step: Any) -> Any:
             return t.run.trajectory.read(step, seed=s)
 
         def out(params: Any, x: Any) -> np.ndarray:
@@ -299,11 +303,9 @@ class FinalTeacherOnly(st.Study):
         fig.clear()
         top, bottom = fig.add_gridspec(2, 1, height_ratios=(1.7, 1))
         n = 1 + (len(self.cells) > 0) + ("strings" in r.parts)
-        axes = [
-            *top.subgridspec(1, 2).subplots(),
-            *np.atleast_1d(bottom.subgridspec(1, n).subplots()),
-        ]
-        cap = p.setting.budget.cap
+        grids = top.subgridspec(1, 2), bottom.subgridspec(1, n)
+        axes = [ax for g in grids for ax in g.subplots(squeeze=False).ravel()]
+        cap = getattr(p.setting.budget, "cap", 1.0)
         passes = {n: self._passes(p, n) for n in rows}
         for ax, of, most in (
             (axes[0], lambda n: (p.n90[n] / p.n90.teacher).values, cap),
@@ -413,7 +415,7 @@ def color_of(name: str) -> str:
 def _usable(t: st.Teachers) -> list[int]:
     """Positions of the teachers that learned and have a middle checkpoint."""
     middle = t.chosen.stages["middle"][0]
-    return [s for s in np.flatnonzero(t.usable) if middle[s] is not None]
+    return [int(s) for s in np.flatnonzero(t.usable) if middle[s] is not None]
 
 
 def _in_and_off(c: np.ndarray, support: np.ndarray) -> np.ndarray:
@@ -454,13 +456,12 @@ def _draw_exponents(
     ax: Axes, fits: Mapping[str, tuple[Exponent, np.ndarray, np.ndarray]]
 ) -> None:
     """Samples to .90 against d, with the fitted powers."""
+    sizes = np.unique(fits["teacher"][1])
     for name, (fit, x, y) in fits.items():
-        sizes = np.unique(x)
         median = [np.median(y[x == d]) for d in sizes]
-        color = SHADES[name]
         text = f"{NAMES.get(name, name)}: {fit.value:.1f}"
-        ax.plot(sizes, median, "o", color=color, ms=3.5)
-        ax.plot(sizes, fit.at(sizes), "-", color=color, lw=0.9, label=text)
+        ax.plot(sizes, median, "o", color=SHADES[name], ms=3.5)
+        ax.plot(sizes, fit.at(sizes), "-", color=SHADES[name], lw=0.9, label=text)
     ax.set(xscale="log", yscale="log", xlabel="d", ylabel="samples to .90")
     ax.xaxis.set_minor_formatter("")
     ax.set_xticks(sizes, [f"{d:g}" for d in sizes])

@@ -162,7 +162,7 @@ class WhichKnowledge(st.Study):
                 [(p.n90[n] / p.n90.teacher).values.ravel() for n in names],
                 labels=[name_of(n) for n in names],
                 colors=[color_of(n) for n in names],
-                cap=p.setting.budget.cap,
+                cap=getattr(p.setting.budget, "cap", 1.0),
             )
             ax.axvline(1, color="0.6", lw=0.8)
             ax.set_title(_title(p.setting.made_task))

@@ -6,6 +6,7 @@ Raises an `AssertionError` that says what does not hold. A minute at most; nothi
 stored.
 """
 
+import inspect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -228,6 +229,6 @@ def _rows(spec: RunSpec) -> Counter[str]:
     given = engine.taught(teacher if reads else None, index)
     state = engine.init()
     _Counted.rows.clear()
-    chunk = partial(run_chunk.__wrapped__, engine.kernel, engine.plan)
+    chunk = partial(inspect.unwrap(run_chunk), engine.kernel, engine.plan)
     jax.eval_shape(chunk, state, engine.keys, np.uint32(0), np.int32(1), *given)
     return Counter(_Counted.rows)
