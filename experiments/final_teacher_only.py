@@ -90,14 +90,15 @@ FAMILIES = {
 """Grey: labels, outputs and controls; blue: checkpoints; the rest is brown."""
 GROWING = ("two_shot", "flips", "extraction", "units_30", "features")
 """Strategies whose exponent in d is measured."""
-SHADES: dict[str, str] = {
-    "teacher": "#111827",
-    "two_shot": "#1d4ed8",
-    "flips": "#b45309",
-    "extraction": "#ef4444",
-    "units_30": "#a16207",
-    "features": "#f59e0b",
+SHADES = {
+    "teacher": ("teacher", "#111827"),
+    "two_shot": ("2-shot", "#1d4ed8"),
+    "flips": ("flips", "#b45309"),
+    "extraction": ("features, then outputs", "#ef4444"),
+    "units_30": ("30% of units", "#a16207"),
+    "features": ("features beside outputs", "#f59e0b"),
 }
+"""What the panel of exponents calls them, and their colours."""
 POINTS = 16_384
 
 
@@ -253,6 +254,11 @@ class FinalTeacherOnly(st.Study):
         def out(params: Any, x: Any) -> np.ndarray:
             return np.asarray(jax.nn.softmax(model.apply(params, x).logits)[:, 1:])
 
+        def logits(params: Any, x: Any) -> np.ndarray:
+            z = np.asarray(model.apply(params, x).logits)
+            z = z[:, 1:] - z[:, :1]
+            return z / z.std(0)
+
         def features(params: Any) -> np.ndarray:
             h = np.asarray(model.apply(params, uniform.x, taps=(LAYER,)).acts[LAYER])
             v = np.random.default_rng(0).standard_normal((h.shape[1], self.dims))
@@ -270,6 +276,7 @@ class FinalTeacherOnly(st.Study):
         kinds = {
             "middle checkpoint": (out(read(middle), uniform.x), x),
             "outputs": (whole, x),
+            "logits": (logits(read(final), uniform.x), x),
             "features": (features(read(final)), x),
             "units_30": (out(damaged(SubNetwork(share=0.3)), uniform.x), x),
             "units_10": (out(damaged(SubNetwork(share=0.1)), uniform.x), x),
@@ -459,13 +466,19 @@ def _draw_exponents(
     sizes = np.unique(fits["teacher"][1])
     for name, (fit, x, y) in fits.items():
         median = [np.median(y[x == d]) for d in sizes]
-        text = f"{NAMES.get(name, name)}: {fit.value:.1f}"
-        ax.plot(sizes, median, "o", color=SHADES[name], ms=3.5)
-        ax.plot(sizes, fit.at(sizes), "-", color=SHADES[name], lw=0.9, label=text)
+        words, color = SHADES[name]
+        text = f"{words}: {fit.value:.1f}"
+        ax.plot(sizes, median, "o", color=color, ms=3.5)
+        ax.plot(sizes, fit.at(sizes), "-", color=color, lw=0.9, label=text)
     ax.set(xscale="log", yscale="log", xlabel="d", ylabel="samples to .90")
     ax.xaxis.set_minor_formatter("")
     ax.set_xticks(sizes, [f"{d:g}" for d in sizes])
-    ax.legend(fontsize=6, title="exponent in d", title_fontsize=6)
+    ticks = [10_000, 20_000, 50_000, 100_000, 200_000]
+    ax.yaxis.set_minor_formatter("")
+    ax.set_yticks(ticks, [f"{t // 1000}k" for t in ticks])
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, 8 * high)  # room for the legend
+    ax.legend(fontsize=6, title="exponent in d", title_fontsize=6, loc="upper left")
 
 
 if __name__ == "__main__":

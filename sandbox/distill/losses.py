@@ -139,7 +139,7 @@ class Objective(Protocol):
 
     @property
     def cost(self) -> Cost:
-        """Passes a sample, beside one through each network."""
+        """Passes a sample, beside one through each network; of one teacher."""
         n = self.copies
         return Cost(student_forward=n, student_backward=n, teacher_forward=n)
 
@@ -155,6 +155,11 @@ class Objective(Protocol):
           x: the row.
         """
         return x
+
+    @property
+    def has_aux(self) -> bool:
+        """Whether `init_aux` makes any parameters."""
+        return type(self).init_aux is not Objective.init_aux
 
     def init_aux(self, key: Any, student: Answers, teacher: Answers | None) -> Params:
         """Parameters of the loss itself, trained with the student; None for none.
@@ -327,6 +332,11 @@ class Sum(Objective):
         return Sum(losses=tuple(t.compiled for t in self.losses), weights=zero)
 
     @property
+    def has_aux(self) -> bool:
+        """Whether any term has."""
+        return any(term.has_aux for term in self.losses)
+
+    @property
     def cost(self) -> Cost:
         """Passes of all terms."""
         return reduce(Cost.plus, (term.cost for term in self.losses))
@@ -341,7 +351,9 @@ class Sum(Objective):
         return term.inputs(key, x)
 
     def init_aux(self, key: Any, student: Answers, teacher: Answers | None) -> Params:
-        """A tuple with the parameters of each term."""
+        """A tuple with the parameters of each term; None for none."""
+        if not self.has_aux:
+            return None
         keys = jax.random.split(key, len(self.losses))
         terms = zip(self.losses, keys, strict=True)
         return tuple(term.init_aux(k, student, teacher) for term, k in terms)

@@ -54,6 +54,11 @@ class Strategy:
 
     def __post_init__(self) -> None:
         """Refuses combinations that mean nothing."""
+        require(
+            isinstance(self.source, Source) and not isinstance(self.source, type),
+            f"strategy {self.name!r:.60}: source must be a schedule of who teaches (see"
+            f" sandbox.distill.sources.Source), got {self.source!r}.",
+        )
         check_fields(self, "strategy")
         require(
             bool(self.name) and self.name.isprintable(),
@@ -61,9 +66,15 @@ class Strategy:
             f" {self.name!r:.60}.",
         )
         require(
-            isinstance(self.source, Source) and not isinstance(self.source, type),
-            f"strategy {self.name!r}: source must be a schedule of who teaches (see"
-            f" sandbox.distill.sources.Source), got {self.source!r}.",
+            type(self.loss) is Loss or not isinstance(self.loss, Loss),
+            f"strategy {self.name!r}: a loss of your own subclasses Objective and not"
+            " Loss, whose gradient is written out.",
+        )
+        live = isinstance(self.source, LiveSource)
+        require(
+            live or self.source.stored or not self.source.needs_teacher,
+            f"strategy {self.name!r}: a source that reads no stored run and has a"
+            " teacher must be a LiveSource.",
         )
         if not self.source.needs_teacher:
             require(
@@ -110,6 +121,7 @@ class Strategy:
             (not loss.on_logits, "a loss of more than the logits"),
             (not loss.shift_free, "a loss that a shift of all logits changes"),
             (loss.copies > 0, "a loss on further rows"),
+            (loss.has_aux, "a loss with parameters of its own"),
             (self.view != Identity(), "a view"),
             (self.update != Joint(), "an update"),
             (isinstance(self.source, LiveSource), "a teacher that is trained"),
@@ -121,8 +133,10 @@ class Strategy:
     def cost(self) -> Cost:
         """Passes a sample."""
         taught = self.source.n_members if self.source.needs_teacher else 0
+        loss = self.loss.cost
+        loss = loss._replace(teacher_forward=taught * loss.teacher_forward)
         own = Cost(student_forward=1, student_backward=1, teacher_forward=taught)
-        return own.plus(self.loss.cost).plus(self.source.cost).plus(self.update.cost)
+        return own.plus(loss).plus(self.source.cost).plus(self.update.cost)
 
 
 def replicas(strategies: tuple[Strategy, ...], n: int) -> tuple[Strategy, ...]:
@@ -165,7 +179,8 @@ def shared_structure(strategies: tuple[Strategy, ...]) -> Strategy:
         require(
             fits(s, first),
             f"strategies {first.name!r} and {s.name!r} cannot share a run: labels alone"
-            " fit only the paper's loss, without a view, an update or a live source.",
+            " fit only the paper's loss and target, without a view, an update or a live"
+            " source.",
         )
     return first
 
@@ -174,5 +189,6 @@ def fits(strategy: Strategy, shared: Strategy) -> bool:
     """Whether a strategy can be a lane of a group with that compiled structure."""
     if strategy.source.needs_teacher:
         return strategy.structure == shared.structure
-    plain = isinstance(shared.loss, Loss) and shared.structure[0] is None
+    live, transforms, *_ = shared.structure
+    plain = isinstance(shared.loss, Loss) and live is None and not transforms
     return plain and strategy.structure[3:] == shared.structure[3:]

@@ -91,8 +91,8 @@ class Transform(Protocol):
           known: the teacher on held-out rows; None unless `uses_known`.
 
         Returns:
-          Probabilities `(*n, C)`, and a weight of each row `(*n,)` on the whole loss;
-          None where all count.
+          Probabilities `(*n, C)`, and a weight of each row `(*n,)` on the whole loss,
+          whose mean still divides by all rows; None where all count.
         """
         ...
 

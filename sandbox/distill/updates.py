@@ -86,6 +86,9 @@ class Joint(Update):
     """One gradient step on student's and live teacher's loss over every tensor.
 
     phi <- phi - lr * lr_scale * transform(grad mean_B loss(student(phi)))
+
+    A loss's own parameters and a live teacher's are moved by the same rule: clipping
+    and weight decay count them in.
     """
 
     def step(self, trained: Trained, step: Step) -> tuple[Trained, Array]:

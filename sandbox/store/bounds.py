@@ -160,7 +160,9 @@ def _fits(hint: Any, value: Any) -> bool:
         return is_whole(value) if hint is int else is_number(value)
     if hint in _NOUNS or _is_record(hint):
         return isinstance(value, hint)
-    return True  # a protocol, an array: not for one field to judge
+    if getattr(hint, "_is_protocol", False):
+        return isinstance(value, hint) and not isinstance(value, type)
+    return True  # an array: not for one field to judge
 
 
 def _noun(hint: Any) -> str:

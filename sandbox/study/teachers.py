@@ -153,8 +153,8 @@ class Teachers:
             own = lane if isinstance(lane, Capped) else Capped(lane)
             for first, members in runs:
                 alike = replace(own, strategy=first.strategy) == first
-                fits = alike and len(members) < self.setting.at_once
-                if fits and _shares(own.strategy, members):
+                room = len(members) < self.setting.at_once
+                if alike and room and _shares(own.strategy, members):
                     members.append(own.strategy)
                     break
             else:

@@ -17,7 +17,7 @@ from sandbox.tasks.base import Task, is_sequence_task
 from sandbox.types import Array, Batch
 
 _DRAWS, _MIX = 32, 33  # folds of the task key
-Count = Annotated[int, AtLeast(1), AtMost(2**32 - 1)]
+Count = Annotated[int, AtLeast(1), AtMost(2**31 - 1)]
 
 
 @runtime_checkable
@@ -147,7 +147,7 @@ def check_alike(task: Task, other: Task) -> None:
 
     def shape(of: Task) -> tuple[Any, ...]:
         if is_sequence_task(of):
-            return of.positions, of.vocabulary.size, of.n_classes
+            return of.positions, of.edges, of.vocabulary, of.n_classes
         return getattr(of, "d", None), of.n_classes
 
     require(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sandbox.distill.losses import Loss
-from sandbox.distill.sources import Final
+from sandbox.distill.sources import Adaptive, Final, Lane, Source
 from sandbox.distill.strategy import Strategy
 from sandbox.distill.targets import Target
 from sandbox.distill.updates import Joint
@@ -93,9 +93,10 @@ def battery(
 ) -> None:
     """Tries a method: one's own loss, target, source, view or update.
 
-    Its record survives JSON; seeds and lanes together equal each alone; no gradient
-    reaches a stored teacher; its cost is the passes that are made; and with its options
-    off it is cross-entropy, bit for bit.
+    Its record survives JSON; its source answers consistently; seeds and lanes together
+    equal each alone; no gradient reaches a stored teacher, which is random here; its
+    cost is the passes forward that are made; and with its options off it is
+    cross-entropy, bit for bit.
 
     Args:
       strategy: the method; schedules count in multiples of 64 up to 256 samples.
@@ -122,11 +123,12 @@ def battery(
             )
             worst = max(jax.tree.leaves(gap))
             assert worst < 1e-5, f"alone and together differ by {worst:.2g}"
+    _check_source(strategy.source)
     _check_frozen(spec)
     _check_cost(spec)
     if off is not None:
-        ce = _train(_spec(task, student, teacher, Strategy(name="ce")))
-        mine = _train(_spec(task, student, teacher, off))
+        two = (_spec(task, student, teacher, s) for s in (Strategy(name="ce"), off))
+        ce, mine = (_train(replace(s, engine="generic")) for s in two)
         same = jax.tree.map(lambda a, b: bool((a == b).all()), ce, mine)
         assert all(jax.tree.leaves(same)), f"{off.name!r} is not cross-entropy"
 
@@ -176,6 +178,24 @@ def _train(spec: RunSpec) -> Params:
     return engine.params(state)
 
 
+def _check_source(source: Source) -> None:
+    """What it answers along a student's training follows from itself."""
+    lane = Lane(0, _LAST)
+    known = source.checkpoints(lane)
+    for t in range(0, 2 * _LAST, _EVERY):
+        members, switch = source.members_at(t, lane), source.next_switch(t, lane)
+        n, reads = len(members), source.needs_teacher and source.stored
+        assert n == source.n_members * reads, f"{n} networks teach sample {t}"
+        assert all(m.step in known for m in members), f"{members} not in {known}"
+        assert switch is None or switch > t, f"after {t} comes a switch at {switch}"
+        end = 2 * _LAST if switch is None else min(switch, 2 * _LAST)
+        for later in range(t, end, _EVERY):
+            then = source.members_at(later, lane)
+            assert then == members or isinstance(source, Adaptive), (
+                f"sample {later} is taught by {then} without a switch from {members}"
+            )
+
+
 def _check_frozen(spec: RunSpec) -> None:
     """No gradient of what a segment is taught reaches a stored teacher."""
     lane = spec.strategies[0]
@@ -211,7 +231,8 @@ def _check_cost(spec: RunSpec) -> None:
         ("student", lane.cost.student_forward),
         ("teacher", lane.cost.teacher_forward),
     ):
-        made = seen[who] / unit[who]
+        made = seen[who] / unit[who]  # members pass one after the other, counted once
+        made *= lane.source.n_members if who == "teacher" else 1
         assert made == claimed or (who == "teacher" and not lane.source.stored), (
             f"{made:g} passes of the {who} a sample, and not {claimed} as its cost says"
         )

@@ -103,7 +103,7 @@ class Engine:
             index = jnp.asarray(index, jnp.int32)
         out = (stacked, self._whole(index, *self.spec.shape), self.lanes)
         if teacher is None or not self.spec.uses_known:
-            return out
+            return (*out, None)
         if self._known[0] is not teacher:  # once for every switch
             self._known = teacher, known_rows(self.plan, self.keys, stacked)
         return (*out, self._known[1])

@@ -10,7 +10,7 @@ import numpy as np
 
 from sandbox.distill.sources import Adaptive, Lane, Member, Source, of_seed
 from sandbox.distill.strategy import Strategy
-from sandbox.errors import StoreError
+from sandbox.errors import ConfigError, StoreError
 from sandbox.store.trajectories import Trajectory
 from sandbox.train.run import Run, folder_of
 from sandbox.train.spec import RunSpec
@@ -150,7 +150,14 @@ class LanePlan:
             out += [[]] if i == 0 else []
             source, lane = self.spec.strategies[i].source, self._lane(s, i)
             taught = lane is not None and _reads(source)
-            out[-1].append(source.members_at(t, lane) if lane and taught else ())
+            own = source.members_at(t, lane) if lane and taught else ()
+            n = source.n_members
+            if len(own) not in (0, n) or (n == 1 and any(m.weight != 1 for m in own)):
+                raise ConfigError(
+                    f"strategy {self.spec.strategies[i].name!r}: source.members_at must"
+                    f" give n_members = {n} networks (of weight 1 if one), got {own}."
+                )
+            out[-1].append(own)
         return out
 
     def advance(self, t: int, steps: np.ndarray, accuracy: np.ndarray) -> None:

@@ -94,7 +94,8 @@ def fit(
                 )
             return Run(folder, spec)
         if not folder.complete:
-            check_target(spec.task)
+            for task in (spec.task, *spec.data.tasks):
+                check_target(task)
             preflight(spec, folder)
         inputs = {}
         for ref in filter(None, (spec.teacher, spec.start)):

@@ -9,7 +9,6 @@ Any other shape is a schedule of optax by its name (`Scheduled`), and any other 
 frozen dataclass that subclasses `Rule`.
 """
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol, runtime_checkable
@@ -19,7 +18,14 @@ import jax.numpy as jnp
 import optax
 
 from sandbox.errors import ConfigError, require
-from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
+from sandbox.store.bounds import (
+    AtLeast,
+    MoreThan,
+    Within,
+    check_fields,
+    is_number,
+    shown,
+)
 from sandbox.store.config import later
 from sandbox.types import Array
 
@@ -62,6 +68,15 @@ class LearningRate:
         return rate
 
 
+SCHEDULES = (
+    *("constant_schedule", "cosine_decay_schedule", "cosine_onecycle_schedule"),
+    *("exponential_decay", "linear_onecycle_schedule", "linear_schedule"),
+    *("polynomial_schedule", "warmup_constant_schedule"),
+    *("warmup_cosine_decay_schedule", "warmup_exponential_decay_schedule"),
+)
+"""Those of `optax.schedules` that numbers alone describe."""
+
+
 @dataclass(frozen=True)
 class Argument:
     """One argument of a schedule."""
@@ -88,18 +103,18 @@ class Scheduled:
     def __post_init__(self) -> None:
         """Refuses what optax does not have, or does not take."""
         check_fields(self, "lr")
-        known = [n for n in dir(optax.schedules) if n.endswith("_schedule")]
         require(
-            self.name in known,
-            f"lr.name must be one of optax.schedules, {', '.join(known)}, got"
+            self.name in SCHEDULES,
+            f"lr.name must be one of optax.schedules, {', '.join(SCHEDULES)}, got"
             f" {self.name!r}.",
         )
         try:
-            first = float(self.at(jnp.zeros(1))[0])
+            rates = self.at(2.0 ** jnp.arange(-1, 32))
         except (TypeError, ValueError) as e:
             raise ConfigError(f"lr: optax refuses these arguments ({e}).") from e
         require(
-            math.isfinite(first), f"lr: {self.name} must begin with a number, {first}."
+            bool((jnp.isfinite(rates) & (rates >= 0)).all()),
+            f"lr: {self.name} must give rates from 0, got {shown(rates.tolist())}.",
         )
 
     def at(self, t: Array) -> Array:
@@ -116,6 +131,8 @@ def scheduled(name: str, **numbers: int | float) -> Scheduled:
         >>> scheduled("linear_schedule", init_value=.1, end_value=.01,
         ...           transition_steps=100_000)
     """
+    wrong = [n for n, v in numbers.items() if not is_number(v)]
+    require(not wrong, f"lr: {', '.join(wrong)} must be numbers.")
     own = tuple(Argument(n, float(v)) for n, v in sorted(numbers.items()))
     return Scheduled(name=name, arguments=own)
 

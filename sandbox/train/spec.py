@@ -268,11 +268,19 @@ class RunSpec:
         require(
             (own.n_seeds, own.first_seed, own.dtype)
             == (self.n_seeds, self.first_seed, self.dtype)
-            and all(start.lane(i) is not None for i in range(self.n_seeds)),
-            "start.spec must cover the same seeds at the same dtype, each with a final"
-            " checkpoint.",
+            and all(
+                (lane := start.lane(i)) is not None and own.stores(lane.final)
+                for i in range(self.n_seeds)
+            )
+            and start.lanes == 1,
+            "start.spec must train one strategy on the same seeds at the same dtype,"
+            " each with a final checkpoint that it stores.",
         )
         view = self.strategies[0].view
+        require(
+            view != Identity() or not any(s.init for s in self.strategies),
+            "strategies that begin from start have one initialisation; set init = 0.",
+        )
         require(
             own.model == self.model or view != Identity(),
             "start.spec.model must equal the model, unless a view maps one to the"
@@ -425,6 +433,7 @@ class TeacherRef:
 
     Attributes:
       spec: the teacher's own record, which finds its run folder.
+      lanes: strategies that it trains, more than one for sources that ask for several.
       final: step of the final checkpoint; None for a seed without a usable teacher,
         whose taught lanes are then absent.
     """

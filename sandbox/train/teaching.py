@@ -80,10 +80,13 @@ class Plan:
         shared = shared_structure(spec.strategies)
         n_seeds, n_lanes = spec.shape
         live, transforms, loss, view, update = shared.structure
+        target = Target(transforms=transforms)
+        if loss.refuses(target):  # at the temperature of 1
+            target = shared.target
         structure = Strategy(
             name="shared",
             source=live or (Final() if shared.source.needs_teacher else Labels()),
-            target=Target(transforms=transforms),
+            target=target,
             loss=loss,
             view=view,
             update=update,
@@ -274,7 +277,8 @@ def _of_lanes(index: Array | Members, a: Array) -> Array:
     """Of each lane `(R, L, ...)`, from what each checkpoint says, `(K, R, ...)`."""
     if not isinstance(index, Members):
         return jnp.swapaxes(a[index], 0, 1)
-    return jnp.einsum("lm,lmr...->rl...", index.weight, a[index.which])
+    parts = index.weight, a[index.which]
+    return jnp.einsum("lm,lmr...->rl...", *parts, precision="highest")
 
 
 def _extra(plan: Plan, key: Array, t: Array, x: Any) -> Any:

@@ -332,6 +332,8 @@ def test_damaged_networks(key: jax.Array) -> None:
     for layer in ("layer_0", "layer_1"):
         kernel = out[layer]["attention"]["out"]["kernel"]
         assert (kernel == 0).all((1, 2)).sum() == 2
+    with pytest.raises(ConfigError, match="cuts off no head"):
+        DroppedHeads(share=0.5).apply(params, rng(0))
     same = DroppedHeads(share=0.0).apply(whole, rng(0))
     jax.tree.map(np.testing.assert_array_equal, same, whole)
     for damage in (SubNetwork(share=0.5), WeightNoise(scale=1.0), OtherSupport()):

@@ -10,9 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from sandbox.distill.losses import Answers
+from sandbox.distill.losses import Answers, Loss
+from sandbox.distill.methods import Features, Flips, LogitMatching, SkipWrong
 from sandbox.distill.sources import Final, Lane, LiveSource, Member
 from sandbox.distill.strategy import Strategy
+from sandbox.distill.targets import Target
 from sandbox.distill.updates import Step, Trained, Update
 from sandbox.distill.views import Identity, View
 from sandbox.errors import ConfigError
@@ -23,6 +25,7 @@ from sandbox.tasks.data import Data, Finite, Fresh, Mix, Phased
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.train.engine import Engine
+from sandbox.train.lanes import LanePlan
 from sandbox.train.loop import fit
 from sandbox.train.optim import SGD, Adam, LearningRate, Scheduled, scheduled
 from sandbox.train.progress import Silent
@@ -221,8 +224,6 @@ def test_several_networks_teach_by_their_mean_logits(tmp_path: Path) -> None:
     out = fit(spec, root=tmp_path, progress=Silent())
     passes = out.metrics.columns["teacher_forward"][-1]
     np.testing.assert_array_equal(passes, [[256, 128]] * 2)
-    from sandbox.train.lanes import LanePlan  # lazily: beside its only use
-
     stack, members = LanePlan(spec, run.trajectory).teachers_at(0)
     plan, lanes = Plan.of(spec), LaneArrays.of(spec.strategies)
     of_seed = jax.tree.map(lambda a: jnp.asarray(a[0]), (stack, members))
@@ -350,3 +351,101 @@ def test_weight_decay_of_sgd_is_optaxs() -> None:
     assert (
         Adam().plain is False and Identity() == Identity() and Answers(1).acts is None
     )  # pyright: ignore
+
+
+# ----------------------------------------------------------------- refusals
+
+
+@dataclass(frozen=True)
+class Triple(Final):
+    """One network whose logits are tripled, which is no source of one network."""
+
+    def members_at(self, t: int, lane: Lane) -> tuple[Member, ...]:
+        return (Member(lane.final, 3.0),)
+
+
+@dataclass(frozen=True)
+class Unread(Final):
+    """Reads no stored run, and is not live."""
+
+    stored = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Half(Loss):
+    """The paper's loss, halved: its gradient would be the whole one's."""
+
+
+SKIP = Target(tau=0.0, transforms=(SkipWrong(),))
+REFUSED: dict[str, tuple[Any, str]] = {
+    "labels beside a row filter": (
+        lambda: student(CE, Strategy(name="a", source=Final(), target=SKIP)),
+        "labels alone fit only the paper's loss and target",
+    ),
+    "a subclass of Loss": (
+        lambda: Strategy(name="a", source=Final(), loss=Half()),
+        "subclasses Objective and not Loss",
+    ),
+    "logits of a swapped target": (
+        lambda: Strategy(name="a", source=Final(), target=SKIP, loss=LogitMatching()),
+        "its loss reads logits, so target must keep its defaults",
+    ),
+    "flips of a swapped target": (
+        lambda: Strategy(name="a", source=Final(), target=SKIP, loss=Flips()),
+        "flips take no target",
+    ),
+    "a source that reads nothing": (
+        lambda: Strategy(name="a", source=Unread()),
+        "must be a LiveSource",
+    ),
+    "more flips than bits": (
+        lambda: trained(student(Strategy(name="a", source=Final(), loss=Flips(n=9)))),
+        "loss.n = 9 bits of d = 8",
+    ),
+    "a checkpoint that is not stored": (
+        lambda: student(model=WIDE, start=replace(REF, final=100)),
+        "start.spec must train one strategy",
+    ),
+    "several starts that are one": (
+        lambda: student(Strategy(name="a", init=1), model=WIDE, start=REF),
+        "begin from start have one initialisation",
+    ),
+    "taps that are not there": (
+        lambda: student(
+            Strategy(name="a", source=Final(), loss=Features(layers=("hidden_1",)))
+        ),
+        "its loss reads hidden_1, which model does not have",
+    ),
+    "too many projections": (
+        lambda: trained(
+            student(
+                Strategy(name="a", source=Final(), loss=Features(layers=("hidden_0",)))
+            )
+        ),
+        "loss.dims must be at most 12",
+    ),
+    "no loss": (lambda: Strategy(name="a", loss="junk"), "strategy.loss must be"),  # pyright: ignore
+    "no transform": (lambda: Target(transforms=("a",)), "transforms must be"),  # pyright: ignore
+    "no data": (lambda: student(data="junk"), "data must be a Data"),
+    "a class": (lambda: student(data=Finite), "data must be a Data"),
+    "a rate below 0": (
+        lambda: scheduled("constant_schedule", value=-1.0),
+        "must give rates from 0",
+    ),
+}
+
+
+@pytest.mark.usefixtures("no_shapes")
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_would_train_something_else_is_refused(what: str) -> None:
+    make, words = REFUSED[what]
+    with pytest.raises(ConfigError) as e:
+        make()
+    assert words in str(e.value) and str(e.value).endswith(".")
+
+
+def test_weights_of_one_network_are_refused(tmp_path: Path) -> None:
+    run = fit(TEACHER, root=tmp_path, progress=Silent())
+    plan = LanePlan(student(Strategy(name="a", source=Triple())), run.trajectory)
+    with pytest.raises(ConfigError, match="n_members = 1 networks"):
+        plan.teachers_at(0)

@@ -24,10 +24,9 @@ class Features(Objective):
     Attributes:
       layers: taps of both networks, e.g. `hidden_0`, in the order they are matched.
       project: `random` directions V (theirs), or leading principal `components`.
-      dims: projections of each layer, each scaled to variance 1.
+      dims: projections of each layer, scaled to variance 1; all seeds share V.
       weight: of the squared distances.
-      hold: samples of each layer, before the output's cross-entropy; 0 matches all
-        layers throughout and no output.
+      hold: samples of each layer, then cross-entropy; 0 for all layers throughout.
     """
 
     layers: tuple[str, ...]
@@ -39,9 +38,10 @@ class Features(Objective):
     uses_known = True
 
     def __post_init__(self) -> None:
-        """Refuses no layer."""
+        """Refuses no layer, and weights of attention, which are no features."""
         check_fields(self, "loss")
-        require(len(self.layers) > 0, "loss.layers must name a tap of both networks.")
+        ok = bool(self.layers) and not any("attention" in n for n in self.layers)
+        require(ok, f"loss.layers must name layers of features, got {self.layers}.")
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -52,6 +52,8 @@ class Features(Objective):
         """A linear head a layer."""
         out, acts = [], student.acts or {}
         for i, name in enumerate(self.layers):
+            n = ((teacher or student).acts or {})[name].shape[-1]
+            require(self.dims <= n, f"loss.dims must be at most {n}, as {name} has.")
             shape = (acts[name].shape[-1], self.dims)
             w = 0.2 * jax.random.normal(jax.random.fold_in(key, i), shape)
             out.append((w, jnp.zeros(self.dims, w.dtype)))
@@ -60,18 +62,16 @@ class Features(Objective):
     def statistics(self, known: Known) -> Any:
         """Projection `(width, dims)` of each layer, and minus that of its mean."""
         share, out = (known.weight / jnp.sum(known.weight))[None], []
-        for i, name in enumerate(self.layers):
-            h = (known.acts or {})[name]
+        for i, h in enumerate((known.acts or {})[name] for name in self.layers):
             h = h[:, -1] if h.ndim > 2 else h
-            mean = share @ h
-            cov = ((h - mean).T * share) @ (h - mean)
-            if self.project == "random":
-                v = jax.random.normal(jax.random.key(i), (len(cov), self.dims), h.dtype)
-            else:
+            mean = jnp.dot(share, h, precision="highest")
+            cov = jnp.dot((h - mean).T * share, h - mean, precision="highest")
+            v = jax.random.normal(jax.random.key(i), (len(cov), self.dims), h.dtype)
+            if self.project == "components":
                 v = jnp.linalg.eigh(cov)[1][:, ::-1][:, : self.dims]
-            variance = jnp.sum(v * (cov @ v), 0)[None]
-            v = v / jnp.sqrt(jnp.maximum(variance, 1e-12))
-            out.append((v, -(mean @ v)[0]))
+            variance = jnp.sum(v * jnp.dot(cov, v, precision="highest"), 0)[None]
+            v = v / jnp.sqrt(jnp.maximum(variance, 1e-6 * jnp.max(variance)))
+            out.append((v, -jnp.dot(mean, v, precision="highest")[0]))
         return out
 
     def supervise(self, label: Array, taught: Taught | None, numbers: Any) -> Any:
@@ -79,10 +79,9 @@ class Features(Objective):
         assert taught and taught.known and taught.answers.acts and taught.t is not None
         pairs = zip(self.layers, taught.known.stats, strict=True)
         g = [_head(taught.answers.acts[name], label, *vm) for name, vm in pairs]
-        one = jnp.ones_like(taught.tau)
-        stage, held = taught.t // max(self.hold, 1), self.hold > 0
-        on = [self.weight * one * (not held or stage == i) for i in range(len(g))]
-        return g, on, one * (stage >= len(g)) * held, taught.p
+        one, stage = jnp.ones_like(taught.tau), taught.t // max(self.hold, 1)
+        on = [self.weight * one * (not self.hold or stage == i) for i in range(len(g))]
+        return g, on, one * (stage >= len(g)) * (self.hold > 0), taught.p
 
     def value(self, out: Answers, sup: Any, aux: Params) -> Array:
         """The loss of each row."""
@@ -96,5 +95,6 @@ class Features(Objective):
 
 def _head(acts: Array, like: Array, w: Array, b: Array) -> Array:
     """Activations through w and b; of the last position where the label has none."""
-    out = (acts[..., -1, :] if acts.ndim > like.ndim else acts) @ w
+    rows = acts[..., -1, :] if acts.ndim > like.ndim else acts
+    out = jnp.dot(rows, w, precision="highest")
     return out + jnp.broadcast_to(b, out.shape)

@@ -11,9 +11,9 @@ networks' probabilities,
 On bits D_i p = sum over A containing i of p^(A) chi_A (O'Donnell, section 2.2), so the
 expectation of the signed loss, summed over i, is sum_A |A| (q^(A) - p^(A))^2: no
 monomial's coefficient enters another's gradient. Magnitudes are another function, and
-tell where a teacher's output depends on i at all. Tokens are replaced by one from
-another position of the string. The published method perturbs images along the
-student's attack.
+tell where a teacher's output depends on i at all. A token is replaced by that of a
+random position of the string (now and then its own). The published method perturbs
+images along the student's attack.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from sandbox.distill.losses import Answers, Objective, Taught
-from sandbox.distill.targets import soften
+from sandbox.distill.targets import Target, soften
+from sandbox.errors import require
 from sandbox.store.bounds import AtLeast, check_fields
 from sandbox.types import Array, Params, Tokens
 
@@ -46,6 +47,10 @@ class Flips(Objective):
         """Refuses none."""
         check_fields(self, "loss")
 
+    def refuses(self, target: Target) -> str:
+        """Transforms, which changed rows have no labels for."""
+        return "flips take no target.transforms." if target.transforms else ""
+
     @property
     def copies(self) -> int:
         """The changed rows."""
@@ -54,6 +59,8 @@ class Flips(Objective):
     def inputs(self, key: Any, x: Any) -> Any:
         """Rows with bit i turned, or token i replaced by another's."""
         if not isinstance(x, Tokens):
+            d = x.shape[0]
+            require(self.n <= d, f"loss.n = {self.n} bits of d = {d} cannot be turned.")
             i = jax.random.permutation(key, x.shape[0])[: self.n]
             return x[None] * (1 - 2 * jax.nn.one_hot(i, x.shape[0], dtype=x.dtype))
         length = jnp.sum(x.valid)

@@ -7,8 +7,8 @@ With p the target, y the label, C classes and u uniform on the wrong ones:
     TopK        the k largest of p; the rest flattened
     ClassMeans  E[p | y]                           relations of classes alone
 
-Theirs takes relations from the teacher's output weights; here they are its mean target
-of each class. For C = 2 OwnWeight changes nothing, and ClassMeans depends on y alone.
+Theirs takes relations from output weights, here they are means. At C = 2 OwnWeight
+changes nothing, and ClassMeans depends on y alone.
 """
 
 from dataclasses import dataclass
@@ -81,10 +81,7 @@ class TopK(Transform):
 
 @dataclass(frozen=True)
 class ClassMeans(Transform):
-    """Relations of classes: the mean target of the label's class.
-
-    A class that no held-out row has keeps its label.
-    """
+    """The mean target of the label's class; its label if no held-out row has it."""
 
     uses_known = True
 
@@ -95,6 +92,7 @@ class ClassMeans(Transform):
         assert known is not None and known.p is not None
         own = known.weight[:, None] * known.label
         count = jnp.sum(own, 0)
-        means = (own.T @ known.p) / jnp.maximum(count, 1e-9)[:, None]
+        sums = jnp.dot(own.T, known.p, precision="highest")
+        means = sums / jnp.maximum(count, 1e-9)[:, None]
         means = jnp.where(count[:, None] > 0, means, jnp.eye(label.shape[-1]))
-        return label @ means, None
+        return jnp.dot(label, means, precision="highest"), None

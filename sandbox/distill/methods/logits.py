@@ -13,13 +13,23 @@ import jax
 import jax.numpy as jnp
 
 from sandbox.distill.losses import Answers, Objective, Taught
-from sandbox.distill.targets import Anneal
+from sandbox.distill.targets import Anneal, Target
 from sandbox.store.bounds import MoreThan, Within, check_fields
 from sandbox.types import Array, Params
 
 
+class _OfLogits(Objective):
+    on_logits = True
+    shift_free = True
+
+    def refuses(self, target: Target) -> str:
+        """Temperatures and transforms, which change probabilities."""
+        words = "its loss reads logits, so target must keep its defaults."
+        return words if target != Target() else ""
+
+
 @dataclass(frozen=True, kw_only=True)
-class LogitMatching(Objective):
+class LogitMatching(_OfLogits):
     """Squared distance of centred logits.
 
     Attributes:
@@ -27,9 +37,6 @@ class LogitMatching(Objective):
     """
 
     weight: Annotated[float, MoreThan(0)] = 1.0
-
-    on_logits = True
-    shift_free = True
 
     def __post_init__(self) -> None:
         """Refuses no weight."""
@@ -46,7 +53,7 @@ class LogitMatching(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TAID(Objective):
+class TAID(_OfLogits):
     """Cross-entropy to a mixture of both networks' logits.
 
     Attributes:
@@ -54,9 +61,6 @@ class TAID(Objective):
     """
 
     share: Annotated[float | Anneal, Within(0, 1)]
-
-    on_logits = True
-    shift_free = True
 
     def __post_init__(self) -> None:
         """Refuses what is no share."""

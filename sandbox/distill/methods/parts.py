@@ -19,7 +19,7 @@ class SubNetwork(Damage):
     """Units of an MLP's last hidden layer, scaled up by as many as are cut off.
 
     The remaining sum has a large mean, so each logit is moved by its median on uniform
-    random bits.
+    random bits, in place of the bias (also if all units stay).
 
     Attributes:
       share: of the units that stay.
@@ -67,14 +67,21 @@ class DroppedHeads(Damage):
 
     def apply(self, params: Params, rng: np.random.Generator) -> Params:
         """Output projections with zeros."""
+        found = []
 
         def cut(path: Any, a: np.ndarray) -> np.ndarray:
             if jax.tree_util.keystr(path[-3:]) != "['attention']['out']['kernel']":
                 return a
-            heads = a.shape[-3]
-            gone = rng.permutation(heads)[: round(self.share * heads)]
+            n = round(self.share * (heads := a.shape[-3]))
+            gone = rng.permutation(heads)[:n]
+            found.append(n)
             out = a.copy()
             out[..., gone, :, :] = 0
             return out
 
-        return jax.tree.map_with_path(cut, params)
+        changed = jax.tree.map_with_path(cut, params)
+        require(
+            bool(found) and (min(found) > 0 or self.share == 0),
+            f"damage.share = {self.share} cuts off no head of this network.",
+        )
+        return changed
