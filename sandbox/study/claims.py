@@ -134,7 +134,7 @@ def at_least(
     statement: str,
     *,
     paper: str = "not in the paper",
-    also: tuple[float, ...] = (),
+    also: tuple[int | float, ...] = (),
 ) -> Claim:
     """Claims that a number is at least `bound`.
 
@@ -156,7 +156,7 @@ def at_most(
     statement: str,
     *,
     paper: str = "not in the paper",
-    also: tuple[float, ...] = (),
+    also: tuple[int | float, ...] = (),
 ) -> Claim:
     """Claims that a number is at most `bound`; arguments as of `at_least`."""
     return _claim(id, what, ("<=", bound), statement, paper, also=also)
@@ -212,7 +212,7 @@ def _claim(
     paper: str,
     *,
     in_all: bool = False,
-    also: tuple[float, ...] = (),
+    also: tuple[int | float, ...] = (),
 ) -> Claim:
     """Evaluates a rule.
 
@@ -237,7 +237,7 @@ def _claim(
     operator, bound = rule
     worse = estimate.lower if operator in (">", ">=") else estimate.upper
 
-    def both(bound: float) -> tuple[bool | None, bool | None]:
+    def both(bound: int | float) -> tuple[bool | None, bool | None]:
         point = _satisfied(estimate.value, operator, bound)
         return point, _satisfied(worse, operator, bound)
 

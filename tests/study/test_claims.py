@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sandbox.study.claims import (
+    Claim,
     Statistic,
     at_least,
     at_most,
@@ -132,3 +133,14 @@ def test_a_teacher_counts_once_however_many_students_it_has():
 def test_one_student_a_teacher_shows_no_range():
     row = make([0.1, 0.2, 0.3], "at_most", 0.5)
     assert np.isnan(row.students_lower) and "(" not in show(row)
+
+
+def test_other_bounds_stand_beside_the_claim_and_decide_nothing() -> None:
+    each = quantity(np.linspace(1.8, 2.2, 9))
+    plain = at_least("A", each, 1.9, "words")
+    claim = at_least("A", each, 1.9, "words", also=(1.5, 1.95, 4.0))
+    assert claim.sensitivity == "held at 1.5, point only at 1.95, failed at 4"
+    assert (claim.point, claim.whole) == (plain.point, plain.whole)
+    assert "sensitivity" not in plain.to_json() and plain.sensitivity == ""
+    for c in (plain, claim):
+        assert Claim.from_json(c.to_json()) == c
