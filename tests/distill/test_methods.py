@@ -33,6 +33,7 @@ from sandbox.distill.sources import Final, Lane, Member, Progressive
 from sandbox.distill.strategy import Strategy
 from sandbox.distill.targets import Anneal, Known, Target, Transform, soften
 from sandbox.errors import ConfigError
+from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
 from sandbox.probes.knowledge import split
@@ -428,7 +429,10 @@ EVERY: dict[str, tuple[Strategy, Strategy | None]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (i > 2)) for i, n in enumerate(EVERY)],
+    [
+        pytest.param(n, marks=getattr(pytest.mark, "long" if i < 3 else "slow"))
+        for i, n in enumerate(EVERY)
+    ],
 )
 def test_every_method_passes_the_battery(name: str) -> None:
     strategy, off = EVERY[name]
@@ -472,3 +476,18 @@ def test_plain_losses_are_what_they_were() -> None:
         loss.value(Answers(z), sup, None), value(loss, z, sup)
     )
     np.testing.assert_array_equal(loss.delta(z, sup), delta(loss, z, sup))
+
+
+@pytest.mark.slow
+def test_the_battery_on_transformers() -> None:
+    """Features of the last position, of two layers in turn, with GPT-2 on bits."""
+
+    def net(heads: int) -> BitTransformer:
+        size = dict(vocab=2, n_classes=2, positions=10, layers=2, head_dim=4)
+        return BitTransformer(
+            d=10, network=Transformer(kind="gpt2", tied=False, heads=heads, **size)
+        )
+
+    layers = ("residual_1", "residual_2")
+    features = with_loss(Features(layers=layers, dims=4, hold=64))
+    battery(features, student=net(1), teacher=net(2))

@@ -162,6 +162,7 @@ def test_a_live_teacher_learns_as_if_alone() -> None:
     assert (before["layer_1"]["bias"] != after["layer_1"]["bias"]).any()
 
 
+@pytest.mark.long
 def test_a_run_of_a_live_teacher_needs_no_stored_one(tmp_path: Path) -> None:
     spec = student(Strategy(name="a", source=Online()), teacher=None)
     run = fit(spec, root=tmp_path, progress=Silent())
@@ -218,6 +219,7 @@ class Two(Final):
         return lane.final - 64, lane.final
 
 
+@pytest.mark.long
 def test_several_networks_teach_by_their_mean_logits(tmp_path: Path) -> None:
     run = fit(TEACHER, root=tmp_path, progress=Silent())
     spec = student(Strategy(name="a", source=Two()), Strategy(name="b", source=Final()))
@@ -240,6 +242,7 @@ def test_several_networks_teach_by_their_mean_logits(tmp_path: Path) -> None:
 # ------------------------------------------------------------ data and starts
 
 
+@pytest.mark.long
 def test_a_student_starts_from_a_stored_run(tmp_path: Path) -> None:
     run = fit(TEACHER, root=tmp_path, progress=Silent())
     spec = student(model=WIDE, start=REF, teacher=None)
@@ -444,6 +447,7 @@ def test_what_would_train_something_else_is_refused(what: str) -> None:
     assert words in str(e.value) and str(e.value).endswith(".")
 
 
+@pytest.mark.long
 def test_weights_of_one_network_are_refused(tmp_path: Path) -> None:
     run = fit(TEACHER, root=tmp_path, progress=Silent())
     plan = LanePlan(student(Strategy(name="a", source=Triple())), run.trajectory)
