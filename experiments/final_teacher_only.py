@@ -94,9 +94,9 @@ SHADES = {
     "teacher": ("teacher", "#111827"),
     "two_shot": ("2-shot", "#1d4ed8"),
     "flips": ("flips", "#b45309"),
-    "extraction": ("features, then outputs", "#ef4444"),
+    "extraction": ("features first", "#ef4444"),
     "units_30": ("30% of units", "#a16207"),
-    "features": ("features beside outputs", "#f59e0b"),
+    "features": ("features beside", "#f59e0b"),
 }
 """What the panel of exponents calls them, and their colours."""
 POINTS = 16_384
