@@ -264,6 +264,7 @@ def test_changed_rows(key: jax.Array) -> None:
 # --------------------------------------------------------------- extraction
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("x64")
 def test_all_directions_kept_is_feature_matching(key: jax.Array) -> None:
     """With the right head: (s - h)' C^-1 (s - h), C the covariance of h."""
@@ -306,6 +307,7 @@ def numpy_params(model: Any) -> Any:
     return jax.tree.map(np.asarray, model.init(jax.random.key(3)))
 
 
+@pytest.mark.long
 def test_damaged_networks(key: jax.Array) -> None:
     model, rng = MLP(d=6, hidden=(40,)), np.random.default_rng
     params, x = numpy_params(model), jnp.asarray(cube(6), jnp.float32)

@@ -113,6 +113,7 @@ def test_a_view_without_a_rate_moves_nothing() -> None:
         assert (before["layer_0"]["kernel"] != after["layer_0"]["kernel"]).any()
 
 
+@pytest.mark.long
 def test_a_rescaled_view_learns_at_a_quarter_of_the_rate() -> None:
     """d/dphi = 1/2 d/dtheta, and theta = phi / 2."""
     slow = SGD(lr=LearningRate(peak=0.025))
@@ -142,6 +143,7 @@ class Online(LiveSource):
         return -jnp.sum(label * jax.nn.log_softmax(logits), -1)
 
 
+@pytest.mark.long
 def test_a_live_teacher_learns_as_if_alone() -> None:
     """No gradient of the student reaches it, and the student does learn from it."""
     spec = student(Strategy(name="a", source=Online()), teacher=None, n_seeds=1)
@@ -184,6 +186,7 @@ class Quizzed(Update):
         return trained._replace(phi=phi, optimizer=kept), loss
 
 
+@pytest.mark.long
 def test_updates_see_the_quiz_stream() -> None:
     """A step on its rows is a step of gradient descent on these rows, by hand."""
     spec = student(Strategy(name="a", update=Quizzed()), n_seeds=1, teacher=None)
@@ -299,6 +302,7 @@ def test_rows_of_other_shapes_are_refused() -> None:
 # ---------------------------------------------------------- rules and schedules
 
 
+@pytest.mark.long
 def test_any_schedule_of_optax() -> None:
     numbers = dict(init_value=0.0, peak_value=0.1, warmup_steps=64, decay_steps=256)
     rate = scheduled("warmup_cosine_decay_schedule", end_value=0.02, **numbers)
