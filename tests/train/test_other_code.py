@@ -476,9 +476,9 @@ def test_a_changed_loss_is_trained_anew(tmp_path: Path) -> None:
     file.write_text(text + "\n# an idea\n")
     assert run()[0] == "" and said == ""
     assert text.count("\n    return ") > 2
-    head, _, tail = text.partition("def value(")
+    head, _, tail = text.partition("\ndef value(")
     body, _, rest = tail.partition("return ")
-    file.write_text(f"{head}def value({body}return 0.5 * {rest}")
+    file.write_text(f"{head}\ndef value({body}return 0.5 * {rest}")
     said, second = run()
     assert "sandbox/distill/losses.py; it is kept as" in said and said.count("\n") == 1
     assert not np.array_equal(first, second)
