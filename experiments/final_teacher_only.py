@@ -15,7 +15,7 @@ of a teacher of another support.
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,11 @@ from sandbox.distill.sources import Final, NShot, Source
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import require
 from sandbox.plotting import curves as plots
+from sandbox.plotting.style import WIDE
 from sandbox.study.result import caps_of
 from sandbox.tasks.data import Phased
 from sandbox.tasks.parity import Parity
-from sandbox.theory.exponents import Exponent, difference, fit_exponent
+from sandbox.theory.exponents import Exponent, Scaling, difference
 from sandbox.train.teaching import task_key
 
 LAYER = "hidden_0"
@@ -102,6 +103,20 @@ SHADES = {
 POINTS = 16_384
 
 
+class Measured(NamedTuple):
+    """What the study measures beside its students.
+
+    Attributes:
+      leaks: kind of teaching -> degree-1 correlations `(T, 2)`, in and off the support.
+      laws: strategy -> samples to .90 by d.
+      exponents: fitted to them.
+    """
+
+    leaks: dict[str, np.ndarray]
+    laws: dict[str, Scaling]
+    exponents: dict[str, Exponent]
+
+
 class FinalTeacherOnly(st.Study):
     """Students of the final teacher alone, and of its checkpoints.
 
@@ -148,8 +163,9 @@ class FinalTeacherOnly(st.Study):
         )
         require(1 <= self.flips <= d, f"flips must lie in 1..{d}, got {self.flips}.")
         require(
-            all(len(cell) == 3 for cell in self.cells),
-            f"cells must hold (d, k, spacing), got {self.cells}.",
+            all(len(cell) == 3 for cell in self.cells)
+            and len({cell[0] for cell in self.cells}) == len(self.cells),
+            f"cells must hold (d, k, spacing), every d once, got {self.cells}.",
         )
 
     @property
@@ -230,26 +246,29 @@ class FinalTeacherOnly(st.Study):
         loss = Sum(losses=(Loss(), flips), weights=(1.0, weight))
         return _with(name, Final(), loss)
 
-    def measure(self, r: st.Result) -> dict[str, np.ndarray]:
-        """Degree-1 leak of every kind of teaching: `(T, 2)` in and off the support."""
+    def measure(self, r: st.Result) -> Measured:
+        """What is taught leaks, and how samples to .90 grow with d."""
         found = [
             self._leaks(t, s) for t in r.parts["main"].teachers for s in _usable(t)
         ]
-        return {k: np.stack([f[k] for f in found]) for k in (found or [{}])[0]}
+        leaks = {k: np.stack([f[k] for f in found]) for k in (found or [{}])[0]}
+        laws = {n: self._law(r, n) for n in ("teacher", *GROWING) if self.cells}
+        return Measured(leaks, laws, {n: law.exponent() for n, law in laws.items()})
 
     def _leaks(self, t: st.Teachers, s: int) -> dict[str, np.ndarray]:
         """Of one teacher, by kind; noise is about 0.8 / sqrt(`POINTS`) = .006."""
         task, model = t.setting.made_task, t.spec.model
         key = task_key(t.spec.seeds[s])
         support = np.asarray(task.supports(key)[0])
-        final = t.chosen.stages["final"][0][s]
-        middle = t.chosen.stages["middle"][0][s]
+        final, middle = (t.chosen.stages[n][0][s] for n in ("final", "middle"))
         uniform = task.sample(key, jnp.uint32(0), POINTS, split="probe")
         skewed = replace(task, p=self.bias)
         few = skewed.sample(key, jnp.uint32(0), POINTS, split="probe")
 
-        def read(step: Any) -> Any:
-            return t.run.trajectory.read(step, seed=s)
+        assert final is not None and middle is not None  # of those that are usable
+        start, half, net = (
+            t.run.trajectory.read(step, seed=s) for step in (0, middle, final)
+        )
 
         def out(params: Any, x: Any) -> np.ndarray:
             return np.asarray(jax.nn.softmax(model.apply(params, x).logits)[:, 1:])
@@ -266,24 +285,24 @@ class FinalTeacherOnly(st.Study):
             return g / np.maximum(g.std(0), 1e-12)
 
         def damaged(damage: Any) -> Any:
-            return damage.apply(read(final), np.random.default_rng(t.spec.seeds[s]))
+            return damage.apply(net, np.random.default_rng(t.spec.seeds[s]))
 
         x = np.asarray(uniform.x)
-        whole = out(read(final), uniform.x)
-        flipped = [out(read(final), x * (1 - 2 * row)) for row in np.eye(task.d)]
+        whole = out(net, uniform.x)
+        flipped = [out(net, x * (1 - 2 * row)) for row in np.eye(task.d)]
         change = np.stack([np.abs(whole - f).mean() / 2 for f in flipped])
         z = np.asarray(skewed.standardise(few.x))
         kinds = {
-            "middle checkpoint": (out(read(middle), uniform.x), x),
+            "middle checkpoint": (out(half, uniform.x), x),
             "outputs": (whole, x),
-            "logits": (logits(read(final), uniform.x), x),
-            "features": (features(read(final)), x),
+            "logits": (logits(net, uniform.x), x),
+            "features": (features(net), x),
             "units_30": (out(damaged(SubNetwork(share=0.3)), uniform.x), x),
             "units_10": (out(damaged(SubNetwork(share=0.1)), uniform.x), x),
             "noise": (out(damaged(WeightNoise(scale=1.0)), uniform.x), x),
-            "biased, outputs": (out(read(final), few.x), z),
+            "biased, outputs": (out(net, few.x), z),
             "biased, labels": (np.asarray(few.y)[:, None].astype(float), z),
-            "untrained": (features(read(0)), x),
+            "untrained": (features(start), x),
             "other_support": (features(damaged(OtherSupport())), x),
         }
         leaks = {k: np.abs(f.T @ x / len(x)) for k, (f, x) in kinds.items()}
@@ -306,8 +325,7 @@ class FinalTeacherOnly(st.Study):
         """
         p = r.parts["main"]
         rows = [n for n in NAMES if n in p.strategies]
-        fig = st.panels(1, 1, height=7.4)[0]
-        fig.clear()
+        fig = Figure(figsize=(WIDE, 7.4), layout="constrained")
         top, bottom = fig.add_gridspec(2, 1, height_ratios=(1.7, 1))
         n = 1 + (len(self.cells) > 0) + ("strings" in r.parts)
         grids = top.subgridspec(1, 2), bottom.subgridspec(1, n)
@@ -328,9 +346,9 @@ class FinalTeacherOnly(st.Study):
             ax.axvline(1, color="0.6", lw=0.8)
         axes[0].set(xlabel="samples to .90 / n90 of teacher", title=str(p.setting))
         axes[1].set(xlabel="passes to .90 / those of teacher", yticklabels=[])
-        _draw_leaks(axes[2], r.measured)
+        _draw_leaks(axes[2], r.measured.leaks)
         if self.cells:
-            _draw_exponents(axes[3], self._fits(r))
+            _draw_exponents(axes[3], r.measured)
         if "strings" in r.parts:
             _draw_strings(axes[-1], r.parts["strings"])
         return fig
@@ -341,20 +359,14 @@ class FinalTeacherOnly(st.Study):
         passes = own.student_forward + 2 * own.student_backward + own.teacher_forward
         return (p.n90[name] / p.n90.teacher).values * passes / cost
 
-    def _fits(self, r: st.Result) -> dict[str, tuple[Exponent, np.ndarray, np.ndarray]]:
-        """Exponent of samples to .90 in d, and what it was fitted to, by strategy."""
-        out = {}
-        for name in ("teacher", *GROWING) if self.cells else ():
-            d, n, caps = [], [], []
-            for part in [p for key, p in r.parts.items() if key.startswith("d=")]:
-                rows = part.n90[name].values[:, 0]
-                runs = [run for run in part.runs(name) if run is not None]
-                d.append(np.full(len(rows), float(part.setting.made_task.d)))
-                n.append(rows)
-                caps.append(np.concatenate([caps_of(run) for run in runs]))
-            x, y, c = map(np.concatenate, (d, n, caps))
-            out[name] = fit_exponent(x, y, c), x, y
-        return out
+    def _law(self, r: st.Result, name: str) -> Scaling:
+        """Samples to .90 and caps of a strategy by d."""
+        runs = {}
+        for d, k, _ in self.cells:
+            p = r.parts[f"d={d}, k={k}"]
+            caps = [caps_of(run) for run in p.runs(name) if run is not None]
+            runs[d] = p.n90[name].values[:, 0], np.concatenate(caps)
+        return Scaling(runs)
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         """Rules of 2026-11-28, written before the first run."""
@@ -385,9 +397,9 @@ class FinalTeacherOnly(st.Study):
         yield st.at_most("F5.two_shot", ratio, 1.0, words)
         if not self.cells:
             return
-        fits = {name: fit for name, (fit, *_) in self._fits(r).items()}
-        parts = [p for key, p in r.parts.items() if key.startswith("d=")]
-        fewest = min(sum(int(t.usable.sum()) for t in p.teachers) for p in parts)
+        laws, fits = r.measured.laws, r.measured.exponents
+        known = [~np.isnan(n) for n, _ in laws["teacher"].runs.values()]
+        fewest = min(int(k.sum()) for k in known)
         for name in GROWING[1:]:  # features: added after the first run
             gap = difference(fits["teacher"], fits[name])
             text = f"exponent in d of the teacher - that of {name}"
@@ -396,8 +408,8 @@ class FinalTeacherOnly(st.Study):
             yield st.positive(f"F6.{name}", what, words)
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        fits = {n: fit.to_json() for n, (fit, *_) in self._fits(r).items()}
-        rows = {k: np.median(v, 0) for k, v in r.measured.items()}
+        fits = {n: fit.to_json() for n, fit in r.measured.exponents.items()}
+        rows = {k: np.median(v, 0) for k, v in r.measured.leaks.items()}
         leaks = {k: {"in": v[0], "off": v[1]} for k, v in rows.items()}
         strings = {}
         if "strings" in r.parts:
@@ -459,17 +471,16 @@ def _draw_strings(ax: Axes, p: st.Taught) -> None:
     ax.set(xlabel="accuracy at the end", title="cfg3b from level 13")
 
 
-def _draw_exponents(
-    ax: Axes, fits: Mapping[str, tuple[Exponent, np.ndarray, np.ndarray]]
-) -> None:
+def _draw_exponents(ax: Axes, m: Measured) -> None:
     """Samples to .90 against d, with the fitted powers."""
-    sizes = np.unique(fits["teacher"][1])
-    for name, (fit, x, y) in fits.items():
-        median = [np.median(y[x == d]) for d in sizes]
+    sizes = np.asarray(list(m.laws["teacher"].runs))
+    for name, law in m.laws.items():
+        median = [np.median(n) for n, _ in law.runs.values()]
         words, color = SHADES[name]
-        text = f"{words}: {fit.value:.1f}"
+        text = f"{words}: {m.exponents[name].value:.1f}"
         ax.plot(sizes, median, "o", color=color, ms=3.5)
-        ax.plot(sizes, fit.at(sizes), "-", color=color, lw=0.9, label=text)
+        at = m.exponents[name].at(sizes)
+        ax.plot(sizes, at, "-", color=color, lw=0.9, label=text)
     ax.set(xscale="log", yscale="log", xlabel="d", ylabel="samples to .90")
     ax.xaxis.set_minor_formatter("")
     ax.set_xticks(sizes, [f"{d:g}" for d in sizes])

@@ -124,6 +124,11 @@ class Source(Protocol):
     stored: ClassVar[bool] = True
 
     @property
+    def reads(self) -> bool:
+        """Whether a stored run teaches."""
+        return self.needs_teacher and self.stored
+
+    @property
     def n_members(self) -> int:
         """How many networks teach a sample together."""
         return 1

@@ -104,10 +104,14 @@ def stream_key(key: Any, what: int, split: str) -> Any:
     return jax.random.fold_in(jax.random.fold_in(key, what), SPLITS.index(split))
 
 
+def row_numbers(t0: Any, n: int) -> Any:
+    """The numbers t0 .. t0+n of rows, unsigned."""
+    return jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
+
+
 def row_keys(stream: Any, t0: Any, n: int) -> Any:
     """Keys of the rows t0 .. t0+n of a stream."""
-    t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
-    return jax.vmap(lambda i: jax.random.fold_in(stream, i))(t)
+    return jax.vmap(lambda i: jax.random.fold_in(stream, i))(row_numbers(t0, n))
 
 
 def accuracy_and_loss(

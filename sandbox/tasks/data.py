@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from sandbox.errors import require
 from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields
-from sandbox.tasks.base import Task, is_sequence_task
+from sandbox.tasks.base import Task, is_sequence_task, row_keys, row_numbers
 from sandbox.types import Array, Batch
 
 _DRAWS, _MIX = 32, 33  # folds of the task key
@@ -67,8 +67,7 @@ class Finite(Data):
             batch = task.sample(key, i, 1, split=split)
             return jax.tree.map(lambda a: a[0], batch)
 
-        t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
-        return jax.vmap(row)(t)
+        return jax.vmap(row)(row_numbers(t0, n))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +94,8 @@ class Phased(Data):
 
     def sample(self, task: Task, key: Any, t0: Array, n: int, *, split: str) -> Batch:
         """Rows below `until` are of the first task."""
-        t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
-        return _chosen(t < self.until, self.first, task, key, t0, n, split)
+        first = row_numbers(t0, n) < self.until
+        return _chosen(first, self.first, task, key, t0, n, split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +121,8 @@ class Mix(Data):
 
     def sample(self, task: Task, key: Any, t0: Array, n: int, *, split: str) -> Batch:
         """Each row is of the other task with probability `share`."""
-        t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
-        own = jax.random.fold_in(key, _MIX)
-        draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(own, i)))(t)
+        keys = row_keys(jax.random.fold_in(key, _MIX), t0, n)
+        draw = jax.vmap(jax.random.uniform)(keys)
         return _chosen(draw < self.share, self.other, task, key, t0, n, split)
 
 

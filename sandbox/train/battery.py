@@ -172,7 +172,7 @@ def _teachers(spec: RunSpec) -> tuple[Params, np.ndarray]:
 
 def _train(spec: RunSpec) -> Params:
     engine = Engine(spec)
-    taught = any(s.source.needs_teacher and s.source.stored for s in spec.strategies)
+    taught = any(s.source.reads for s in spec.strategies)
     teacher, index = _teachers(spec)
     state = engine.run(engine.init(), 0, 4, teacher if taught else None, index)
     return engine.params(state)
@@ -184,8 +184,8 @@ def _check_source(source: Source) -> None:
     known = source.checkpoints(lane)
     for t in range(0, 2 * _LAST, _EVERY):
         members, switch = source.members_at(t, lane), source.next_switch(t, lane)
-        n, reads = len(members), source.needs_teacher and source.stored
-        assert n == source.n_members * reads, f"{n} networks teach sample {t}"
+        n = len(members)
+        assert n == source.n_members * source.reads, f"{n} networks teach sample {t}"
         assert all(m.step in known for m in members), f"{members} not in {known}"
         assert switch is None or switch > t, f"after {t} comes a switch at {switch}"
         end = 2 * _LAST if switch is None else min(switch, 2 * _LAST)
@@ -199,7 +199,7 @@ def _check_source(source: Source) -> None:
 def _check_frozen(spec: RunSpec) -> None:
     """No gradient of what a segment is taught reaches a stored teacher."""
     lane = spec.strategies[0]
-    if not (lane.source.needs_teacher and lane.source.stored):
+    if not lane.source.reads:
         return
     plan, lanes = Plan.of(spec), LaneArrays.of(spec.strategies)
     teacher, index = _teachers(spec)
@@ -245,9 +245,8 @@ def _rows(spec: RunSpec) -> Counter[str]:
     ref = replace(spec.teacher, spec=replace(spec.teacher.spec, model=taught))
     counted = replace(spec, model=_Counted(spec.model, "student"), teacher=ref)
     engine, source = Engine(counted), counted.strategies[0].source
-    reads = source.needs_teacher and source.stored
     teacher, index = _teachers(counted)
-    given = engine.taught(teacher if reads else None, index)
+    given = engine.taught(teacher if source.reads else None, index)
     state = engine.init()
     _Counted.rows.clear()
     chunk = partial(inspect.unwrap(run_chunk), engine.kernel, engine.plan)

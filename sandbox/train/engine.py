@@ -193,7 +193,9 @@ def _init(plan: Plan, keys: Array, which: Array, given: Params | None) -> Traine
     def one(key: Array, given: Params | None) -> Trained:
         phi = part.view.init(key, plan.model, given)
         folded = [jax.random.fold_in(key, i) for i in (_AUX, _LIVE)]
-        aux = part.loss.init_aux(folded[0], *answer_shapes(plan))
+        aux = None
+        if part.loss.has_aux:  # else no network is traced for it
+            aux = part.loss.init_aux(folded[0], *answer_shapes(plan))
         return Trained(phi, aux, live and live.init(folded[1], plan.model))
 
     def of_seed(args: tuple[Array, Params | None]) -> Trained:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sandbox.distill.sources import Adaptive, Lane, Member, Source, of_seed
+from sandbox.distill.sources import Adaptive, Lane, Member, of_seed
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError, StoreError
 from sandbox.store.trajectories import Trajectory
@@ -29,7 +29,7 @@ def teacher_places(strategies: tuple[Strategy, ...]) -> list[int]:
     for lanes that labels teach.
     """
     own = [(s.source, isinstance(s.source, Adaptive) and s.name) for s in strategies]
-    taught = [o for o in own if _reads(o[0])]
+    taught = [o for o in own if o[0].reads]
     places = {o: i for i, o in enumerate(dict.fromkeys(taught))}
     return [places.get(o, -1) for o in own]
 
@@ -38,11 +38,6 @@ def most_active(strategies: tuple[Strategy, ...]) -> int:
     """Stored networks that a seed could need at once."""
     places = zip(teacher_places(strategies), strategies, strict=True)
     return sum({i: s.source.n_members for i, s in places if i >= 0}.values())
-
-
-def _reads(source: Source) -> bool:
-    """Whether a stored run teaches."""
-    return source.needs_teacher and source.stored
 
 
 def begin_from(spec: RunSpec, root: Path) -> Params | None:
@@ -106,7 +101,7 @@ class LanePlan:
         out = np.full(self.position.shape, ABSENT, np.int64)
         for s, i in np.ndindex(out.shape):
             source = self.spec.strategies[i].source
-            if not _reads(source):
+            if not source.reads:
                 out[s, i] = LIVE if source.needs_teacher else LABELS
                 continue
             lane = self._lane(s, i)
@@ -145,20 +140,20 @@ class LanePlan:
 
     def _members_at(self, t: int) -> list[list[tuple[Member, ...]]]:
         """Who teaches sample t, seed by seed and lane by lane."""
-        out: list[list[tuple[Member, ...]]] = []
-        for s, i in np.ndindex(self.position.shape):
-            out += [[]] if i == 0 else []
-            source, lane = self.spec.strategies[i].source, self._lane(s, i)
-            taught = lane is not None and _reads(source)
-            own = source.members_at(t, lane) if lane and taught else ()
-            n = source.n_members
-            if len(own) not in (0, n) or (n == 1 and any(m.weight != 1 for m in own)):
-                raise ConfigError(
-                    f"strategy {self.spec.strategies[i].name!r}: source.members_at must"
-                    f" give n_members = {n} networks (of weight 1 if one), got {own}."
-                )
-            out[-1].append(own)
-        return out
+        seeds, lanes = map(range, self.position.shape)
+        return [[self._members(t, s, i) for i in lanes] for s in seeds]
+
+    def _members(self, t: int, s: int, i: int) -> tuple[Member, ...]:
+        strategy, lane = self.spec.strategies[i], self._lane(s, i)
+        if lane is None or not strategy.source.reads:
+            return ()
+        own, n = strategy.source.members_at(t, lane), strategy.source.n_members
+        if len(own) not in (0, n) or (n == 1 and any(m.weight != 1 for m in own)):
+            raise ConfigError(
+                f"strategy {strategy.name!r}: source.members_at must give n_members ="
+                f" {n} networks (of weight 1 if one), got {own}."
+            )
+        return own
 
     def advance(self, t: int, steps: np.ndarray, accuracy: np.ndarray) -> None:
         """Lets adaptive lanes move on, at the evaluation at sample t.

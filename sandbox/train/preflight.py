@@ -114,8 +114,7 @@ def peak_memory(spec: RunSpec) -> Memory:
 
 def _teacher(spec: RunSpec) -> tuple[int, int, int]:
     """Bytes of one teacher, of all active at once, and how many steps are kept."""
-    read = [s.source for s in spec.strategies if s.source.needs_teacher]
-    taught = [source for source in read if source.stored]
+    taught = [s.source for s in spec.strategies if s.source.reads]
     if spec.teacher is None or not taught:
         return 0, 0, 0
     lanes = [spec.teacher.lane(i) for i in range(spec.n_seeds)]

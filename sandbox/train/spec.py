@@ -199,9 +199,8 @@ class RunSpec:
         per_seed = [self.stop.max_samples]
         for s in self.strategies:
             per_seed += s.source.per_seed()
-            reads = s.source.needs_teacher and s.source.stored
             require(
-                not reads or self.teacher is not None,
+                not s.source.reads or self.teacher is not None,
                 f"strategy {s.name!r} needs a teacher; set teacher=.",
             )
         if self.teacher is not None:

@@ -21,7 +21,7 @@ from sandbox.distill.strategy import Strategy, shared_structure
 from sandbox.distill.targets import Anneal, Known, Target, annealed, ends
 from sandbox.distill.updates import Trained
 from sandbox.models.base import Model
-from sandbox.tasks.base import Task, is_sequence_task
+from sandbox.tasks.base import Task, is_sequence_task, row_keys, row_numbers
 from sandbox.tasks.data import Data
 from sandbox.train.buckets import micro_size
 from sandbox.train.forward import joined, outputs, parted
@@ -242,11 +242,11 @@ def make_segment(
     """
     n, structure = plan.segment, plan.structure
     batch = plan.data.sample(plan.task, key, t0, n, split=plan.split)
-    t = jnp.asarray(t0, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
+    t = row_numbers(t0, n)
     label = jax.nn.one_hot(batch.y, plan.task.n_classes, dtype=batch.weight.dtype)
     inner = label.shape[1:]  # (C,), or (N, C)
     label_RLC = jnp.broadcast_to(label[:, None], (n, plan.n_lanes, *inner))
-    extra = _extra(plan, key, t, batch.x)
+    extra = _extra(plan, key, t0, batch.x)
     answers = None
     if teacher is not None and plan.teacher_model is not None:
         frozen = jax.lax.stop_gradient(teacher)
@@ -260,7 +260,7 @@ def make_segment(
     if (
         type(structure.loss) is Loss
         and structure.source in (Final(), Labels())
-        and (not structure.target.transforms)
+        and not structure.target.transforms
     ):
         sup, keep = supervised(plan, rows)
     else:
@@ -281,15 +281,14 @@ def _of_lanes(index: Array | Members, a: Array) -> Array:
     return jnp.einsum("lm,lmr...->rl...", *parts, precision="highest")
 
 
-def _extra(plan: Plan, key: Array, t: Array, x: Any) -> Any:
+def _extra(plan: Plan, key: Array, t0: Array, x: Any) -> Any:
     """The rows that the loss makes of each row: `(R, copies, ...)`; None for none.
 
     Of sequences `(R, N, copies)`, like everything else that is cut to their length.
     """
     if not plan.structure.loss.copies:
         return None
-    own = jax.random.fold_in(key, _EXTRA)
-    keys = jax.vmap(lambda i: jax.random.fold_in(own, i))(t)
+    keys = row_keys(jax.random.fold_in(key, _EXTRA), t0, plan.segment)
     rows = jax.vmap(plan.structure.loss.inputs)(keys, x)
     if not plan.in_turn:
         return rows
