@@ -330,27 +330,27 @@ class FinalTeacherOnly(st.Study):
         n = 1 + (len(self.cells) > 0) + ("strings" in r.parts)
         grids = top.subgridspec(1, 2), bottom.subgridspec(1, n)
         axes = [ax for g in grids for ax in g.subplots(squeeze=False).ravel()]
-        cap = getattr(p.setting.budget, "cap", 1.0)
-        passes = {n: self._passes(p, n) for n in rows}
-        for ax, of, most in (
-            (axes[0], lambda n: (p.n90[n] / p.n90.teacher).values, cap),
-            (axes[1], lambda n: passes[n], max(cap, _largest(passes))),
-        ):
-            plots.strips(
-                ax,
-                [of(n).ravel() for n in rows],
-                labels=[NAMES[n] for n in rows],
-                colors=[color_of(n) for n in rows],
-                cap=most,
-            )
+        st.ratios(axes[0], {"": p}, rows, label=NAMES.__getitem__, color=color_of)
+        axes[0].set_title(str(p.setting))
+        passes = {n: self._passes(p, n).ravel() for n in rows}
+        plots.strips(
+            axes[1],
+            list(passes.values()),
+            labels=["" for _ in rows],
+            colors=[color_of(n) for n in rows],
+            cap=max(getattr(p.setting.budget, "cap", 1.0), _largest(passes)),
+        )
+        axes[1].set_xlabel("passes to .90 / those of teacher")
+        for ax in axes[:2]:
             ax.axvline(1, color="0.6", lw=0.8)
-        axes[0].set(xlabel="samples to .90 / n90 of teacher", title=str(p.setting))
-        axes[1].set(xlabel="passes to .90 / those of teacher", yticklabels=[])
         _draw_leaks(axes[2], r.measured.leaks)
         if self.cells:
             _draw_exponents(axes[3], r.measured)
         if "strings" in r.parts:
-            _draw_strings(axes[-1], r.parts["strings"])
+            ax, part = axes[-1], r.parts["strings"]
+            st.endings(ax, part, label=NAMES.__getitem__, color=color_of)
+            ax.tick_params(axis="y", labelsize=6.5)
+            ax.set_title("cfg3b from level 13")
         return fig
 
     def _passes(self, p: st.Taught, name: str) -> Float[np.ndarray, "T I"]:
@@ -458,17 +458,6 @@ def _draw_leaks(ax: Axes, leaks: Mapping[str, np.ndarray]) -> None:
     ax.tick_params(axis="y", labelsize=6.5)
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="degree-1 correlation", title="what is taught leaks")
-
-
-def _draw_strings(ax: Axes, p: st.Taught) -> None:
-    """Accuracy at the end, a row a strategy and a dot a teacher."""
-    for i, name in enumerate(p.strategies):
-        values = p.at(name).values.ravel()
-        ax.plot(values, np.full(len(values), i), "o", color=color_of(name), ms=4, mew=0)
-    ax.set_yticks(range(len(p.strategies)), [NAMES[n] for n in p.strategies])
-    ax.tick_params(axis="y", labelsize=6.5)
-    ax.invert_yaxis()
-    ax.set(xlabel="accuracy at the end", title="cfg3b from level 13")
 
 
 def _draw_exponents(ax: Axes, m: Measured) -> None:

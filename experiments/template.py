@@ -80,7 +80,7 @@ class Staircases(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Samples to .90 at every step, and the curriculum in the checkpoints."""
         fig, (a, b) = st.panels(1, 2)
-        st.ratios(a, r)
+        st.ratios(a, r.parts)
         for (name, p), color in zip(r.parts.items(), DEGREE_COLORS, strict=False):
             x, gap = p.along(lambda t: t.measured["inside"] - t.measured["outside"])
             band(b, x, gap, label=f"{name}: {len(x)} learned", color=color)

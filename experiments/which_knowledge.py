@@ -8,7 +8,7 @@ Students of successive checkpoints whose targets keep a part of what the teacher
 (Tang et al., arXiv 2002.03532), leave out where it is wrong (arXiv 2409.01627), or are
 matched otherwise (temperatures, logits, decoupled terms, TAID). On plain parity the two
 classes have no relations, so class means and smoothing depend on the label alone; the
-tree's eight leaves share parities.
+tree's eight leaves share parities, and masked tokens of strings have a language's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import sandbox.study as st
-from experiments import parity_mlp
+from experiments import parity_mlp, pcfg_accuracy
 from sandbox.distill.losses import Loss, Objective
 from sandbox.distill.methods import (
     TAID,
@@ -75,28 +75,33 @@ LOSSES = {
 TERMS = {"instance": "#111827", "universe": "#7c3aed", "domain": "#db2777"}
 """Terms of the gradient, and their colours."""
 Split = dict[str, tuple[np.ndarray, np.ndarray]]
+FIRST = ("ce", "one_shot", "progressive")
 COLORS = {"labels": "#6b7280", "part": "#0f766e", "final": "#b45309"}
 
 
 class WhichKnowledge(st.Study):
-    """Parts of the target on plain parity and on trees of eight leaves.
+    """Parts of the target on plain parity, on trees of eight leaves, and on strings.
 
     Attributes:
       parity: plain parity, teachers and students.
       trees: tree labels likewise; None leaves them out.
+      strings: masked strings of a grammar, at a fixed length; None leaves them out.
       ramp: samples in which TAID's target moves to the teacher's.
     """
 
     parity: st.Setting = SMOKE
     trees: st.Setting | None = None
+    strings: st.Setting | None = None
     ramp: int = 64_000
 
     presets = {
-        "smoke": st.preset("two teachers of d=24, k=6; no trees."),
+        "smoke": st.preset("two teachers of d=24, k=6; no trees, no strings."),
         "cpu": st.preset(
-            "ten teachers of d=32, k=6, and of d=24, k=3, C=8.",
+            "ten teachers of d=32, k=6, and of d=24, k=3, C=8; cfg3b from level 13, two"
+            " teachers.",
             parity=CPU,
             trees=TREES,
+            strings=replace(pcfg_accuracy.CPU, n_teachers=2),
             ramp=150_000,
         ),
     }
@@ -105,17 +110,23 @@ class WhichKnowledge(st.Study):
 
     @property
     def settings(self) -> Mapping[str, st.Setting]:
-        trees = {} if self.trees is None else {"trees": self.trees}
-        return {"parity": self.parity, **trees}
+        more = {"trees": self.trees, "strings": self.strings}
+        return {"parity": self.parity} | {n: s for n, s in more.items() if s}
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
-        pace, binary = Progressive(every=t.spacing), t.setting.made_task.n_classes == 2
-        # With two classes the label's own weight is all there is, and so are two.
-        parts = [n for n in PARTS if not (binary and n in ("own", "top2"))]
-        kept = [_taught(name, pace, PARTS[name][1]) for name in parts]
-        matched = [_matched(name, *LOSSES[name][1:]) for name in LOSSES]
-        taid = TAID(share=Anneal(start=0.0, end=1.0, over=self.ramp))
-        first = (st.ce(), st.one_shot(), st.progressive(t.spacing))
+        s, c, ramp = t.setting, t.setting.made_task.n_classes, self.ramp
+        pace = Progressive(every=t.spacing)
+        if isinstance(s.budget, st.Fixed):
+            # As in pcfg_accuracy; TAID's target moves for as long as 2-shot's holds.
+            speed, ramp = s.budget.teacher / s.budget.student, s.samples(s.hold)
+            pace = Progressive(every=4 * t.spacing, speed=speed)
+        # The label's own weight says all of two classes, the top two all of three.
+        told = {"own": c == 2, "top2": c <= 3}
+        kept = [_taught(n, pace, v) for n, (_, v) in PARTS.items() if not told.get(n)]
+        matched = [_matched(name, loss) for name, (_, loss) in LOSSES.items()]
+        taid = TAID(share=Anneal(start=0.0, end=1.0, over=ramp))
+        whole = Strategy(name="progressive", source=pace)
+        first = (st.ce(), st.one_shot(), whole)
         return [*first, *kept, *matched, _matched("taid", taid)]
 
     def measure(self, r: st.Result) -> dict[str, Split]:
@@ -126,7 +137,10 @@ class WhichKnowledge(st.Study):
             student = p.setting.student.model(task)
             for t in p.teachers:
                 steps = t.run.trajectory.steps
-                probe = KnowledgeProbe(task, t.spec.model, student=student, points=4096)
+                points = 512 if isinstance(p.setting.task, st.Strings) else 4096
+                probe = KnowledgeProbe(
+                    task, t.spec.model, student=student, points=points
+                )
                 rows.append(
                     r.measure(t.run, probe, steps=steps[:: len(steps) // 40 + 1])
                 )
@@ -139,34 +153,36 @@ class WhichKnowledge(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Samples to .90 over the teacher's, for every part and every loss.
 
-        Top left: plain parity, two classes; right: trees of eight leaves. Grey: labels
-        and the whole target; green: parts of the checkpoints' target; brown: other
-        losses on the final teacher. A dot is a student, a bar the median; triangles
-        count students that were not there by their cap. Bottom: root mean square of the
-        three terms of the logit gradient of a fresh student taught by each checkpoint,
-        medians and quartiles of teachers; universe and domain are 0 for two classes.
+        Top: plain parity, two classes; trees of eight leaves; accuracy at the end on
+        masked strings, three classes. Grey: labels and the whole target; green: parts
+        of the checkpoints' target; brown: other losses on the final teacher. A dot is a
+        student, a bar the median; triangles count students that were not there by their
+        cap. Bottom: root mean square of the three terms of the logit gradient of a
+        fresh student taught by each checkpoint, medians and quartiles of teachers;
+        universe and domain are 0 for two classes.
         """
         fig, axes = st.panels(
             2, len(r.parts), height=5.0, squeeze=False, height_ratios=(2, 1)
         )
-        for ax, name in zip(axes[1], r.parts, strict=True):
+        for ax, (name, p) in zip(axes[1], r.parts.items(), strict=True):
             for term, color in TERMS.items():
                 plots.band(ax, *r.measured[name][term], label=term, color=color)
-            ax.set(xlabel="samples / n90 of teacher", ylim=(0, None))
+            ax.set(xlabel=p.abscissa_text, ylim=(0, None))
         axes[1, 0].set_ylabel("gradient, rms")
         axes[1, 0].legend(fontsize=6.5)
+        known = {n for p in r.parts.values() for n in p.strategies}
+        names = [n for n in (*FIRST, *PARTS, *LOSSES, "taid") if n in known]
         for ax, p in zip(axes[0], r.parts.values(), strict=True):
-            names = list(p.strategies)
-            plots.strips(
-                ax,
-                [(p.n90[n] / p.n90.teacher).values.ravel() for n in names],
-                labels=[name_of(n) for n in names],
-                colors=[color_of(n) for n in names],
-                cap=getattr(p.setting.budget, "cap", 1.0),
-            )
-            ax.axvline(1, color="0.6", lw=0.8)
-            ax.set_title(_title(p.setting.made_task))
-            ax.set_xlabel("samples to .90 / n90 of teacher")
+            if isinstance(p.setting.task, st.Strings):
+                st.endings(ax, p, names, label=name_of, color=color_of)
+                ax.set_title("cfg3b from level 13")
+            else:
+                st.ratios(ax, {"": p}, names, label=name_of, color=color_of)
+                ax.axvline(1, color="0.6", lw=0.8)
+                ax.set_title(_title(p.setting.made_task))
+            ax.set_ylim(len(names) - 0.5, -0.5)
+            if ax is not axes[0, 0]:
+                ax.tick_params(axis="y", labelleft=False)
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
@@ -196,6 +212,11 @@ class WhichKnowledge(st.Study):
             ratio = t[name] / t["ce"]
             yield st.at_most(f"W4.{name}", ratio, 0.8, words, also=(sqrt(0.8), 0.64))
 
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        p = r.parts.get("strings")
+        ends = {} if p is None else {n: p.at(n).values.ravel() for n in p.strategies}
+        return {"accuracy_on_strings": ends}
+
 
 def _title(task: Any) -> str:
     """E.g. `parity, d=32, k=6`."""
@@ -224,8 +245,7 @@ def name_of(name: str) -> str:
 def color_of(name: str) -> str:
     """The colour of a strategy's family."""
     family = "part" if name in PARTS else "final"
-    plain = name in ("ce", "one_shot", "progressive")
-    return COLORS["labels" if plain else family]
+    return COLORS["labels" if name in FIRST else family]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from sandbox.models.base import Model
 from sandbox.store.bounds import AtLeast, check_fields
-from sandbox.tasks.base import VectorTask
+from sandbox.tasks.base import Task
 from sandbox.types import Array, Params
 
 _STUDENT = 9  # fold of the task key; other probes use 3 to 8
@@ -58,16 +58,16 @@ def split(
 
 @dataclass(frozen=True)
 class KnowledgeProbe:
-    """Root mean square of each term over rows, for a fresh student.
+    """Root mean square of each term over scored labels, for a fresh student.
 
     Attributes:
-      task: any task on vectors.
+      task: any task.
       model: the teacher.
       student: whose fresh parameters give q.
       points: rows of the probe stream.
     """
 
-    task: VectorTask
+    task: Task
     model: Model
     _: KW_ONLY
     student: Model
@@ -85,9 +85,9 @@ class KnowledgeProbe:
           key: the lane's task key.
         """
         batch = self.task.sample(key, jnp.uint32(0), self.points, split="probe")
-        label = jax.nn.one_hot(batch.y, self.task.n_classes, dtype=batch.x.dtype)
+        label = jax.nn.one_hot(batch.y, self.task.n_classes, dtype=batch.weight.dtype)
         fresh = self.student.init(jax.random.fold_in(key, _STUDENT))
         p = jax.nn.softmax(self.model.apply(params, batch.x).logits, -1)
         q = jax.nn.softmax(self.student.apply(fresh, batch.x).logits, -1)
-        terms = split(p, q, label)
-        return {k: jnp.sqrt(jnp.mean(jnp.sum(v**2, -1))) for k, v in terms.items()}
+        terms, w = split(p, q, label), batch.weight / jnp.sum(batch.weight)
+        return {k: jnp.sqrt(jnp.sum(w * jnp.sum(v**2, -1))) for k, v in terms.items()}

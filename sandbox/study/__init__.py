@@ -19,6 +19,7 @@ from sandbox.study.claims import (
 from sandbox.study.figures import (
     accuracy,
     counts_text,
+    endings,
     panels,
     published,
     ratios,

@@ -9,7 +9,7 @@ and the list of what is missing are added to it (`finish`).
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from sandbox.plotting import curves as plots
 from sandbox.plotting.style import WIDE, color_of
 from sandbox.study.lanes import base_name
-from sandbox.study.result import Result, Taught
+from sandbox.study.result import Taught
 from sandbox.study.setting import STOP, Fixed
 
 SHOWN, LINE = 4, 130
@@ -145,14 +145,55 @@ def strips(ax: Axes, r: Taught) -> None:
     ax.set_title("each run; ▸ not by its cap")
 
 
-def ratios(ax: Axes, r: Result) -> None:
-    """Samples to .90 over the teacher's, one row a setting and strategy."""
-    rows = [(name, p, s) for name, p in r.parts.items() for s in p.strategies]
+def ratios(
+    ax: Axes,
+    parts: Mapping[str, Taught],
+    names: Sequence[str] | None = None,
+    *,
+    label: Callable[[str], str] | None = None,
+    color: Callable[[str], str] = color_of,
+) -> None:
+    """Samples to .90 over the teacher's, one row a setting and strategy.
+
+    Args:
+      ax: where.
+      parts: settings by name.
+      names: of strategies; what a setting lacks is an empty row. All by default.
+      label: what a strategy is called; its part and usual name by default.
+      color: its colour.
+    """
+    rows = [(a, p, n) for a, p in parts.items() for n in names or p.strategies]
+    none = np.empty(0)
     plots.strips(
         ax,
-        [(p.n90[s] / p.n90.teacher).values.ravel() for _, p, s in rows],
-        labels=[f"{name}: {p.label(s)}" for name, p, s in rows],
-        colors=[color_of(s) for *_, s in rows],
-        cap=max(float(np.max(t.caps() / t.n90, initial=1)) for t in r.teachers),
+        [
+            (p.n90[n] / p.n90.teacher).values.ravel() if n in p.strategies else none
+            for _, p, n in rows
+        ],
+        labels=[label(n) if label else f"{a}: {p.label(n)}" for a, p, n in rows],
+        colors=[color(n) for *_, n in rows],
+        cap=max(
+            float(np.nanmax(t.caps() / t.n90, initial=1))
+            for p in parts.values()
+            for t in p.teachers
+        ),
     )
     ax.set_xlabel("samples to .90 / n90 of teacher; ▸ not by its cap")
+
+
+def endings(
+    ax: Axes,
+    p: Taught,
+    names: Sequence[str] | None = None,
+    *,
+    label: Callable[[str], str],
+    color: Callable[[str], str] = color_of,
+) -> None:
+    """Accuracy at the end, one row a strategy and a dot a run, as in `ratios`."""
+    rows = list(names or p.strategies)
+    for i, name in enumerate(rows):
+        values = p.at(name).values.ravel() if name in p.strategies else np.empty(0)
+        ax.plot(values, np.full(len(values), i), "o", color=color(name), ms=4, mew=0)
+    ax.set_yticks(range(len(rows)), [label(n) for n in rows])
+    ax.invert_yaxis()
+    ax.set_xlabel("accuracy at the end")

@@ -49,6 +49,7 @@ def test_parts_of_two_classes_are_left_out() -> None:
     study = WhichKnowledge.preset("cpu")
     binary, trees = (set(strategies(study, part)) for part in ("parity", "trees"))
     assert trees - binary == {"own", "top2"} and binary < trees
+    assert strategies(study, "strings").keys() == trees - {"top2"}
     for name in trees:
         assert which_knowledge.name_of(name) and which_knowledge.color_of(name)
     hinton = strategies(study, "parity")["T4"]
