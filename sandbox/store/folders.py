@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,26 +84,8 @@ class RunFolder:
             raise StoreError(
                 f"{self.path} is not a finished run (it has no {MANIFEST})."
             )
-        try:
-            data = read_json(path)
-        except StoreError as e:
-            raise StoreError(f"{str(e).removesuffix('.')}; {_AGAIN}.") from e
-        files = data.get("files") if isinstance(data, dict) else None
-        if not isinstance(files, dict):
-            raise StoreError(f"{path} does not list files; {_AGAIN}.")
-        self._require_readable(data)
-        for name, entry in files.items():
-            # One that cannot be printed could steer a terminal, or be no name at all.
-            inside = name.isprintable() and (
-                (self.path / name).resolve().is_relative_to(self.path.resolve())
-            )
-            if not inside or not isinstance(entry, dict) or "sha256" not in entry:
-                raise StoreError(f"{path} has a bad entry {name!r}; {_AGAIN}.")
-        self._require_own(data)
-        try:
-            return {**data, "code": check_record(data.get("code", {}))}
-        except ValueError as e:
-            raise StoreError(f"{path} was altered ({e}); {_AGAIN}.") from e
+        now = path.stat()
+        return _read_manifest(self, (now.st_ino, now.st_size, now.st_mtime_ns))
 
     def made_by(self) -> dict[str, Any] | None:
         """What is stored of the code that made a finished run or its saved state.
@@ -391,3 +374,29 @@ def _problem(path: Path, entry: Mapping[str, Any] | None) -> str:
     if found != entry["sha256"]:
         return "was altered (its sha256 is not the one recorded for it)"
     return ""
+
+
+@lru_cache(maxsize=256)  # whoever reads a checkpoint asks again
+def _read_manifest(run: RunFolder, stamp: tuple[int, ...]) -> dict[str, Any]:
+    """The manifest of a finished run as it is since `stamp`, not to be changed."""
+    path, home = run.path / MANIFEST, run.path.resolve()
+    try:
+        data = read_json(path)
+    except StoreError as e:
+        raise StoreError(f"{str(e).removesuffix('.')}; {_AGAIN}.") from e
+    files = data.get("files") if isinstance(data, dict) else None
+    if not isinstance(files, dict):
+        raise StoreError(f"{path} does not list files; {_AGAIN}.")
+    run._require_readable(data)
+    for name, entry in files.items():
+        # One that cannot be printed could steer a terminal, or be no name at all.
+        inside = name.isprintable() and (
+            (run.path / name).resolve().is_relative_to(home)
+        )
+        if not inside or not isinstance(entry, dict) or "sha256" not in entry:
+            raise StoreError(f"{path} has a bad entry {name!r}; {_AGAIN}.")
+    run._require_own(data)
+    try:
+        return {**data, "code": check_record(data.get("code", {}))}
+    except ValueError as e:
+        raise StoreError(f"{path} was altered ({e}); {_AGAIN}.") from e

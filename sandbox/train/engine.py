@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from sandbox.distill.sources import LiveSource
 from sandbox.distill.targets import Known
 from sandbox.distill.updates import Trained
+from sandbox.distill.views import View
 from sandbox.models.base import Model
 from sandbox.tasks.base import Task
 from sandbox.train import generic, online_sgd
@@ -77,7 +78,10 @@ class Engine:
             model = self.spec.start.spec.model
             given = jax.vmap(model.init)(self.keys[: self.spec.n_seeds])
         given = self._whole(given, self.plan.n_seeds)
-        begin = _init(self.plan, keys.reshape(len(seeds), -1), which, given)
+        part, keys = self.plan.structure, keys.reshape(len(seeds), -1)
+        live = part.source if isinstance(part.source, LiveSource) else None
+        aux = self.plan if part.loss.has_aux else None
+        begin = _init(part.view, live, aux, self.plan.model, keys, which, given)
         return self.place(_start(self.kernel, self.plan, begin))
 
     def place(self, state: Any) -> Any:
@@ -184,19 +188,28 @@ def _chunk(kernel: Kernel, plan: Plan, mesh: Mesh | None) -> Callable[..., Any]:
     return over_devices(partial(run_chunk, kernel, own), mesh, split, donate=True)
 
 
-@partial(jax.jit, static_argnums=0)
-def _init(plan: Plan, keys: Array, which: Array, given: Params | None) -> Trained:
-    """What is trained `(S, L, ...)` from keys `(S, I)`; lane l has init `which[l]`."""
-    part = plan.structure
-    live = part.source if isinstance(part.source, LiveSource) else None
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _init(
+    view: View,
+    live: LiveSource | None,
+    plan: Plan | None,
+    model: Model,
+    keys: Array,
+    which: Array,
+    given: Params | None,
+) -> Trained:
+    """What is trained `(S, L, ...)` from keys `(S, I)`; lane l has init `which[l]`.
+
+    `plan` is that of a loss with parameters; others share one program.
+    """
 
     def one(key: Array, given: Params | None) -> Trained:
-        phi = part.view.init(key, plan.model, given)
+        phi = view.init(key, model, given)
         folded = [jax.random.fold_in(key, i) for i in (_AUX, _LIVE)]
         aux = None
-        if part.loss.has_aux:  # else no network is traced for it
-            aux = part.loss.init_aux(folded[0], *answer_shapes(plan))
-        return Trained(phi, aux, live and live.init(folded[1], plan.model))
+        if plan is not None:  # else no network is traced for it
+            aux = plan.structure.loss.init_aux(folded[0], *answer_shapes(plan))
+        return Trained(phi, aux, live and live.init(folded[1], model))
 
     def of_seed(args: tuple[Array, Params | None]) -> Trained:
         keys_I, given = args

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sandbox.errors import StoreError
-from sandbox.store import files, provenance
+from sandbox.store import files, folders, provenance
 from sandbox.store.files import exclusive, read_json, write_atomic, write_json
 from sandbox.store.folders import MANIFEST, RunFolder, default_root
 from sandbox.store.metrics import FILE, Metrics, read_metrics
@@ -104,6 +105,24 @@ def test_damage_is_found_and_named(run: RunFolder, name: str, damage: str) -> No
     assert name in str(e.value)
     (line,) = run.problems()
     assert name in line and message in line
+
+
+def test_a_manifest_is_read_once_until_it_changes(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def counted(path: Path) -> Any:
+        asked.append(path)
+        return read_json(path)
+
+    monkeypatch.setattr(folders, "read_json", counted)
+    for name in run.manifest():
+        run.check(name)
+    assert len(asked) == 1
+    run.adopt({})
+    run.check("data.bin")
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/hostname", "ckpt/../../x"])

@@ -20,7 +20,7 @@ from sandbox.models.mlp import MLP
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import NoisyParity, Parity, RandomSupport
 from sandbox.train import generic
-from sandbox.train.engine import Engine
+from sandbox.train.engine import Engine, _init
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.spec import RunSpec, Stop, TeacherRef
 from sandbox.train.teaching import LaneArrays, Plan, make_segment, task_key
@@ -230,6 +230,15 @@ def test_options_off_is_cross_entropy_bit_for_bit(engine: str) -> None:
     got, state, _ = train(off, (20,), teacher=teacher)
     assert_same_bits(got, expected)
     assert (np.asarray(state.loss) > 0).all()
+
+
+def test_fresh_parameters_do_not_compile_again_for_another_loss() -> None:
+    plain, loud = taught("plain"), taught("loud", scale=2.0)
+    first = Engine(make_spec(strategies=(plain,), dtype="float32")).init()
+    made = _init._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+    second = Engine(make_spec(strategies=(loud,), dtype="float32")).init()
+    assert _init._cache_size() == made  # pyright: ignore[reportAttributeAccessIssue]
+    assert_same_bits(first, second)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
