@@ -40,13 +40,22 @@ from sandbox.plotting import curves as plots
 from sandbox.probes.knowledge import KnowledgeProbe
 from sandbox.tasks.hierarchy import Hierarchy
 
-LEARNED = st.UntilLearned(limit=128_000, cap=3.0)
-SMOKE = replace(parity_mlp.SMOKE, n_teachers=2, group=2, alone=True, budget=LEARNED)
+SMOKE = replace(
+    parity_mlp.SMOKE,
+    n_teachers=2,
+    group=2,
+    alone=True,
+    budget=st.UntilLearned(limit=128_000, cap=2.0),
+)
 CPU = replace(
-    parity_mlp.CPU, n_teachers=10, alone=True, budget=replace(LEARNED, limit=409_600)
+    parity_mlp.CPU,
+    n_teachers=10,
+    alone=True,
+    budget=st.UntilLearned(limit=409_600, cap=3.0),
 )
 TREES = replace(
     SMOKE,
+    budget=st.UntilLearned(limit=128_000, cap=3.0),
     task=Hierarchy(d=24, depth=3, feature_complexity=3),
     teacher=st.TwoLayer(300),
     student=st.TwoLayer(100),
@@ -178,6 +187,7 @@ class WhichKnowledge(st.Study):
                 ax.set_title("cfg3b from level 13")
             else:
                 st.ratios(ax, {"": p}, names, label=name_of, color=color_of)
+                ax.set_xlabel("n90 / n90 of teacher")
                 ax.axvline(1, color="0.6", lw=0.8)
                 ax.set_title(_title(p.setting.made_task))
             ax.set_ylim(len(names) - 0.5, -0.5)

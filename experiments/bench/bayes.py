@@ -26,6 +26,7 @@ from nltk.grammar import CFG, PCFG, Nonterminal
 
 from experiments.bench.command import Begun, Options, machine_line, run
 from experiments.bench.timing import Candidate, take_turns, warm_up
+from sandbox.platforms import platform
 from sandbox.tasks import bayes
 from sandbox.tasks.bayes_context import draw_strings
 from sandbox.tasks.bayes_levels import predict_next
@@ -171,7 +172,7 @@ def make_row(name: str, start: tuple[str, ...], batch: int) -> Row:
     return Row(
         name=f"{name} from {' '.join(start)}",
         longest=arrays.longest,
-        at_once=min(batch, max(bayes.CELLS_AT_ONCE // cells, 1)),
+        at_once=min(batch, max(platform().cells // cells, 1)),
         memory={k: reserved(f, given) for k, f in functions.items()},
         candidates={
             **{k: ours(f, given, batch) for k, f in functions.items()},

@@ -23,15 +23,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, UInt
 
+from sandbox.models import attention_kernel
+from sandbox.models.attention_kernel import FLOOR, HIDDEN
 from sandbox.models.dropout import drop
 from sandbox.types import Array
 
-HIDDEN = -1e30
-"""Score of a key that may not be attended to."""
-FLOOR = -1e29
-"""The largest score of a query is taken to be at least this: all hidden gives 0."""
-TILE_FROM = 96
-"""Positions from which a CPU works tile by tile."""
 HIGHEST = lax.Precision.HIGHEST
 
 
@@ -56,11 +52,7 @@ class Static(NamedTuple):
     rate: float
     tiled: bool
     half: bool
-
-
-def use_tiles(n: int) -> bool:
-    """Whether a sequence of n positions runs tile by tile on this machine."""
-    return n >= TILE_FROM and jax.default_backend() == "cpu"
+    triton: bool
 
 
 def attend(
@@ -74,6 +66,7 @@ def attend(
     rate: float = 0.0,
     tiled: bool = False,
     half: bool = False,
+    triton: bool = False,
 ) -> Float[Array, "B H Q W"]:
     """Weighted sums of the values.
 
@@ -88,11 +81,12 @@ def attend(
       rate: probability that a weight is dropped.
       tiled: one (sentence, head) at a time; moves no bit but those of rounding.
       half: products with bfloat16 factors and float32 sums.
+      triton: in the kernels of `sandbox.models.attention_kernel`, for all queries.
     """
     if words is None or rate == 0:
         rate, words = 0.0, jnp.zeros((*q.shape[:2], 2, 0), jnp.uint32)
     mask = Mask(visible, words[:, :, 0, -q.shape[2] :], words[:, :, 1])
-    return _attend(Static(causal, rate, tiled, half), q, k, v, mask)
+    return _attend(Static(causal, rate, tiled, half, triton), q, k, v, mask)
 
 
 def attention_weights(
@@ -117,13 +111,18 @@ def _attend(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> Array:
 
 
 def _save(static: Static, q: Array, k: Array, v: Array, mask: Mask):
-    out, log_sum = _mapped(static, _tile_forward, mask, q, k, v)
+    if static.triton:
+        out, log_sum = attention_kernel.forward(static, mask, q, k, v)
+    else:
+        out, log_sum = _mapped(static, _tile_forward, mask, q, k, v)
     return out, (q, k, v, mask, out, log_sum)
 
 
 def _pull(static: Static, saved, d_out: Array):
     q, k, v, mask, out, log_sum = saved
     rest = (log_sum, jnp.sum(d_out * out, -1), d_out)
+    if static.triton:
+        return (*attention_kernel.backward(static, mask, q, k, v, *rest), None)
     return (*_mapped(static, _tile_backward, mask, q, k, v, *rest), None)
 
 

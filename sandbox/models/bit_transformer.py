@@ -25,11 +25,10 @@ from jaxtyping import Float
 from sandbox.errors import require
 from sandbox.models.base import Size
 from sandbox.models.transformer import Transformer
+from sandbox.platforms import platform
 from sandbox.store.bounds import check_fields
 from sandbox.types import Array, Outputs, Params, Tokens
 
-ROWS = 64
-"""Rows of one forward pass, at most: more run part by part, in a core's cache."""
 GPT2 = Transformer(kind="gpt2", vocab=2, n_classes=2, positions=100, tied=False)
 
 
@@ -87,7 +86,7 @@ class BitTransformer:
     ) -> Outputs:
         """Logits of the last position and the named activations.
 
-        Many rows without dropout and taps run `ROWS` at a time.
+        Many rows without dropout and taps run a part at a time.
 
         Args:
           params: as `init` makes them.
@@ -99,8 +98,9 @@ class BitTransformer:
         def logits(row: Float[Array, " d"]) -> Float[Array, " C"]:
             return self.apply(params, row[None]).logits[0]
 
-        if x.shape[0] > ROWS and key is None and not taps:
-            return Outputs(lax.map(logits, x, batch_size=ROWS), {})
+        rows = platform().bit_rows
+        if x.shape[0] > rows and key is None and not taps:
+            return Outputs(lax.map(logits, x, batch_size=rows), {})
         ids = (x < 0).astype(jnp.int32)
         everywhere = jnp.ones(ids.shape, bool)
         tokens = Tokens(ids, valid=everywhere, visible=everywhere)

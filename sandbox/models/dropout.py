@@ -46,12 +46,16 @@ def drop(
       columns: one for each column, likewise.
       rate: 0 returns `a`.
     """
-    threshold = round(rate * 2**16)
-    if threshold == 0:
+    if round(rate * 2**16) == 0:
         return a
-    h = rows[..., :, None] + columns[..., None, :]
+    keep, scale = kept(rows[..., :, None] + columns[..., None, :], rate)
+    return jnp.where(keep, a * scale, 0)
+
+
+def kept(h: Array, rate: float) -> tuple[Array, float]:
+    """Which entries are kept, from the sums of their words, and by what they grow."""
+    threshold = round(rate * 2**16)
     # Xor-shifts and odd multipliers, one to one on 32 bits; high bits mix best.
     h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D)
     h = (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
-    keep = (h >> 16) >= threshold
-    return jnp.where(keep, a * (1 / (1 - threshold / 2**16)), 0)
+    return (h >> 16) >= threshold, 1 / (1 - threshold / 2**16)

@@ -153,7 +153,7 @@ def load_transformer(
         f"model_type in {where} must be bert or gpt2, got {kind!r}.",
     )
     family = _FAMILIES[kind]
-    sizes = _sizes(config, family, where)
+    sizes: dict[str, Any] = {**_sizes(config, family, where)}
     vocab = sizes.pop("vocab")
     order = list(range(vocab) if tokens is None else tokens)
     whole = all(isinstance(t, int | np.integer) and 0 <= t < vocab for t in order)

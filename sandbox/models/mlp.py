@@ -26,6 +26,7 @@ from jaxtyping import Float
 
 from sandbox.errors import require
 from sandbox.models.base import Size
+from sandbox.platforms import platform
 from sandbox.store.bounds import AtLeast, AtMost, check_fields
 from sandbox.types import Array, Outputs, Params
 
@@ -33,8 +34,6 @@ WIDE = 4000
 """Hidden width from which a two-layer forward pass is tiled over hidden units."""
 MANY_ROWS = 64
 """Rows from which tiling pays; below, a plain pass is as fast and cheaper to derive."""
-TILE = 500
-"""Hidden units of one tile: 1024 rows of it fit in a core's second-level cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ class MLP:
         )
         wide = self.two_layer_relu and self.hidden[0] >= WIDE
         if wide and not taps and x.shape[0] >= MANY_ROWS:
-            return Outputs(tiled_logits(params, x, tile=TILE), {})
+            return Outputs(tiled_logits(params, x, tile=platform().hidden), {})
         module = MLPModule(self.hidden, self.n_classes)
         out: Any = module.apply({"params": params}, x)  # typed as a union by Linen
         logits, acts = out

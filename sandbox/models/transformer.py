@@ -35,9 +35,11 @@ from jax import lax
 from jaxtyping import Float
 
 from sandbox.errors import require
-from sandbox.models.attention import attend, attention_weights, use_tiles
+from sandbox.models.attention import attend, attention_weights
+from sandbox.models.attention_kernel import LARGEST
 from sandbox.models.base import Size
 from sandbox.models.dropout import Words, drop
+from sandbox.platforms import platform
 from sandbox.store.bounds import AtLeast, AtMost, Within, check_fields
 from sandbox.store.config import later
 from sandbox.types import Array, Outputs, Params, Tokens
@@ -66,6 +68,8 @@ class Transformer:
       compute: "bfloat16" rounds the factors of all products but the decoder's;
         parameters, sums, layer norms, softmax and logits stay in float32.
       inner: width of the MLP where it is no multiple of E; 0 for `mlp_ratio` times E.
+      attention: "triton" uses kernels for small heads on an NVIDIA GPU, where they can
+        run; they sum in another order, so it is another record.
     """
 
     kind: Literal["bert", "gpt2"] = "bert"
@@ -80,6 +84,7 @@ class Transformer:
     tied: bool = True
     compute: Literal["float32", "bfloat16"] = "float32"
     inner: Annotated[int, AtLeast(0)] = later(0)
+    attention: Literal["auto", "triton"] = later("auto")
 
     def __post_init__(self) -> None:
         """Refuses impossible sizes."""
@@ -236,9 +241,8 @@ class Transformer:
             if f"attention_{i}" in taps:
                 acts[f"attention_{i}"] = attention_weights(q, k, x.visible, **how)
             own = words and words.take(*q.shape[:2], 2, n)
-            tiled = use_tiles(q.shape[2])
-            options = {"words": own, "rate": self.dropout, "tiled": tiled}
-            out = attend(q, k, v, x.visible, **how, **options)
+            how |= self._way(q, k)
+            out = attend(q, k, v, x.visible, words=own, rate=self.dropout, **how)
             return dense(jnp.moveaxis(out, 1, 2), p["out"], half=half, n_in=2)
 
         def mlp(p: Params, h: Array, _: int) -> Array:
@@ -272,6 +276,13 @@ class Transformer:
         if bert:
             logits = logits + head["bias"][None, None, : self.n_classes]
         return Outputs(logits, acts)
+
+    def _way(self, q: Array, k: Array) -> dict[str, bool]:
+        """How attention runs here: in kernels, tile by tile, or all at once."""
+        fits = q.shape == k.shape and q.shape[-1] <= LARGEST and q.dtype == jnp.float32
+        if self.attention == "triton" and platform().triton and fits:
+            return {"triton": True}
+        return {"tiled": q.shape[2] >= platform().tile_from}
 
     def width_axes(self, params: Params) -> Params:
         """Roles of the axes.

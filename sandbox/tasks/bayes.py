@@ -31,13 +31,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
+from sandbox.platforms import platform
 from sandbox.tasks.channel import Channel, observed
 from sandbox.tasks.grammar_arrays import GrammarArrays
 from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, total
 from sandbox.types import Array
 
-CELLS_AT_ONCE = 60_000
-"""Strings whose charts together hold about this many numbers are computed together."""
 LOW, HIGH, ATTEMPTS = 1e-120, 1e200, 16
 """Weights that are trusted, since what the smallest cells lose is below `inside.FLOOR`
 times the weight of their surroundings; and how many scales are tried.
@@ -156,7 +155,7 @@ def at_any_scale(
     """
     plan = chart_plan(arrays, by_level=by_level)
     n = len(length)
-    limit = max(CELLS_AT_ONCE // max(plan.cells(n_tokens), 1), 1)
+    limit = max(platform().cells // max(plan.cells(n_tokens), 1), 1)
     chunks = max(-(-n // limit), 1)
     size = -(-n // chunks)
 

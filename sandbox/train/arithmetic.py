@@ -10,6 +10,7 @@ long as something is trained, measured or computed, and refuses the rest:
     JAX_ENABLE_X64                 what the record says
     JAX_NUMPY_DTYPE_PROMOTION      standard
     JAX_SOFTMAX_CUSTOM_JVP         true
+    JAX_DEFAULT_MATMUL_PRECISION   highest, or GPUs and TPUs round factors
     JAX_DISABLE_JIT                false
     JAX_RANDOM_SEED_OFFSET         must be 0
     JAX_HIGH_DYNAMIC_RANGE_GUMBEL  must be false
@@ -71,6 +72,7 @@ def pinned(*, x64: bool = False) -> Iterator[None]:
             jax.enable_x64(x64),
             jax.numpy_dtype_promotion("standard"),
             jax.softmax_custom_jvp(True),
+            jax.default_matmul_precision("highest"),
             jax.disable_jit(False),
         ):
             stack.enter_context(setting)

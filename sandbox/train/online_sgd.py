@@ -31,6 +31,7 @@ from jaxtyping import Float, UInt
 
 from sandbox.distill.losses import Answers, Loss, is_plain
 from sandbox.distill.updates import Trained
+from sandbox.platforms import platform
 from sandbox.train.teaching import ALIVE, Plan, Segment
 from sandbox.types import Array, Params
 
@@ -143,8 +144,40 @@ def _block(
     gram = jnp.dot(x, x.T, precision=_HIGH)
     u, c = state.u, state.c
     margins = jnp.zeros((size, *c.shape), c.dtype)
+    unrolled = platform().unrolled
+    inner = unrolled or -(-size // INNER_BLOCKS)
+
+    def dot(u: Array, a: Array) -> Array:
+        # A sum becomes part of its neighbours' kernels, a product is one of its own.
+        return jnp.sum(u * a) if unrolled else jnp.dot(u, a, precision=_HIGH)
+
+    def sample(
+        t: Any, h: Array, u: Array, c: Array
+    ) -> tuple[Array, Array, Array, Array]:
+        """Second layer after sample t, its gradient at h, and its margin."""
+        if lone:
+            a = jnp.maximum(h, 0)
+            margin = dot(u[0, 0], a) + c[0, 0]
+            dz = (jax.nn.sigmoid(margin) - sup.mixed[t, 0, 1]) * eta[t]
+            g = jnp.where(h > 0, dz * u[0, 0], jnp.zeros_like(h))
+            u, c = u - (rate * dz) * a[None, None], c - rate * dz
+            return u, c, g, margin
+        h = h.reshape(n_lanes, m)
+        a = jnp.maximum(h, 0)
+        margin = _margin(u, a, c)
+        dz = _delta(plan, margin, jax.tree.map(lambda s: s[t], sup)) * eta[t]
+        dz = dz if keep is None else dz * keep[t]
+        back = jnp.sum(dz[:, :, None] * u, 0)
+        g = jnp.where(h > 0, back, jnp.zeros_like(back)).reshape(-1)
+        u = u - (rate * dz)[:, :, None] * a[None]
+        c = c - rate * dz
+        return u, c, g, margin
+
+    def put(margins: Array, t: Any, margin: Array) -> Array:
+        return margins.at[(t, 0, 0) if lone else t].set(margin)
+
     done: list[Array] = []
-    inner = -(-size // INNER_BLOCKS)
+    seen: list[Array] = []
     for lo in range(0, size, inner):
         hi = min(lo + inner, size)
         p_in = p[lo:hi]
@@ -152,6 +185,18 @@ def _block(
             earlier = jnp.concatenate(done, 0)
             p_in = p_in - jnp.dot(gram[lo:hi, :lo], earlier, precision=_HIGH)
         gram_in = gram[lo:hi, lo:hi]
+        if unrolled:
+            rows: list[Array] = []
+            h = list(p_in)
+            for i in range(hi - lo):
+                u, c, g, margin = sample(lo + i, h[i], u, c)
+                later = [h[j] - gram_in[j, i] * g for j in range(i + 1, hi - lo)]
+                # One kernel for all of them, and none of it again in the next one.
+                u, g, h[i + 1 :] = lax.optimization_barrier((u, g, later))
+                rows.append(g)
+                seen.append(margin.reshape(c.shape))
+            done.append(jnp.stack(rows))
+            continue
 
         def step(
             i: Array,
@@ -163,27 +208,13 @@ def _block(
             u, c, g_in, margins = carry
             t = lo + i
             h = p_in[i] - jnp.dot(gram_in[i], g_in, precision=_HIGH)
-            if lone:
-                a = jnp.maximum(h, 0)
-                margin = jnp.dot(u[0, 0], a, precision=_HIGH) + c[0, 0]
-                dz = (jax.nn.sigmoid(margin) - sup.mixed[t, 0, 1]) * eta[t]
-                g = jnp.where(h > 0, dz * u[0, 0], jnp.zeros_like(h))
-                u, c = u - (rate * dz) * a[None, None], c - rate * dz
-                return u, c, g_in.at[i].set(g), margins.at[t, 0, 0].set(margin)
-            h = h.reshape(n_lanes, m)
-            a = jnp.maximum(h, 0)
-            margin = _margin(u, a, c)
-            dz = _delta(plan, margin, jax.tree.map(lambda s: s[t], sup)) * eta[t]
-            dz = dz if keep is None else dz * keep[t]
-            back = jnp.sum(dz[:, :, None] * u, 0)
-            g = jnp.where(h > 0, back, jnp.zeros_like(back)).reshape(-1)
-            u = u - (rate * dz)[:, :, None] * a[None]
-            c = c - rate * dz
-            return u, c, g_in.at[i].set(g), margins.at[t].set(margin)
+            u, c, g, margin = sample(t, h, u, c)
+            return u, c, g_in.at[i].set(g), put(margins, t, margin)
 
         empty = jnp.zeros((hi - lo, n_lanes * m), p.dtype)
         u, c, g_in, margins = lax.fori_loop(0, hi - lo, step, (u, c, empty, margins))
         done.append(g_in)
+    margins = jnp.stack(seen) if unrolled else margins
     return _close(
         plan, state, x, jnp.concatenate(done, 0), u, c, margins, sup, keep, weight, t0
     )

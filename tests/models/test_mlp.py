@@ -9,7 +9,8 @@ import pytest
 
 from sandbox.errors import ConfigError
 from sandbox.models.base import Model
-from sandbox.models.mlp import MANY_ROWS, MLP, TILE, WIDE, tiled_logits
+from sandbox.models.mlp import MANY_ROWS, MLP, WIDE, tiled_logits
+from sandbox.platforms import PLATFORMS
 
 
 def test_initial_weights_are_torch_uniform() -> None:
@@ -60,7 +61,7 @@ def test_tiles_sum_to_the_plain_pass(x64: None, m: int, tile: int) -> None:
 def test_wide_networks_are_tiled_and_agree() -> None:
     """Taps force the plain pass; float32 sums of 4,001 terms differ by 1e-5 at most."""
     m = WIDE + 1
-    assert m % TILE
+    assert m % PLATFORMS["cpu"].hidden
     model = MLP(d=5, hidden=(m,))
     params = model.init(jax.random.key(0))
     x = jnp.ones((MANY_ROWS, 5))

@@ -11,10 +11,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from sandbox.errors import ConfigError
-from sandbox.models.attention import TILE_FROM
 from sandbox.models.imports import load_transformer
 from sandbox.models.transformer import Transformer
+from sandbox.platforms import PLATFORMS
 from sandbox.types import Params, Tokens
+
+TILE_FROM = PLATFORMS["cpu"].tile_from
 
 KINDS = ("bert", "gpt2")
 

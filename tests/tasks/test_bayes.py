@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sandbox.errors import ConfigError
+from sandbox.platforms import PLATFORMS, Platform
 from sandbox.tasks import bayes
 from sandbox.tasks.bayes_levels import level_posteriors, predict_next
 from sandbox.tasks.channel import Channel, observed
@@ -367,10 +368,12 @@ def test_rows_do_not_depend_on_how_many_come_at_once(monkeypatch, x64):
     drawn = sample_strings(arrays, jax.random.key(0), 0, 7)
     known = jnp.ones(drawn.tokens.shape, bool)
     args = arrays, drawn.tokens, known, drawn.length
-    monkeypatch.setattr(bayes, "CELLS_AT_ONCE", 10**9)
+    monkeypatch.setitem(PLATFORMS, "cpu", Platform(cells=10**9))
     expected = bayes.predict_masked(*args)
     cells = chart_plan(arrays).cells(drawn.tokens.shape[1])
-    monkeypatch.setattr(bayes, "CELLS_AT_ONCE", 3 * cells)  # 7 rows are padded to 9
+    monkeypatch.setitem(
+        PLATFORMS, "cpu", Platform(cells=3 * cells)
+    )  # 7 rows are padded to 9
     bayes.leave_one_out.__wrapped__.clear_cache()
     np.testing.assert_allclose(bayes.predict_masked(*args), expected, rtol=1e-12)
 

@@ -48,6 +48,7 @@ SETTINGS = {
     "jax_enable_x64": True,
     "jax_numpy_dtype_promotion": "strict",
     "jax_softmax_custom_jvp": False,
+    "jax_default_matmul_precision": "bfloat16",
     "jax_disable_jit": True,
 }
 SLOW = pytest.mark.slow
@@ -117,3 +118,11 @@ def test_fast_math_is_refused(flag, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     with pinned():
         assert jnp.zeros(1).dtype == jnp.float32
+
+
+def test_factors_of_products_are_rounded_on_no_device():
+    a = jnp.zeros((2, 2))
+    assert "HIGHEST" not in jax.jit(lambda a: a @ a).lower(a).as_text()
+    with setting("jax_default_matmul_precision", "bfloat16"), pinned():
+        text = jax.jit(lambda a: a @ a).lower(a).as_text()
+    assert "precision = [HIGHEST, HIGHEST]" in text

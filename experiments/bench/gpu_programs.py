@@ -1,0 +1,356 @@
+"""What programs would do on a GPU, from compiling them for one that is not there.
+
+    python -m experiments.bench.gpu_programs --target h100
+    python -m experiments.bench.gpu_programs --only parity_mlp --out programs.json
+
+XLA's compiler for GPUs (with Triton and ptxas) runs on any machine that has jax's
+cuda13 wheels: `pip install -e '.[cuda13]'` with Python 3.12 or newer, 5 GB. Nothing is
+executed. For every program it prints, a step of training or a call:
+
+    kernels    launches, loops counted as often as they run, the longer branch taken
+    GB         operands and results of every kernel, whole: an upper bound of traffic
+    temporary  device memory that XLA reserves beside arguments and results
+    registers  the largest number a hand-written kernel needs, and the bytes it spills
+"""
+
+import os
+import sys
+
+if "jax" not in sys.modules:  # programs are compiled as they come, none is timed
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0".strip()
+
+import argparse
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import (
+    AbstractDevice,
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    use_abstract_mesh,
+)
+
+from experiments.parity_mlp import ParityMLP
+from experiments.parity_transformer import ParityTransformer
+from experiments.pcfg_accuracy import PcfgAccuracy
+from sandbox.models.transformer import Transformer
+from sandbox.platforms import assumed
+from sandbox.store.files import write_json
+from sandbox.study.estimate import parts
+from sandbox.tasks.bayes import predict_masked
+from sandbox.text import table
+from sandbox.train.engine import Engine, _evaluate
+from sandbox.train.lanes import most_active
+from sandbox.train.spec import RunSpec
+from sandbox.train.teaching import run_chunk
+
+TARGETS = Path(__file__).parent / "targets"
+STUDIES = {
+    "parity_mlp": ParityMLP,
+    "parity_transformer": ParityTransformer,
+    "pcfg_accuracy": PcfgAccuracy,
+}
+SIZES = {"bf16": 2, "f16": 2, "pred": 1, "u8": 1, "s8": 1, "u16": 2, "s16": 2}
+SIZES |= {"f64": 8, "s64": 8, "u64": 8}
+FREE = re.compile(
+    "parameter|constant|tuple|get-tuple-element|bitcast|after-all|opt-barrier"
+    "|partition-id|replica-id|.*-done"
+)
+"""Instructions that launch nothing."""
+
+
+class Cost(NamedTuple):
+    """Kernels, and bytes of their operands and results."""
+
+    kernels: float
+    bytes: float
+
+    def __add__(self, other: Any) -> "Cost":
+        return Cost(*map(sum, zip(self, other, strict=True)))
+
+    def __mul__(self, n: Any) -> "Cost":
+        return Cost(self.kernels * n, self.bytes * n)
+
+
+class Program(NamedTuple):
+    """A function of shapes alone, and into how many steps a call is divided."""
+
+    name: str
+    function: Any
+    args: tuple[Any, ...]
+    steps: float
+
+
+def cost_of(text: str) -> Cost:
+    """Of one call of a compiled program, from XLA's text of it.
+
+    A loop whose length is not known there counts once: of training it is the one over
+    segments.
+    """
+    computations: dict[str, list[str]] = {}
+    entry = name = ""
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith(" ") and "->" in line:
+            name = line.removeprefix("ENTRY").split("(")[0].strip().lstrip("%")
+            entry = name if line.startswith("ENTRY") else entry
+            computations[name] = []
+        elif line.startswith("  ") and " = " in line:
+            computations[name].append(line.strip().removeprefix("ROOT "))
+
+    def called(line: str, key: str) -> list[str]:
+        found = re.search(key + r"=\{?(%[\w.\-]+(?:, %[\w.\-]+)*)", line)
+        return [n.strip().lstrip("%") for n in found[1].split(",")] if found else []
+
+    def of(name: str) -> Cost:
+        total, shapes = Cost(0, 0), {}
+        for line in computations[name]:
+            own, rest = line.split(" = ", 1)
+            shape, op, operands = _parts(rest)
+            shapes[own.lstrip("%")] = shape
+            if op == "while":
+                known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', line)
+                body = of(called(line, "body")[0])
+                total += body * (int(known[1]) if known else 1)
+            elif op == "conditional":
+                branches = called(line, "branch_computations")
+                branches = branches or [
+                    *called(line, "true_computation"),
+                    *called(line, "false_computation"),
+                ]
+                total += max(map(of, branches))
+            elif op == "call":
+                total += of(called(line, "to_apply")[0])
+            elif not FREE.fullmatch(op):
+                read = sum(_bytes(shapes.get(n, "")) for n in operands)
+                total += Cost(1, _bytes(shape) + read)
+        return total
+
+    return of(entry)
+
+
+def _parts(rest: str) -> tuple[str, str, list[str]]:
+    """Result's shape, operation and operands' names of an instruction."""
+    shape, after = _closed(rest) if rest.startswith("(") else rest.split(" ", 1)
+    op, _, inside = after.strip().partition("(")
+    return shape, op, re.findall(r"%([\w.\-]+)", _closed("(" + inside)[0])
+
+
+def _closed(text: str) -> tuple[str, str]:
+    """What a text opens with a parenthesis, and what follows."""
+    depth = 0
+    for i, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        if depth == 0:
+            return text[: i + 1], text[i + 1 :]
+    return text, ""
+
+
+def _bytes(shape: str) -> int:
+    found = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape)
+    return sum(
+        SIZES.get(kind, 4) * prod(int(n) for n in sizes.split(",") if n)
+        for kind, sizes in found
+    )
+
+
+def kernels_of(executable: bytes) -> dict[str, dict[str, int]]:
+    """Registers and bytes of stack of every kernel in a serialised executable.
+
+    What spills lies on the stack, and nothing else of ours does.
+    """
+    out: dict[str, dict[str, int]] = {}
+    for start in (m.start() for m in re.finditer(b"\x7fELF", executable)):
+        image = executable[start:]
+        offset = struct.unpack_from("<Q", image, 0x28)[0]
+        size, count, names = struct.unpack_from("<HHH", image, 0x3A)
+        sections = [
+            struct.unpack_from("<IIQQQQIIQQ", image, offset + i * size)
+            for i in range(count)
+        ]
+        base = sections[names][4]
+        for s in sections:
+            at = base + s[0]
+            name = image[at : image.index(b"\0", at)].decode()
+            if name.startswith(".text."):
+                out.setdefault(name[6:], {})["registers"] = s[7] >> 24
+            elif name.startswith(".nv.info."):
+                frame = _frame(image[s[4] : s[4] + s[5]])
+                out.setdefault(name[9:], {})["stack"] = frame
+    return out
+
+
+def _frame(info: bytes) -> int:
+    """The largest stack that a kernel's attributes name."""
+    at, most = 0, 0
+    while at + 4 <= len(info):
+        kind, attribute, size = info[at], info[at + 1], info[at + 2] | info[at + 3] << 8
+        if kind == 4:
+            if attribute in (0x11, 0x12, 0x23) and size == 8:
+                most = max(most, struct.unpack_from("<I", info, at + 8)[0])
+            at += size
+        at += 4
+    return most
+
+
+def programs(only: str) -> Iterator[Program]:
+    """Training and evaluation of runs at paper scale, and the exact predictor."""
+    for name, study in STUDIES.items():
+        if only and name != only:
+            continue
+        for part in parts(study.preset("paper"), Path("no-runs")):
+            specs = {"": part.spec}
+            if isinstance(part.spec.model, Transformer):
+                model = replace(part.spec.model, attention="triton")
+                specs[", kernel"] = replace(part.spec, model=model)
+            for how, spec in specs.items():
+                yield from _of_run(f"{name} {part.what}{how}", spec)
+    if not only or only == "bayes":
+        task: Any = PcfgAccuracy.preset("paper").setting.made_task
+        n = task.positions - 1
+        tokens = jax.ShapeDtypeStruct((512, n), jnp.int32)
+        known = jax.ShapeDtypeStruct((512, n), bool)
+        length = jax.ShapeDtypeStruct((512,), jnp.int32)
+
+        def predict(tokens: Any, known: Any, length: Any) -> Any:
+            return predict_masked(task.arrays, tokens, known, length)
+
+        yield Program(
+            "exact predictor, 512 strings", predict, (tokens, known, length), 1
+        )
+
+
+def _of_run(name: str, spec: RunSpec) -> Iterator[Program]:
+    engine = Engine(spec)
+    seeds = spec.shape[0]
+    teacher, index = None, np.zeros(spec.shape, np.int32)
+    if spec.teacher is not None:
+        keys = jnp.stack(
+            [jax.random.key(0)] * (seeds * max(most_active(spec.strategies), 1))
+        )
+        stacked = jax.vmap(spec.teacher.spec.model.init)
+        teacher = jax.eval_shape(
+            lambda: jax.tree.map(
+                lambda a: a.reshape(seeds, -1, *a.shape[1:]), stacked(keys)
+            )
+        )
+    state = jax.eval_shape(engine.init)
+    args = (state, engine.keys, np.uint32(0), np.int32(0))
+    args += (teacher, index, engine.lanes, None)
+    steps = engine.plan.segment / spec.batch_size
+    yield Program(
+        f"{name}: step", _bound(run_chunk, engine.kernel, engine.plan), args, steps
+    )
+    params = jax.eval_shape(engine.params, state)
+    given = (spec.task, spec.model, spec.eval_points)
+    yield Program(
+        f"{name}: evaluation", _bound(_evaluate, *given), (params, engine.keys), 1
+    )
+
+
+def _bound(function: Any, *static: Any) -> Callable[..., Any]:
+    """A jitted function with its static arguments, still to be traced."""
+    return lambda *args: function(*static, *args)
+
+
+def compiled(program: Program, sharding: NamedSharding, mesh: Any) -> dict[str, Any]:
+    """What one program does, as it is printed and stored."""
+
+    def shape(a: Any) -> jax.ShapeDtypeStruct:
+        dtype = a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype
+        return jax.ShapeDtypeStruct(np.shape(a), dtype, sharding=sharding)
+
+    begin = time.process_time()
+    with use_abstract_mesh(mesh):
+        traced = jax.jit(program.function).trace(*jax.tree.map(shape, program.args))
+        lowered = traced.lower(lowering_platforms=("cuda",))
+    done: Any = lowered.compile()
+    seconds = time.process_time() - begin
+    memory, cost = done.memory_analysis(), cost_of(done.as_text())
+    own = {}
+    if "__gpu$xla.gpu.triton" in done.as_text() or "triton_kernel" in done.as_text():
+        made = kernels_of(done.runtime_executable().serialize())
+        own = {k: v for k, v in made.items() if k.startswith("_")}
+    return {
+        "kernels": cost.kernels / program.steps,
+        "gb": cost.bytes / program.steps / 1e9,
+        "temporary_gb": memory.temp_size_in_bytes / 1e9,
+        "arguments_gb": memory.argument_size_in_bytes / 1e9,
+        "compile_cpu_s": seconds,
+        "own_kernels": own,
+    }
+
+
+def main() -> None:
+    """Compiles, prints a table, and writes the numbers."""
+    known = sorted(p.stem for p in TARGETS.glob("*.txtpb"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target", choices=known, default=known[0])
+    parser.add_argument("--only", default="", choices=("", *STUDIES, "bayes"))
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers")
+    options = parser.parse_args()
+    target = (TARGETS / f"{options.target}.txtpb").read_text()
+    try:
+        topology = topologies.get_topology_desc(
+            platform="cuda", target_config=target, topology="1x1x1"
+        )
+    except Exception as e:  # jax raises what its plugin does
+        parser.exit(
+            0,
+            "nothing was compiled: jax has no compiler for GPUs here"
+            f" ({str(e).splitlines()[0]:.80}); install the cuda13 extra with Python"
+            " 3.12 or newer.\n",
+        )
+    devices = np.asarray(topology.devices).reshape(1)
+    sharding = NamedSharding(Mesh(devices, ("x",)), PartitionSpec())
+    card = re.findall(r'name: "(.*)"', target)[0]
+    cores = int(re.findall(r"core_count: (\d+)", target)[0])
+    mesh = AbstractMesh(
+        (1,),
+        ("x",),
+        axis_types=(AxisType.Auto,),
+        abstract_device=AbstractDevice(card, cores, "gpu"),
+    )
+    found: dict[str, dict[str, Any]] = {}
+    with assumed("gpu"):
+        for program in programs(options.only):
+            found[program.name] = compiled(program, sharding, mesh)
+            print(_row(program.name, found[program.name]), flush=True)
+    headings = ("program", "kernels", "GB", "temporary GB", "registers", "spilled")
+    print(f"\n{card}, jax {jax.__version__}, compiled, not run; a step, or a call:")
+    rows = [(n, *_cells(v)) for n, v in found.items()]
+    print(table(headings, rows, right="lrrrrr"))
+    if options.out:
+        made = {"target": card, "jax": jax.__version__, "programs": found}
+        write_json(options.out, made)
+
+
+def _cells(v: Mapping[str, Any]) -> tuple[str, ...]:
+    own = list(v["own_kernels"].values())
+    most = [max((k.get(n, 0) for k in own), default=0) for n in ("registers", "stack")]
+    words = [str(n) if own else "-" for n in most]
+    return (f"{v['kernels']:.2f}", f"{v['gb']:.3g}", f"{v['temporary_gb']:.3g}", *words)
+
+
+def _row(name: str, v: Mapping[str, Any]) -> str:
+    return f"{name}: {v['kernels']:.2f} kernels, {v['compile_cpu_s']:.0f} s to compile"
+
+
+if __name__ == "__main__":
+    main()
