@@ -13,11 +13,11 @@ import pytest
 from sandbox.distill.sources import Final
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError
-from sandbox.models import bit_transformer
 from sandbox.models.attention import attend
 from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.imports import load_transformer
 from sandbox.models.transformer import Transformer
+from sandbox.platforms import PLATFORMS
 from sandbox.store.config import from_json, to_json
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.train.loop import fit
@@ -129,7 +129,10 @@ def test_plus_is_token_0_and_minus_token_1() -> None:
 @pytest.mark.long
 def test_many_rows_are_the_same_rows() -> None:
     """More rows than one pass takes, and not a whole number of passes."""
-    model, x = BitTransformer(d=D, network=network()), bits(bit_transformer.ROWS + 9)
+    model, x = (
+        BitTransformer(d=D, network=network()),
+        bits(PLATFORMS["cpu"].bit_rows + 9),
+    )
     params = shaken(model)
     answer = compiled(lambda p, x: model.apply(p, x).logits)
     alone = [answer(params, x[i : i + 9]) for i in (0, 40, len(x) - 9)]
