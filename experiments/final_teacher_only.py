@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import sandbox.study as st
-from experiments import parity_mlp, pcfg_accuracy
+from experiments import pcfg_accuracy, which_knowledge
 from sandbox.distill.losses import Loss, Objective, Sum
 from sandbox.distill.methods import (
     Damaged,
@@ -48,21 +48,8 @@ from sandbox.theory.exponents import Exponent, Scaling, difference
 from sandbox.train.teaching import task_key
 
 LAYER = "hidden_0"
-SMOKE = replace(
-    parity_mlp.SMOKE,
-    n_teachers=2,
-    group=2,
-    alone=True,
-    hold=15_360,
-    budget=st.UntilLearned(limit=128_000, cap=2.0),
-)
-CPU = replace(
-    parity_mlp.CPU,
-    n_teachers=10,
-    alone=True,
-    hold=61_440,
-    budget=st.UntilLearned(limit=409_600, cap=3.0),
-)
+SMOKE = replace(which_knowledge.SMOKE, hold=15_360)
+CPU = replace(which_knowledge.CPU, hold=61_440)
 NAMES = {
     "ce": "labels (CE)",
     "one_shot": "its outputs (one-shot)",
@@ -228,14 +215,13 @@ class FinalTeacherOnly(st.Study):
     def _on_strings(self, t: st.Teachers) -> list[st.Lane]:
         """One replaced token a string; the first stage is divided among the layers."""
         s, final = t.setting, Final()
-        assert isinstance(s.budget, st.Fixed) and isinstance(s.teacher, st.Heads)
+        assert isinstance(s.teacher, st.Heads)
         layers = tuple(f"residual_{i + 1}" for i in range(s.teacher.layers))
         stage = t.setting.samples(s.hold) // len(layers)
         then = Features(layers=layers, dims=max(self.dims // 2, 1), hold=stage)
         beside = Sum(losses=(Loss(), replace(then, hold=0)), weights=(1.0, 1.0))
-        speed = s.budget.teacher / s.budget.student
         return [
-            *(st.ce(), st.one_shot(), st.progressive(4 * t.spacing, speed=speed)),
+            *(st.ce(), st.one_shot(), _with("progressive", pcfg_accuracy.pace(t))),
             st.two_shot(t["middle"], t.hold),
             _with("extraction", final, then),
             _with("features", final, beside),
@@ -350,7 +336,7 @@ class FinalTeacherOnly(st.Study):
             ax, part = axes[-1], r.parts["strings"]
             st.endings(ax, part, label=NAMES.__getitem__, color=color_of)
             ax.tick_params(axis="y", labelsize=6.5)
-            ax.set_title("cfg3b from level 13")
+            ax.set_title(pcfg_accuracy.level(part.setting))
         return fig
 
     def _passes(self, p: st.Taught, name: str) -> Float[np.ndarray, "T I"]:

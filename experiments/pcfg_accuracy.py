@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 import sandbox.study as st
 from experiments.published import PCFG_ACCURACY
+from sandbox.distill.sources import Progressive
 from sandbox.errors import require
 from sandbox.plotting.curves import band
 from sandbox.plotting.style import color_of
@@ -106,6 +107,20 @@ def lane_name(strategy: str, tau: float) -> str:
     if tau == 1 or strategy == "ce":
         return strategy
     return f"{strategy}_hard" if tau == 0 else f"{strategy}_tau{tau:g}"
+
+
+def pace(t: st.Teachers) -> Progressive:
+    """Every fourth checkpoint, and all of them in a student's steps."""
+    budget = t.setting.budget
+    assert isinstance(budget, st.Fixed)
+    speed = budget.teacher / budget.student
+    return Progressive(every=4 * t.spacing, speed=speed)
+
+
+def level(s: st.Setting) -> str:
+    """A short title, e.g. `cfg3b from level 13`."""
+    assert isinstance(s.task, st.Strings)
+    return f"{s.task.grammar} from level {s.task.start[0]}"
 
 
 class PcfgAccuracy(st.Study):

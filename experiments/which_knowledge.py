@@ -125,10 +125,9 @@ class WhichKnowledge(st.Study):
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
         s, c, ramp = t.setting, t.setting.made_task.n_classes, self.ramp
         pace = Progressive(every=t.spacing)
-        if isinstance(s.budget, st.Fixed):
-            # As in pcfg_accuracy; TAID's target moves for as long as 2-shot's holds.
-            speed, ramp = s.budget.teacher / s.budget.student, s.samples(s.hold)
-            pace = Progressive(every=4 * t.spacing, speed=speed)
+        if isinstance(s.task, st.Strings):
+            # TAID's target moves for as long as the first stage of 2-shot.
+            pace, ramp = pcfg_accuracy.pace(t), s.samples(s.hold)
         # The label's own weight says all of two classes, the top two all of three.
         told = {"own": c == 2, "top2": c <= 3}
         kept = [_taught(n, pace, v) for n, (_, v) in PARTS.items() if not told.get(n)]
@@ -184,7 +183,7 @@ class WhichKnowledge(st.Study):
         for ax, p in zip(axes[0], r.parts.values(), strict=True):
             if isinstance(p.setting.task, st.Strings):
                 st.endings(ax, p, names, label=name_of, color=color_of)
-                ax.set_title("cfg3b from level 13")
+                ax.set_title(pcfg_accuracy.level(p.setting))
             else:
                 st.ratios(ax, {"": p}, names, label=name_of, color=color_of)
                 ax.set_xlabel("n90 / n90 of teacher")

@@ -2,8 +2,9 @@
 
 A CPU works fastest in pieces that stay in a core's cache; on an accelerator every piece
 is one more launch, so it takes all at once, as far as its memory goes. Numbers differ
-by rounding alone. Values for GPUs and TPUs were chosen from compiled programs
-(`experiments.bench.gpu_programs`); none was measured on a device.
+by rounding alone. `unrolled` was chosen from programs compiled for a GPU
+(`experiments.bench.gpu_programs`), the other values of accelerators are guesses; none
+was measured on a device.
 """
 
 from collections.abc import Iterator
@@ -37,14 +38,14 @@ class Platform(NamedTuple):
 PLATFORMS = {
     "cpu": Platform(tile_from=96, hidden=500, bit_rows=64, cells=60_000, unrolled=0),
     "gpu": Platform(triton=True),
-    "tpu": Platform(),
 }
+"""By jax's name of the backend; any other is as the defaults."""
 _ASSUMED: ContextVar[str] = ContextVar("platform", default="")
 
 
 def platform() -> Platform:
     """That of the devices in use, read while a program is traced."""
-    return PLATFORMS[_ASSUMED.get() or jax.default_backend()]
+    return PLATFORMS.get(_ASSUMED.get() or jax.default_backend(), Platform())
 
 
 @contextmanager

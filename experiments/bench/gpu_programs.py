@@ -10,7 +10,6 @@ executed. For every program it prints, a step of training or a call:
     kernels    launches, loops counted as often as they run, the longer branch taken
     GB         operands and results of every kernel, whole: an upper bound of traffic
     temporary  device memory that XLA reserves beside arguments and results
-    registers  the largest number a hand-written kernel needs, and the bytes it spills
 """
 
 import os
@@ -23,10 +22,10 @@ if "jax" not in sys.modules:  # programs are compiled as they come, none is time
 
 import argparse
 import re
-import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,45 +167,6 @@ def _bytes(shape: str) -> int:
     )
 
 
-def kernels_of(executable: bytes) -> dict[str, dict[str, int]]:
-    """Registers and bytes of stack of every kernel in a serialised executable.
-
-    What spills lies on the stack, and nothing else of ours does.
-    """
-    out: dict[str, dict[str, int]] = {}
-    for start in (m.start() for m in re.finditer(b"\x7fELF", executable)):
-        image = executable[start:]
-        offset = struct.unpack_from("<Q", image, 0x28)[0]
-        size, count, names = struct.unpack_from("<HHH", image, 0x3A)
-        sections = [
-            struct.unpack_from("<IIQQQQIIQQ", image, offset + i * size)
-            for i in range(count)
-        ]
-        base = sections[names][4]
-        for s in sections:
-            at = base + s[0]
-            name = image[at : image.index(b"\0", at)].decode()
-            if name.startswith(".text."):
-                out.setdefault(name[6:], {})["registers"] = s[7] >> 24
-            elif name.startswith(".nv.info."):
-                frame = _frame(image[s[4] : s[4] + s[5]])
-                out.setdefault(name[9:], {})["stack"] = frame
-    return out
-
-
-def _frame(info: bytes) -> int:
-    """The largest stack that a kernel's attributes name."""
-    at, most = 0, 0
-    while at + 4 <= len(info):
-        kind, attribute, size = info[at], info[at + 1], info[at + 2] | info[at + 3] << 8
-        if kind == 4:
-            if attribute in (0x11, 0x12, 0x23) and size == 8:
-                most = max(most, struct.unpack_from("<I", info, at + 8)[0])
-            at += size
-        at += 4
-    return most
-
-
 def programs(only: str) -> Iterator[Program]:
     """Training and evaluation of runs at paper scale, and the exact predictor."""
     for name, study in STUDIES.items():
@@ -226,45 +186,28 @@ def programs(only: str) -> Iterator[Program]:
         known = jax.ShapeDtypeStruct((512, n), bool)
         length = jax.ShapeDtypeStruct((512,), jnp.int32)
 
-        def predict(tokens: Any, known: Any, length: Any) -> Any:
-            return predict_masked(task.arrays, tokens, known, length)
-
-        yield Program(
-            "exact predictor, 512 strings", predict, (tokens, known, length), 1
-        )
+        predict = partial(predict_masked, task.arrays)
+        args = (tokens, known, length)
+        yield Program("exact predictor, 512 strings", predict, args, 1)
 
 
 def _of_run(name: str, spec: RunSpec) -> Iterator[Program]:
     engine = Engine(spec)
-    seeds = spec.shape[0]
     teacher, index = None, np.zeros(spec.shape, np.int32)
     if spec.teacher is not None:
-        keys = jnp.stack(
-            [jax.random.key(0)] * (seeds * max(most_active(spec.strategies), 1))
-        )
-        stacked = jax.vmap(spec.teacher.spec.model.init)
-        teacher = jax.eval_shape(
-            lambda: jax.tree.map(
-                lambda a: a.reshape(seeds, -1, *a.shape[1:]), stacked(keys)
-            )
+        one = jax.eval_shape(spec.teacher.spec.model.init, jax.random.key(0))
+        many = (spec.shape[0], max(most_active(spec.strategies), 1))
+        teacher = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((*many, *a.shape), a.dtype), one
         )
     state = jax.eval_shape(engine.init)
     args = (state, engine.keys, np.uint32(0), np.int32(0))
     args += (teacher, index, engine.lanes, None)
-    steps = engine.plan.segment / spec.batch_size
-    yield Program(
-        f"{name}: step", _bound(run_chunk, engine.kernel, engine.plan), args, steps
-    )
+    chunk, steps = partial(run_chunk, engine.kernel, engine.plan), engine.plan.segment
+    yield Program(f"{name}: step", chunk, args, steps / spec.batch_size)
     params = jax.eval_shape(engine.params, state)
-    given = (spec.task, spec.model, spec.eval_points)
-    yield Program(
-        f"{name}: evaluation", _bound(_evaluate, *given), (params, engine.keys), 1
-    )
-
-
-def _bound(function: Any, *static: Any) -> Callable[..., Any]:
-    """A jitted function with its static arguments, still to be traced."""
-    return lambda *args: function(*static, *args)
+    measure = partial(_evaluate, spec.task, spec.model, spec.eval_points)
+    yield Program(f"{name}: evaluation", measure, (params, engine.keys), 1)
 
 
 def compiled(program: Program, sharding: NamedSharding, mesh: Any) -> dict[str, Any]:
@@ -281,17 +224,12 @@ def compiled(program: Program, sharding: NamedSharding, mesh: Any) -> dict[str, 
     done: Any = lowered.compile()
     seconds = time.process_time() - begin
     memory, cost = done.memory_analysis(), cost_of(done.as_text())
-    own = {}
-    if "__gpu$xla.gpu.triton" in done.as_text() or "triton_kernel" in done.as_text():
-        made = kernels_of(done.runtime_executable().serialize())
-        own = {k: v for k, v in made.items() if k.startswith("_")}
     return {
         "kernels": cost.kernels / program.steps,
         "gb": cost.bytes / program.steps / 1e9,
         "temporary_gb": memory.temp_size_in_bytes / 1e9,
         "arguments_gb": memory.argument_size_in_bytes / 1e9,
         "compile_cpu_s": seconds,
-        "own_kernels": own,
     }
 
 
@@ -330,26 +268,19 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     with assumed("gpu"):
         for program in programs(options.only):
-            found[program.name] = compiled(program, sharding, mesh)
-            print(_row(program.name, found[program.name]), flush=True)
-    headings = ("program", "kernels", "GB", "temporary GB", "registers", "spilled")
+            found[program.name] = made = compiled(program, sharding, mesh)
+            seconds = made["compile_cpu_s"]
+            print(f"{program.name}: compiled in {seconds:.0f} s", flush=True)
+    headings = ("program", "kernels", "GB", "temporary GB")
     print(f"\n{card}, jax {jax.__version__}, compiled, not run; a step, or a call:")
-    rows = [(n, *_cells(v)) for n, v in found.items()]
-    print(table(headings, rows, right="lrrrrr"))
+    rows = [
+        (n, f"{v['kernels']:.2f}", f"{v['gb']:.3g}", f"{v['temporary_gb']:.3g}")
+        for n, v in found.items()
+    ]
+    print(table(headings, rows, right="lrrr"))
     if options.out:
-        made = {"target": card, "jax": jax.__version__, "programs": found}
-        write_json(options.out, made)
-
-
-def _cells(v: Mapping[str, Any]) -> tuple[str, ...]:
-    own = list(v["own_kernels"].values())
-    most = [max((k.get(n, 0) for k in own), default=0) for n in ("registers", "stack")]
-    words = [str(n) if own else "-" for n in most]
-    return (f"{v['kernels']:.2f}", f"{v['gb']:.3g}", f"{v['temporary_gb']:.3g}", *words)
-
-
-def _row(name: str, v: Mapping[str, Any]) -> str:
-    return f"{name}: {v['kernels']:.2f} kernels, {v['compile_cpu_s']:.0f} s to compile"
+        record = {"target": card, "jax": jax.__version__, "programs": found}
+        write_json(options.out, record)
 
 
 if __name__ == "__main__":

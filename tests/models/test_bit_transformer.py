@@ -129,10 +129,8 @@ def test_plus_is_token_0_and_minus_token_1() -> None:
 @pytest.mark.long
 def test_many_rows_are_the_same_rows() -> None:
     """More rows than one pass takes, and not a whole number of passes."""
-    model, x = (
-        BitTransformer(d=D, network=network()),
-        bits(PLATFORMS["cpu"].bit_rows + 9),
-    )
+    model = BitTransformer(d=D, network=network())
+    x = bits(PLATFORMS["cpu"].bit_rows + 9)
     params = shaken(model)
     answer = compiled(lambda p, x: model.apply(p, x).logits)
     alone = [answer(params, x[i : i + 9]) for i in (0, 40, len(x) - 9)]

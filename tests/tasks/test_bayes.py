@@ -371,9 +371,8 @@ def test_rows_do_not_depend_on_how_many_come_at_once(monkeypatch, x64):
     monkeypatch.setitem(PLATFORMS, "cpu", Platform(cells=10**9))
     expected = bayes.predict_masked(*args)
     cells = chart_plan(arrays).cells(drawn.tokens.shape[1])
-    monkeypatch.setitem(
-        PLATFORMS, "cpu", Platform(cells=3 * cells)
-    )  # 7 rows are padded to 9
+    # 7 rows are padded to 9.
+    monkeypatch.setitem(PLATFORMS, "cpu", Platform(cells=3 * cells))
     bayes.leave_one_out.__wrapped__.clear_cache()
     np.testing.assert_allclose(bayes.predict_masked(*args), expected, rtol=1e-12)
 
