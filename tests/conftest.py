@@ -13,6 +13,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("PYTHONFAULTHANDLER", "1")  # a process that aborts says where
 # What one process of a run has compiled, the other worker and whatever they spawn read:
 # programs (a folder that is set from outside outlives the run; it is good for one
 # machine), and Python's bytecode where the environment keeps none.
