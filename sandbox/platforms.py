@@ -24,6 +24,8 @@ class Platform(NamedTuple):
       bit_rows: rows of a transformer on bits at a time, where nothing is trained.
       cells: numbers that charts of strings predicted together may hold.
       unrolled: samples of a block that are trained without a loop; 0 for a loop.
+      embedded: largest vocabulary that is embedded by a product, whose gradient has
+        the same bits every time.
       triton: whether kernels in Triton can run.
     """
 
@@ -32,11 +34,19 @@ class Platform(NamedTuple):
     bit_rows: int = 1024
     cells: int = 2**25
     unrolled: int = 8
+    embedded: int = 1024
     triton: bool = False
 
 
 PLATFORMS = {
-    "cpu": Platform(tile_from=96, hidden=500, bit_rows=64, cells=60_000, unrolled=0),
+    "cpu": Platform(
+        tile_from=96,
+        hidden=500,
+        bit_rows=64,
+        cells=60_000,
+        unrolled=0,
+        embedded=0,
+    ),
     "gpu": Platform(triton=True),
 }
 """By jax's name of the backend; any other is as the defaults."""

@@ -7,9 +7,10 @@ XLA's compiler for GPUs (with Triton and ptxas) runs on any machine that has jax
 cuda13 wheels: `pip install -e '.[cuda13]'` with Python 3.12 or newer, 5 GB. Nothing is
 executed. For every program it prints, a step of training or a call:
 
-    kernels    launches, loops counted as often as they run, the longer branch taken
-    GB         operands and results of every kernel, whole: an upper bound of traffic
+    kernels    launches, loops counted as often as they run, branches equally often
+    GB         operands and results of every kernel, of slices what they hold
     temporary  device memory that XLA reserves beside arguments and results
+    spills     whether a kernel keeps what should be in registers in memory
 """
 
 import os
@@ -49,9 +50,13 @@ from experiments.parity_transformer import ParityTransformer
 from experiments.pcfg_accuracy import PcfgAccuracy
 from sandbox.models.transformer import Transformer
 from sandbox.platforms import assumed
+from sandbox.probes.fourier import FourierProbe
+from sandbox.probes.ngram import NgramProbe
+from sandbox.probes.offline import _measure_seeds, _prepare
 from sandbox.store.files import write_json
 from sandbox.study.estimate import parts
 from sandbox.tasks.bayes import predict_masked
+from sandbox.tasks.masking import MaskedLM
 from sandbox.text import table
 from sandbox.train.engine import Engine, _evaluate
 from sandbox.train.lanes import most_active
@@ -71,6 +76,9 @@ FREE = re.compile(
     "|partition-id|replica-id|.*-done"
 )
 """Instructions that launch nothing."""
+
+
+SPILLING = "xla_gpu_fail_ptx_compilation_on_register_spilling"
 
 
 class Cost(NamedTuple):
@@ -95,13 +103,27 @@ class Program(NamedTuple):
     steps: float
 
 
+class Instruction(NamedTuple):
+    """One line of XLA's text."""
+
+    name: str
+    shape: str
+    op: str
+    operands: list[str]
+    line: str
+
+
+Computations = dict[str, list[Instruction]]
+
+
 def cost_of(text: str) -> Cost:
     """Of one call of a compiled program, from XLA's text of it.
 
     A loop whose length is not known there counts once: of training it is the one over
-    segments.
+    segments. Branches count equally: they are the lengths that rows are cut to, which
+    lie at quantiles.
     """
-    computations: dict[str, list[str]] = {}
+    computations: Computations = {}
     entry = name = ""
     for line in text.splitlines():
         if line.endswith("{") and not line.startswith(" ") and "->" in line:
@@ -109,37 +131,77 @@ def cost_of(text: str) -> Cost:
             entry = name if line.startswith("ENTRY") else entry
             computations[name] = []
         elif line.startswith("  ") and " = " in line:
-            computations[name].append(line.strip().removeprefix("ROOT "))
-
-    def called(line: str, key: str) -> list[str]:
-        found = re.search(key + r"=\{?(%[\w.\-]+(?:, %[\w.\-]+)*)", line)
-        return [n.strip().lstrip("%") for n in found[1].split(",")] if found else []
+            own, rest = line.strip().removeprefix("ROOT ").split(" = ", 1)
+            made = Instruction(own.lstrip("%"), *_parts(rest), line)
+            computations[name].append(made)
 
     def of(name: str) -> Cost:
         total, shapes = Cost(0, 0), {}
-        for line in computations[name]:
-            own, rest = line.split(" = ", 1)
-            shape, op, operands = _parts(rest)
-            shapes[own.lstrip("%")] = shape
-            if op == "while":
-                known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', line)
-                body = of(called(line, "body")[0])
+        for one in computations[name]:
+            shapes[one.name] = one.shape
+            if one.op == "while":
+                known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', one.line)
+                body = of(_called(one.line, "body")[0])
                 total += body * (int(known[1]) if known else 1)
-            elif op == "conditional":
-                branches = called(line, "branch_computations")
+            elif one.op == "conditional":
+                branches = _called(one.line, "branch_computations")
                 branches = branches or [
-                    *called(line, "true_computation"),
-                    *called(line, "false_computation"),
+                    *_called(one.line, "true_computation"),
+                    *_called(one.line, "false_computation"),
                 ]
-                total += max(map(of, branches))
-            elif op == "call":
-                total += of(called(line, "to_apply")[0])
-            elif not FREE.fullmatch(op):
-                read = sum(_bytes(shapes.get(n, "")) for n in operands)
-                total += Cost(1, _bytes(shape) + read)
+                for branch in branches:
+                    total += of(branch) * (1 / len(branches))
+            elif one.op == "call":
+                total += of(_called(one.line, "to_apply")[0])
+            elif one.op.startswith("fusion") and one.op != "fusion-done":
+                fused = computations[_called(one.line, "calls")[0]]
+                total += Cost(1, _fused_bytes(fused))
+            elif not FREE.fullmatch(one.op):
+                read = sum(_bytes(shapes.get(n, "")) for n in one.operands)
+                moved = _bytes(one.shape) + read
+                if one.op == "dynamic-slice":
+                    moved = 2 * _bytes(one.shape)
+                elif one.op == "dynamic-update-slice":
+                    moved = 2 * _bytes(shapes[one.operands[1]])
+                elif one.op.endswith("-start"):  # its result names the operands too
+                    moved = _bytes(one.shape)
+                total += Cost(1, moved)
         return total
 
     return of(entry)
+
+
+def _called(line: str, key: str) -> list[str]:
+    found = re.search(key + r"=\{?(%[\w.\-]+(?:, %[\w.\-]+)*)", line)
+    return [n.strip().lstrip("%") for n in found[1].split(",")] if found else []
+
+
+def _fused_bytes(lines: list[Instruction]) -> int:
+    """Bytes that a fusion reads and writes: of what it takes slices of, the slices."""
+    by_name = {one.name: one for one in lines}
+
+    def read(name: str, size: int) -> int:
+        total = 0
+        for user in (one for one in lines if name in one.operands):
+            first = name not in user.operands[1:]
+            if first and user.op == "bitcast":
+                total += read(user.name, size)
+            elif first and user.op in ("dynamic-slice", "slice", "gather"):
+                total += _bytes(user.shape)
+            elif not (first and user.op == "dynamic-update-slice"):
+                return size
+        return min(total, size)
+
+    def written(one: Instruction) -> int:
+        if one.op in ("tuple", "bitcast"):
+            return sum(written(by_name[n]) for n in one.operands)
+        if one.op == "dynamic-update-slice":
+            return _bytes(by_name[one.operands[1]].shape)
+        return _bytes(one.shape)
+
+    sizes = {one.name: _bytes(one.shape) for one in lines if one.op == "parameter"}
+    root = next(one for one in lines if one.line.strip().startswith("ROOT"))
+    return sum(read(*own) for own in sizes.items()) + written(root)
 
 
 def _parts(rest: str) -> tuple[str, str, list[str]]:
@@ -168,15 +230,19 @@ def _bytes(shape: str) -> int:
 
 
 def programs(only: str) -> Iterator[Program]:
-    """Training and evaluation of runs at paper scale, and the exact predictor."""
+    """Training, evaluation and probing at paper scale, and the exact predictor."""
     for name, study in STUDIES.items():
         if only and name != only:
             continue
         for part in parts(study.preset("paper"), Path("no-runs")):
+            if part.spec.kind == "teacher":
+                yield _of_probe(f"{name} {part.what}", part.spec)
             specs = {"": part.spec}
             if isinstance(part.spec.model, Transformer):
                 model = replace(part.spec.model, attention="triton")
                 specs[", kernel"] = replace(part.spec, model=model)
+            elif part.spec.engine_used == "online_sgd":
+                specs[", kernel"] = replace(part.spec, engine="online_triton")
             for how, spec in specs.items():
                 yield from _of_run(f"{name} {part.what}{how}", spec)
     if not only or only == "bayes":
@@ -210,6 +276,19 @@ def _of_run(name: str, spec: RunSpec) -> Iterator[Program]:
     yield Program(f"{name}: evaluation", measure, (params, engine.keys), 1)
 
 
+def _of_probe(name: str, spec: RunSpec, probe: Any = None) -> Program:
+    task: Any = spec.task
+    if probe is None and isinstance(task, MaskedLM):
+        probe = NgramProbe(task=task, model=spec.model)
+    elif probe is None:
+        probe = FourierProbe(task, spec.model)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    params = jax.eval_shape(jax.vmap(spec.model.init), keys)
+    ready = jax.eval_shape(partial(_prepare, probe), keys)
+    args = (params, keys, ready)
+    return Program(f"{name}: probe", partial(_measure_seeds, probe), args, 1)
+
+
 def compiled(program: Program, sharding: NamedSharding, mesh: Any) -> dict[str, Any]:
     """What one program does, as it is printed and stored."""
 
@@ -221,7 +300,13 @@ def compiled(program: Program, sharding: NamedSharding, mesh: Any) -> dict[str, 
     with use_abstract_mesh(mesh):
         traced = jax.jit(program.function).trace(*jax.tree.map(shape, program.args))
         lowered = traced.lower(lowering_platforms=("cuda",))
-    done: Any = lowered.compile()
+    spills = False
+    try:
+        done: Any = lowered.compile({SPILLING: True})
+    except jax.errors.JaxRuntimeError as e:
+        if "spilling" not in str(e):
+            raise
+        spills, done = True, lowered.compile()
     seconds = time.process_time() - begin
     memory, cost = done.memory_analysis(), cost_of(done.as_text())
     return {
@@ -229,6 +314,7 @@ def compiled(program: Program, sharding: NamedSharding, mesh: Any) -> dict[str, 
         "gb": cost.bytes / program.steps / 1e9,
         "temporary_gb": memory.temp_size_in_bytes / 1e9,
         "arguments_gb": memory.argument_size_in_bytes / 1e9,
+        "spills": spills,
         "compile_cpu_s": seconds,
     }
 
@@ -271,13 +357,17 @@ def main() -> None:
             found[program.name] = made = compiled(program, sharding, mesh)
             seconds = made["compile_cpu_s"]
             print(f"{program.name}: compiled in {seconds:.0f} s", flush=True)
-    headings = ("program", "kernels", "GB", "temporary GB")
+    headings = ("program", "kernels", "GB", "temporary GB", "spills")
     print(f"\n{card}, jax {jax.__version__}, compiled, not run; a step, or a call:")
     rows = [
-        (n, f"{v['kernels']:.2f}", f"{v['gb']:.3g}", f"{v['temporary_gb']:.3g}")
-        for n, v in found.items()
+        (
+            name,
+            *(f"{v['kernels']:.2f}", f"{v['gb']:.3g}", f"{v['temporary_gb']:.3g}"),
+            "yes" if v["spills"] else "no",
+        )
+        for name, v in found.items()
     ]
-    print(table(headings, rows, right="lrrr"))
+    print(table(headings, rows, right="lrrrl"))
     if options.out:
         record = {"target": card, "jax": jax.__version__, "programs": found}
         write_json(options.out, record)

@@ -250,7 +250,7 @@ class Transformer:
             return dense(up, p["down"], half=half)
 
         embedding, head = params["embedding"], params["head"]
-        h = embedding["token"].at[x.ids].get(mode="clip")
+        h = _embedded(embedding["token"], x.ids)
         h = h + embedding["position"][None, :n]
         if bert:
             h = norm(embedding["norm"], h + embedding["type"][None, None])
@@ -309,6 +309,19 @@ class Transformer:
             return (e,) if keys[-2] == "norm" else one.get(keys[-1], ("io", e))
 
         return jax.tree_util.tree_map_with_path(roles, params)
+
+
+def _embedded(table: Float[Array, "V E"], ids: Array) -> Float[Array, "B N E"]:
+    """Rows of the table; of a small one as a product where additions have no order.
+
+    The gradient of the product is a product too, that of a lookup adds rows wherever
+    they belong, on accelerators in no fixed order.
+    """
+    if table.shape[0] > platform().embedded:
+        return table.at[ids].get(mode="clip")
+    ids = jnp.clip(ids, 0, table.shape[0] - 1)
+    one_hot = jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype)
+    return jnp.einsum("bnv,ve->bne", one_hot, table, precision=HIGHEST)
 
 
 def _qkv(p: Params, h: Array, read: Array, *, half: bool) -> tuple[Array, ...]:

@@ -3,18 +3,22 @@ r"""Linear read-outs of hidden states, plain and through attention over position
 Pure functions of weights; what trains them is `sandbox.probes.nonterminals`.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from sandbox.types import Array, Params
 
+_einsum = partial(jnp.einsum, precision="highest")
+
 
 def linear(
     weights: Params, h: Float[Array, "B N E"], valid: Bool[Array, "B N"]
 ) -> Float[Array, "B N O"]:
     """Logits from each position's own hidden state."""
-    return jnp.einsum("bne,eo->bno", h, weights["w"]) + weights["b"][None, None]
+    return _einsum("bne,eo->bno", h, weights["w"]) + weights["b"][None, None]
 
 
 def attention(
@@ -22,12 +26,12 @@ def attention(
 ) -> Float[Array, "B N O"]:
     """Logits from all hidden states, weighted by positions alone."""
     p = weights["p"]
-    score = jnp.einsum("rip,rjp->rij", p, p)
+    score = _einsum("rip,rjp->rij", p, p)
     a = jnp.exp(score - jax.lax.stop_gradient(score.max(-1, keepdims=True)))
     seen = valid.astype(h.dtype)
-    v = jnp.einsum("bje,reo->brjo", h, weights["w"]) + weights["b"][None, :, None]
-    total = jnp.einsum("rij,bj->bri", a, seen) + 1e-20
-    mixed = jnp.einsum("rij,brjo->brio", a, v * seen[:, None, :, None])
+    v = _einsum("bje,reo->brjo", h, weights["w"]) + weights["b"][None, :, None]
+    total = _einsum("rij,bj->bri", a, seen) + 1e-20
+    mixed = _einsum("rij,brjo->brio", a, v * seen[:, None, :, None])
     return jnp.sum(mixed / total[..., None], 1)
 
 
@@ -38,7 +42,8 @@ def cross_entropy(
 ) -> Array:
     """Sum over jobs and levels of the mean over tokens, so that none holds another."""
     log_q = jax.nn.log_softmax(jnp.where(exists, z, -1e9), -1)
-    nll = -jnp.take_along_axis(log_q, jnp.maximum(y, 0)[..., None], -1)[..., 0]
+    # A product, as the gradient of a lookup adds in no fixed order on accelerators.
+    nll = -jnp.sum(jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype) * log_q, -1)
     asked = (y >= 0).astype(z.dtype)
     each = jnp.sum(nll * asked, (1, 2)) / jnp.maximum(jnp.sum(asked, (1, 2)), 1)
     return jnp.sum(each)

@@ -7,6 +7,7 @@ sum to E[p(c | x)^2].
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -64,8 +65,9 @@ class SpectrumProbe:
         within_nN = (jnp.asarray(masks)[None, :] & ~inside_n[:, None]) == 0
         kept_nNC = jnp.where(within_nN[:, :, None], square_NC[None], 0)
         any_NC = jnp.where(within_nN.any(0)[:, None], square_NC, 0)
+        dot = partial(jnp.dot, precision="highest")
         return {
-            "weight": levels_jN @ square_NC,
-            "in_any": levels_jN @ any_NC,
-            "in_support": jnp.einsum("jN,nNc->njc", levels_jN, kept_nNC),
+            "weight": dot(levels_jN, square_NC),
+            "in_any": dot(levels_jN, any_NC),
+            "in_support": jnp.moveaxis(dot(levels_jN, kept_nNC), 0, 1),
         }

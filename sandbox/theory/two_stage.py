@@ -40,6 +40,7 @@ from sandbox.types import Array
 SUPERVISIONS = ("labels", "checkpoint")
 CRITERIA = ("support", "aligned", "accuracy")
 Dimensions = Annotated[tuple[int, ...], Increasing(0)]
+_dot = partial(jnp.dot, precision="highest")
 BLOCK = 4096
 """Rows at a time; larger batches are multiples of it."""
 FIRST = 16
@@ -308,14 +309,14 @@ def _targets(batch: Any, target: Target | None) -> Array:
     if target is None:
         return 1 - 2 * batch.y.astype(jnp.float32)
     rows, bias = target
-    u, b = batch.x @ rows.T, bias[None, :]
+    u, b = _dot(batch.x, rows.T), bias[None, :]
     return (jax.nn.relu(u + b) - jax.nn.relu(b - u)).mean(1)
 
 
 def _sums(x: Array, target: Array, w: Array, bias: Array) -> Array:
     """Sum over rows of target x_i 1[w_j . x + b_j > 0], `(m, d)`."""
-    active = (x @ w.T + bias[None, :] > 0).astype(x.dtype)
-    return (active * target[:, None]).T @ x
+    active = (_dot(x, w.T) + bias[None, :] > 0).astype(x.dtype)
+    return _dot((active * target[:, None]).T, x)
 
 
 @partial(jax.jit, static_argnames="task")
@@ -409,7 +410,7 @@ def _second_stage(task: Parity, key: Any, gradient: Array, bias: Array) -> Array
 
     def features(split: str) -> tuple[Array, Array]:
         batch = task.sample(key, 0, BLOCK, split=split)
-        u, b = batch.x @ rows.T, bias[None, :]
+        u, b = _dot(batch.x, rows.T), bias[None, :]
         both = jnp.concatenate([jax.nn.relu(u + b), jax.nn.relu(b - u)], 1)
         return both, 1 - 2 * batch.y.astype(jnp.float32)
 
@@ -417,7 +418,7 @@ def _second_stage(task: Parity, key: Any, gradient: Array, bias: Array) -> Array
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
 
     def loss(a: Array) -> Array:
-        return jnp.maximum(0, 1 - y * (f @ a)).mean()
+        return jnp.maximum(0, 1 - y * (_dot(f, a))).mean()
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         a, state = carry
@@ -427,7 +428,7 @@ def _second_stage(task: Parity, key: Any, gradient: Array, bias: Array) -> Array
     a = jnp.zeros(f.shape[1])
     (a, _), _ = jax.lax.scan(step, (a, optimizer.init(a)), length=STEPS)
     f, y = features("eval")
-    return (y * (f @ a) > 0).mean()
+    return (y * (_dot(f, a)) > 0).mean()
 
 
 def second_stage(

@@ -36,7 +36,11 @@ from sandbox.types import Array, Params
 
 V = TypeVar("V")
 _AUX, _LIVE = 18, 19  # folds of an initialisation's key
-KERNELS: dict[str, Kernel] = {"online_sgd": online_sgd, "generic": generic}
+KERNELS: dict[str, Kernel] = {
+    "online_sgd": online_sgd,
+    "online_triton": online_sgd,
+    "generic": generic,
+}
 
 
 class Engine:

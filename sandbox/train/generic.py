@@ -131,7 +131,8 @@ def _lane_step(
     def of_quiz(phi: Params, rows: Rows, key: Array | None) -> Array:
         logits = plan.model.apply(view.student(phi), rows.x).logits
         log_q = jax.nn.log_softmax(logits, -1)
-        return -jnp.take_along_axis(log_q, rows.sup[..., None], -1)[..., 0]
+        one_hot = jax.nn.one_hot(rows.sup, log_q.shape[-1], dtype=log_q.dtype)
+        return -jnp.sum(one_hot * log_q, -1)
 
     def mean(per_row: Any, rows: Rows) -> Callable[[Any], Array]:
         def summed(own: Any, rows: Rows, part: Array) -> tuple[Array, Array]:

@@ -32,6 +32,7 @@ from jaxtyping import Float, UInt
 from sandbox.distill.losses import Answers, Loss, is_plain
 from sandbox.distill.updates import Trained
 from sandbox.platforms import platform
+from sandbox.train import online_kernel
 from sandbox.train.teaching import ALIVE, Plan, Segment
 from sandbox.types import Array, Params
 
@@ -126,6 +127,15 @@ def _margin(u: Float[Array, "J L m"], a: Float[Array, "L m"], c: Array) -> Array
     return jnp.sum(u * a[None], -1) + c
 
 
+def _in_kernel(plan: Plan, state: OnlineState) -> bool:
+    """Whether the recurrence runs in a kernel of its own."""
+    classes, n_lanes, m = state.u.shape
+    lanes = plan.n_seeds * n_lanes
+    can = classes == 1 and _is_plain(plan) and state.u.dtype == jnp.float32
+    asked = plan.triton and platform().triton
+    return asked and can and online_kernel.fits(plan.block, m, lanes)
+
+
 def _block(
     plan: Plan,
     state: OnlineState,
@@ -143,6 +153,13 @@ def _block(
     p = jnp.dot(x, state.w, precision=_HIGH)
     gram = jnp.dot(x, x.T, precision=_HIGH)
     u, c = state.u, state.c
+    if _in_kernel(plan, state):
+        eta_TL = jnp.broadcast_to(eta[:, None], (size, n_lanes))
+        eta_TL = eta_TL if keep is None else eta_TL * keep
+        args = (p, gram, u[0], c[0], sup.mixed[..., 1], eta_TL)
+        g, u, c, margins = online_kernel.recurrence(*args)
+        last = (u[None], c[None], margins[:, None])
+        return _close(plan, state, x, g, *last, sup, keep, weight, t0)
     margins = jnp.zeros((size, *c.shape), c.dtype)
     unrolled = platform().unrolled
     inner = unrolled or -(-size // INNER_BLOCKS)

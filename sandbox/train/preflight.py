@@ -136,7 +136,7 @@ def _training(spec: RunSpec, state: int) -> int:
         one = _bytes(jax.eval_shape(model.init, jax.random.key(0)))
         taught = seeds * (one + _forward(spec, model, (1 + copies) * spec.segment)[0])
     rows = seeds * 2 * _bytes(_inputs(spec, spec.segment))
-    if spec.engine_used == "online_sgd":
+    if spec.engine_used != "generic":
         width = getattr(spec.model, "hidden", (0,))[0]
         item = np.dtype(spec.dtype).itemsize
         work = _BLOCK_COPIES * seeds * spec.block * lanes * width * item

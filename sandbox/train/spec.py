@@ -104,7 +104,8 @@ class RunSpec:
       teacher: whose checkpoints teach, and which is final.
       eval_points: rows of the fixed evaluation stream.
       checkpoint_every: samples between stored checkpoints; 0 stores none.
-      engine: `auto` takes the blocked engine where it applies.
+      engine: `auto` takes the blocked engine where it applies; "online_triton" is that
+        one with its recurrence in a kernel for NVIDIA GPUs, where it can run.
       block: samples T of one block; every switch, evaluation and checkpoint falls on a
         multiple of it.
       dtype: arithmetic of the whole run.
@@ -137,7 +138,7 @@ class RunSpec:
     teacher: "TeacherRef | None" = None
     eval_points: Positive = 4096
     checkpoint_every: Count = 0
-    engine: Literal["auto", "online_sgd", "generic"] = "auto"
+    engine: Literal["auto", "online_sgd", "online_triton", "generic"] = "auto"
     block: Positive = 32
     dtype: Literal["float32", "float64"] = "float32"
     micro: Annotated[int, Within(0, 2**32 - 1)] = later(0)
@@ -164,7 +165,7 @@ class RunSpec:
             f" (at least one of the two), got {self.padded}.",
         )
         self._check_borders()
-        if self.engine == "online_sgd":
+        if self.engine.startswith("online"):
             require(not self.why_not_blocked(), f"engine: {self.why_not_blocked()}.")
 
     def _check_inputs(self) -> None:
@@ -371,7 +372,7 @@ class RunSpec:
         return f"online_sgd cannot train {needs[0]}" if needs else ""
 
     @property
-    def engine_used(self) -> Literal["online_sgd", "generic"]:
+    def engine_used(self) -> Literal["online_sgd", "online_triton", "generic"]:
         """The engine that `auto` resolves to."""
         if self.engine != "auto":
             return self.engine

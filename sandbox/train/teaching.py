@@ -73,6 +73,7 @@ class Plan:
     segment: int
     split: str
     micro: int
+    triton: bool
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Plan":
@@ -105,6 +106,7 @@ class Plan:
             segment=spec.segment,
             split=spec.split,
             micro=micro_size(spec.batch_size, spec.micro),
+            triton=spec.engine_used == "online_triton",
         )
 
     @property
