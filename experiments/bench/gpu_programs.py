@@ -271,6 +271,8 @@ def _of_run(name: str, spec: RunSpec) -> Iterator[Program]:
     args += (teacher, index, engine.lanes, None)
     chunk, steps = partial(run_chunk, engine.kernel, engine.plan), engine.plan.segment
     yield Program(f"{name}: step", chunk, args, steps / spec.batch_size)
+    if spec.engine == "online_triton":
+        return  # evaluated as without
     params = jax.eval_shape(engine.params, state)
     measure = partial(_evaluate, spec.task, spec.model, spec.eval_points)
     yield Program(f"{name}: evaluation", measure, (params, engine.keys), 1)

@@ -43,6 +43,7 @@ COUNTED = 100_000_000
 _BLOCK_COPIES = 4  # of T x m in the blocked engine: products, gradients, their joining
 _STEP_COPIES = 2  # of the state in the generic engine: gradients and the new state
 _BACKWARD_COPIES = 3  # of every matrix product of a batch: value, cotangent, gradient
+_AGAIN_COPIES = 6  # of the largest that is computed again: attention's N x N scores
 _SAVE_COPIES = 3  # of what is written: on the host, serialised, joined
 _STACK_COPIES = 2  # of the stacked teachers on the host: rows, and all of them
 _COLUMNS, _ARRAY = 10, 200  # recorded columns, and the bytes of a small numpy array
@@ -145,9 +146,10 @@ def _training(spec: RunSpec, state: int) -> int:
         size = spec.batch_size
         if is_sequence_task(spec.task):  # lanes in turn, a micro-batch at a time
             at_once, size = 1, micro_size(size, spec.micro)
-        batch = _forward(spec, spec.model, (1 + copies) * size)[1]
-        work = _STEP_COPIES * state + _BACKWARD_COPIES * at_once * batch
-    return taught + rows + work
+        _, kept, again = _forward(spec, spec.model, (1 + copies) * size)
+        batch = _BACKWARD_COPIES * kept + _AGAIN_COPIES * again
+        work = _STEP_COPIES * state + at_once * batch
+    return rows + max(taught, work)  # a segment is taught before it is trained on
 
 
 def _inputs(spec: RunSpec, n: int) -> Any:
@@ -159,10 +161,14 @@ def _inputs(spec: RunSpec, n: int) -> Any:
     return jax.eval_shape(sample, task_key(spec.first_seed))
 
 
-def _forward(spec: RunSpec, model: Any, n: int) -> tuple[int, int]:
-    """Bytes that a forward pass of n rows holds at once, and that a gradient keeps.
+def _forward(spec: RunSpec, model: Any, n: int) -> tuple[int, int, int]:
+    """Bytes of a forward pass of n rows.
 
     Matrix products are buffers of their own; what follows them elementwise is fused.
+
+    Returns:
+      What it holds at once, what a gradient keeps, and the largest product that the
+      gradient computes again.
     """
     if is_sequence_task(spec.task):
         n = min(n, max(ROWS, micro_size(spec.batch_size, spec.micro)))
@@ -173,7 +179,8 @@ def _forward(spec: RunSpec, model: Any, n: int) -> tuple[int, int]:
     products = sorted(size for name, size, _ in found if name == "dot_general")
     at_once = max([sum(products[-2:]), *(size for _, size, _ in found)])
     kept = sum(s * n for name, s, n in found if name == "dot_general") or at_once
-    return at_once + _bytes(x), kept + _bytes(x)
+    again = max([s for name, s, n in found if name == "dot_general" and not n] or [0])
+    return at_once + _bytes(x), kept + _bytes(x), again
 
 
 def _results(jaxpr: Any, times: int) -> Iterator[tuple[str, int, int]]:

@@ -13,13 +13,34 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """\
 HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
 
+%fused (q: f32[8]) -> f32[8] {
+  %q = f32[8]{0} parameter(0)
+  ROOT %e = f32[8]{0} exponential(%q)
+}
+
+%fused.1 (stack: f32[8], at: s32[]) -> bf16[2] {
+  %stack = f32[8]{0} parameter(0)
+  %at = s32[] parameter(1)
+  %part = f32[2]{0} dynamic-slice(%stack, %at), dynamic_slice_sizes={2}
+  ROOT %half = bf16[2]{0} convert(%part)
+}
+
+%fused.2 (all: f32[8], new: bf16[2], where: s32[]) -> f32[8] {
+  %all = f32[8]{0} parameter(0)
+  %new = bf16[2]{0} parameter(1)
+  %where = s32[] parameter(2)
+  %wide = f32[2]{0} convert(%new)
+  ROOT %written = f32[8]{0} dynamic-update-slice(%all, %wide, %where)
+}
+
 %body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
   %p = (s32[], f32[8]{0}) parameter(0)
   %i = s32[] get-tuple-element(%p), index=0
   %x = f32[8]{0} get-tuple-element(%p), index=1
   %y = f32[8]{0} fusion(%x), kind=kLoop, calls=%fused
-  %z = bf16[8]{0} fusion(%y, %i), kind=kInput, calls=%fused.1
-  ROOT %t = (s32[], f32[8]{0}) tuple(%i, %y)
+  %z = bf16[2]{0} fusion(%y, %i), kind=kInput, calls=%fused.1
+  %k = f32[8]{0} fusion(%y, %z, %i), kind=kLoop, calls=%fused.2
+  ROOT %t = (s32[], f32[8]{0}) tuple(%i, %k)
 }
 
 %short (a: f32[8]) -> f32[8] {
@@ -45,9 +66,9 @@ backend_config={"known_trip_count":{"n":"5"}}
 """
 
 
-def test_loops_count_as_often_as_they_run_and_the_longer_branch() -> None:
-    body = Cost(2, (32 + 32) + (16 + 32 + 4))
-    start, negated = Cost(1, 64 + 32), Cost(1, 32 + 32)
+def test_loops_slices_and_branches_count_as_what_they_move() -> None:
+    body = Cost(3, (32 + 32) + (8 + 4 + 4) + (4 + 4 + 8))
+    start, negated = Cost(1, 32 + 32), Cost(0.5, (32 + 32) / 2)
     assert cost_of(PROGRAM) == body * 5 + start + negated
     once = PROGRAM.replace('"known_trip_count"', '"unknown"')
     assert cost_of(once) == body + start + negated

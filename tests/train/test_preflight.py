@@ -178,7 +178,7 @@ def test_every_part_grows_with_what_it_is_of() -> None:
     assert labels.taught == labels.cached == 0
     following = (Strategy(name="p", source=Progressive(every=512)),)
     assert of(strategies=following).taught == base.taught // 3
-    grown = of(model=MLP(d=100, hidden=(1000,)))
+    grown = of(model=MLP(d=100, hidden=(100_000,)))
     assert grown.training > base.training and grown.saving > 8 * base.saving
     saturating = Strategy(name="s", source=UntilSaturation(every=512, limit=512))
     assert of(strategies=(saturating,)).cached >= base.taught // 3
