@@ -62,6 +62,12 @@ def collected_signals() -> Iterator[list[str]]:
         signal.raise_signal(signal.Signals[caught[0]])
 
 
+def stop_after(seconds: float) -> None:
+    """Sends this process SIGTERM after so many seconds."""
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 @contextmanager
 def _handled(
     handler: Callable[[int, Any], None], watched: Sequence[signal.Signals]
