@@ -7,8 +7,8 @@
     python -m paper_repro parity_mlp --scale paper --no-estimate --time-limit 600
 
 Interrupt at any time: the same command goes on where it stopped (exit code 75). Figure,
-claims and numbers go to RUNS/studies/; --publish writes the committed ones as well, which
-of a GPU or TPU are called NAME.SCALE.gpu or .tpu.
+claims and numbers go to RUNS/studies/; --publish writes the committed ones as well. A
+GPU's stand beside a CPU's, as NAME.SCALE.gpu.
 """
 
 import importlib
@@ -26,6 +26,8 @@ from sandbox.errors import require
 from sandbox.store.folders import default_root
 from sandbox.text import unknown
 from sandbox.train.signals import stop_after
+
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +77,8 @@ class Command:
 
 def list_studies() -> None:
     """Prints every study and which of its results are there."""
-    results = Path(__file__).parent / "results"
     for name, what in STUDIES.items():
-        found = [sorted(p.stem for p in results.glob(f"{name}.{s}.*")) for s in SCALES]
+        found = [sorted(p.stem for p in RESULTS.glob(f"{name}.{s}.*")) for s in SCALES]
         have = [stem.removeprefix(f"{name}.") for stems in found for stem in stems]
         print(f"{name:20s} {what}")
         print(f"{'':20s} results: {', '.join(have) if have else 'none yet'}")
