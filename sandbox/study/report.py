@@ -227,7 +227,7 @@ def _describe(run: Run, made: dict[str, Any]) -> dict[str, Any]:
         "steps_per_second": round(steps / seconds, 1) if seconds else None,
         "peak_memory_mb": made.get("peak_memory_mb"),
         "sittings": len(made.get("sittings", [])),
-    }
+    } | {k: v for k, v in made.items() if k == "peak_device_memory_mb"}
 
 
 def _one_or_all(facts: list[Any]) -> Any:
