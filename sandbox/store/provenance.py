@@ -70,8 +70,9 @@ def _software(device: Any) -> dict[str, Any]:
         return {}
     out = {"runtime": device.client.platform_version, "driver": nvidia()[0]}
     with suppress(Exception):  # not public, and absent but with CUDA's plugin
-        from jax._src.lib import cuda_versions as cuda
+        from jax._src import lib
 
+        cuda: Any = lib.cuda_versions
         out["cuda"] = cuda.cuda_runtime_get_version()
         out["cudnn"] = cuda.cudnn_get_version()
     return out
