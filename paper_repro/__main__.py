@@ -116,6 +116,8 @@ def reproduce(command: Command) -> None:
         from paper_repro.tables import rewrite
 
         rewrite()
+    if command.time_limit is not None:
+        stop_after(0.0)  # the process may take a while to end
 
 
 def main(argv: Sequence[str] | None = None) -> None:

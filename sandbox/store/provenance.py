@@ -70,7 +70,7 @@ def _software(device: Any) -> dict[str, Any]:
         return {}
     out = {"runtime": device.client.platform_version, "driver": nvidia()[0]}
     with suppress(Exception):  # not public, and absent but with CUDA's plugin
-        from jax._src import lib
+        from jax._src import lib  # lazily, as jax
 
         cuda: Any = lib.cuda_versions
         out["cuda"] = cuda.cuda_runtime_get_version()
@@ -80,7 +80,7 @@ def _software(device: Any) -> dict[str, Any]:
 
 def _peak_device_memory() -> dict[str, int]:
     """Most memory that a device held so far; nothing where that is not told."""
-    import jax
+    import jax  # lazily: as above
 
     peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.devices()]
     told = [peak for peak in peaks if peak is not None]

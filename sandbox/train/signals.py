@@ -63,7 +63,7 @@ def collected_signals() -> Iterator[list[str]]:
 
 
 def stop_after(seconds: float) -> None:
-    """Sends this process SIGTERM after so many seconds."""
+    """Sends this process SIGTERM after so many seconds; 0 for never."""
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
     signal.setitimer(signal.ITIMER_REAL, seconds)
 

@@ -1,6 +1,7 @@
 """`python -m paper_repro`: what it starts, and when it stops."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -75,6 +76,14 @@ def test_mistakes_are_one_sentence(
         command.main(["parity_mlp", *words])
     (line,) = capsys.readouterr().err.splitlines()
     assert e.value.code == 2 and told in line
+
+
+def test_a_time_limit_ends_with_the_work(asked: list[Any]) -> None:
+    ours = signal.getsignal(signal.SIGALRM), signal.setitimer(signal.ITIMER_REAL, 0)
+    command.main(["parity_mlp", "--time-limit", "1000"])
+    assert asked and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    signal.signal(signal.SIGALRM, ours[0])
+    signal.setitimer(signal.ITIMER_REAL, *ours[1])
 
 
 def stopped(tmp_path: Path, code: str) -> str:
