@@ -4,7 +4,8 @@
     python -m paper_repro.tables --check   exit 1 where one is not what it would be
 
 A table stands between two comments, the first of which names result files, each
-followed by its claims where not all of them are shown:
+followed by its claims where not all of them are shown (those of a file of a GPU are
+marked so):
 
     <!-- claims parity_mlp.cpu P1 P2 parity_width.cpu -->
     <!-- /claims -->
@@ -54,16 +55,16 @@ def table(*words: str) -> str:
             wanted[list(wanted)[-1]].append(word)
         else:
             raise KeyError(word)
-    chosen: list[Claim] = []
+    chosen: list[tuple[str, Claim]] = []
     for name, ids in wanted.items():
-        every = claims_of(name)
-        chosen += [every[i] for i in ids or every]
-    more = any(c.sensitivity for c in chosen)
+        every, device = claims_of(name), name.split(".")[2:]
+        chosen += [(" ".join([i, *device]), every[i]) for i in ids or every]
+    more = any(c.sensitivity for _, c in chosen)
     head = (*HEAD, *["at other bounds"] * more)
     lines = [head, ("---",) * len(head)]
-    for c in chosen:
+    for label, c in chosen:
         answers = _WORDS[c.point], _WORDS[c.whole]
-        line = (c.id, c.rule, c.paper, show(c), str(c.teachers), *answers, c.since)
+        line = (label, c.rule, c.paper, show(c), str(c.teachers), *answers, c.since)
         line = (*line, *[c.sensitivity or "-"] * more)
         lines.append(tuple(cell.replace("|", r"\|") for cell in line))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

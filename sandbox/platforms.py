@@ -58,6 +58,12 @@ def platform() -> Platform:
     return PLATFORMS.get(_ASSUMED.get() or jax.default_backend(), Platform())
 
 
+def suffix() -> str:
+    """Ends the names of results, so that no device overwrites another kind's."""
+    name = jax.default_backend()
+    return "" if name == "cpu" else f".{name}"
+
+
 @contextmanager
 def assumed(name: str) -> Iterator[None]:
     """Programs traced inside are another platform's; compiled ones are forgotten.

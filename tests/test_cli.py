@@ -348,6 +348,19 @@ def test_the_driver_is_read_from_nvidia_smi(
     assert doctor.nvidia() == ("580.65.06", "NVIDIA H200, 143771 MiB")
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, "false"), ("true", "true")])
+def test_no_command_takes_a_whole_gpu(
+    before: str | None, after: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What jax reads when it starts a GPU; only the user sets it otherwise."""
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.setenv(name, before or "")
+    if before is None:
+        monkeypatch.delenv(name)
+    assert main(["runs", "--root", str(root)]) == 0
+    assert os.environ[name] == after
+
+
 def test_an_interrupted_run_asks_to_be_tried_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

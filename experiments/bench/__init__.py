@@ -2,7 +2,8 @@
 
 A benchmark that is imported before jax, numpy and torch keeps jax on the CPU and every
 thread pool at one thread. Where jax came first nothing is set: in tests, and in
-processes that a benchmark starts with an environment made for them.
+processes that a benchmark starts with an environment made for them. Nor is anything
+with `--device gpu`.
 """
 
 import os
@@ -11,7 +12,10 @@ import sys
 GIVEN = os.environ | {"JAX_PLATFORMS": "cpu"}
 """The environment without those limits, for a process on every core."""
 
-if "jax" not in sys.modules:
+DEVICE = "gpu" if "--device gpu" in " ".join(sys.argv).replace("=", " ") else "cpu"
+"""What is timed; known before the command line can be read."""
+
+if DEVICE == "cpu" and "jax" not in sys.modules:
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -25,7 +25,7 @@ import numpy as np
 from nltk.grammar import CFG, PCFG, Nonterminal
 
 from experiments.bench.command import Begun, Options, machine_line, run
-from experiments.bench.timing import Candidate, take_turns, warm_up
+from experiments.bench.timing import RATE, WORDS, Candidate, take_turns, warm_up
 from sandbox.platforms import platform
 from sandbox.tasks import bayes
 from sandbox.tasks.bayes_context import draw_strings
@@ -50,7 +50,7 @@ class Sizes:
         ("cfg3b", ("16", "17", "18"), 128),
         ("cfg3b", ("13", "14", "15"), 512),
     )  # grammar, start, strings a batch
-    seconds: float = 1.0  # of CPU time, each timing
+    seconds: float = 1.0  # each timing
 
 
 QUICK = Sizes(cases=(("cfg3b", ("10", "11"), 4),), seconds=0.02)
@@ -190,7 +190,7 @@ def reserved(f: Callable[..., Any], given: tuple[Any, ...]) -> int:
 def row_record(row: Row) -> dict[str, Any]:
     """Rates, memory, and the ratio of `probability` to the others, as JSON data."""
     rates = {k: c.record() for k, c in row.candidates.items()}
-    mine = rates["probability"]["cpu_per_s"]
+    mine = rates["probability"][RATE]
     return {
         "grammar": row.name,
         "longest": row.longest,
@@ -198,7 +198,7 @@ def row_record(row: Row) -> dict[str, Any]:
         "temporary_bytes": row.memory,
         "rates": rates,
         "ratios": {
-            f"probability:{k}": mine / rates[k]["cpu_per_s"]
+            f"probability:{k}": mine / rates[k][RATE]
             for k in ("numpy", "nltk")
             if k in rates
         },
@@ -224,14 +224,14 @@ def print_table(result: dict[str, Any]) -> None:
 
     def cells(row: dict[str, Any]) -> list[str]:
         rates, memory = row["rates"], row["temporary_bytes"]
-        each = [f"{rates[k]['cpu_per_s']:,.1f}" if k in rates else "-" for k in names]
+        each = [f"{rates[k][RATE]:,.1f}" if k in rates else "-" for k in names]
         used = memory["leave_one_out"] / row["strings_at_once"] / 1e6
         return [row["grammar"], str(row["longest"]), *each, f"{used:.2f}"]
 
     header = ("grammar", "longest", *names, "MB a string")
     print(
-        "\nstrings per second of CPU time on one core, median of"
-        f" {result['rounds']}; memory of leave_one_out"
+        f"\nstrings per second of {WORDS}, median of {result['rounds']}; memory of"
+        " leave_one_out"
     )
     print(table(header, [cells(r) for r in result["rows"]], right="l" + "r" * 7))
     print(machine_line(result))

@@ -8,10 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
+import jax
+
+from experiments.bench import DEVICE
 from sandbox.command import parse
 from sandbox.errors import require
+from sandbox.platforms import suffix
 from sandbox.store.provenance import hardware, versions
 
 ROOT = Path(__file__).parents[2]
@@ -26,11 +30,15 @@ class Options:
     """timings of each"""
     quick: bool = False
     """tiny sizes: does it run at all"""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """one pinned core in CPU time, or a GPU in wall time, without PyTorch"""
     out: Path | None = None
-    """else paper_repro/results/bench_NAME.json, or nowhere with --quick"""
+    """else paper_repro/results/bench_NAME[.gpu].json, or nowhere with --quick"""
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, f"--rounds must be at least 1, got {self.rounds}")
+        there = self.device == "cpu" or jax.default_backend() == self.device
+        require(there, "--device: jax has no GPU here; `sandbox doctor` says why.")
 
 
 Given = TypeVar("Given", bound=Options)
@@ -38,12 +46,12 @@ Given = TypeVar("Given", bound=Options)
 
 @dataclass(frozen=True)
 class Begun(Generic[Given]):
-    """A benchmark on its way, alone on one core.
+    """A benchmark on its way.
 
     Attributes:
       name: of its module in `experiments.bench`.
       options: its command line.
-      core: the one that it is pinned to, None where processes cannot be pinned.
+      core: the one that it is pinned to, None if to none.
       usable: all cores.
       load: load average before it.
       begin: `time.monotonic()` then.
@@ -95,7 +103,7 @@ def run(
     measure: Callable[[Begun[Given]], dict[str, Any]],
     show: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Reads the command line, measures on one core, prints tables, writes the JSON.
+    """Reads the command line, measures, prints tables, writes the JSON.
 
     Args:
       name: of the module; its result is `paper_repro/results/bench_NAME.json`.
@@ -110,11 +118,14 @@ def run(
     usable = set(range(os.cpu_count() or 1))
     if hasattr(os, "sched_setaffinity"):  # before jax starts its threads
         usable = os.sched_getaffinity(0)
-        core = max(usable)
-        os.sched_setaffinity(0, {core})
+        if DEVICE == "cpu":
+            core = max(usable)
+            os.sched_setaffinity(0, {core})
     result = measure(Begun(name, given, core, usable, load, begin))
     show(result)
-    out = given.out or (None if given.quick else RESULTS / f"bench_{name}.json")
+    out = given.out or (
+        None if given.quick else RESULTS / f"bench_{name}{suffix()}.json"
+    )
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
@@ -126,6 +137,7 @@ def machine_line(result: Mapping[str, Any], *notes: str) -> str:
     load = result["load_average"]
     parts = (
         result["hardware"]["cpu"],
+        *(d for d in result["hardware"]["devices"] if not d.startswith("cpu")),
         f"load {load['before']:.1f} to {load['after']:.1f}",
         *notes,
         f"{result['wall_seconds']:.0f} s in all",

@@ -25,7 +25,7 @@ import numpy as np
 from nltk.grammar import PCFG, Nonterminal
 
 from experiments.bench.command import Begun, Options, machine_line, run
-from experiments.bench.timing import Candidate, ratio, take_turns, warm_up
+from experiments.bench.timing import RATE, WORDS, Candidate, ratio, take_turns, warm_up
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
 from sandbox.tasks.grammar_sampler import sample_strings
@@ -42,7 +42,7 @@ class Sizes:
     grammars: tuple[str, ...] = ("cfg3b", "cfg3f")
     start: tuple[str, ...] = ()
     batch: int = 512
-    seconds: float = 1.0  # of CPU time, each timing
+    seconds: float = 1.0  # each timing
 
 
 QUICK = Sizes(grammars=("cfg3b",), start=("13",), batch=16, seconds=0.02)
@@ -160,7 +160,7 @@ def print_table(result: dict[str, Any]) -> None:
         against = ratios["labels:numpy_choice"]
         return [
             row["grammar"],
-            *(f"{r['cpu_per_s']:,.0f}" for r in rates.values()),
+            *(f"{r[RATE]:,.0f}" for r in rates.values()),
             f"{against['obtained']:,.0f}x",
             "yes" if against["met"] else "NO",
             f"{ratios['labels:python_choices']['obtained']:,.0f}x",
@@ -173,7 +173,7 @@ def print_table(result: dict[str, Any]) -> None:
     )  # fmt: skip
     rows = [cells(row) for row in result["rows"]]
     print(
-        f"\nstrings per second of CPU time on one core, median of {result['rounds']};"
+        f"\nstrings per second of {WORDS}, median of {result['rounds']};"
         f" batches of {result['sizes']['batch']}"
     )
     print(table(header, rows, right="l" + "r" * (len(header) - 1)))

@@ -19,7 +19,6 @@ The last section runs the blocked engine on every core, in a process of its own.
 
 import importlib.util
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bench import GIVEN
+from experiments.bench import DEVICE, GIVEN
 from experiments.bench.command import Begun, Options, run
 from experiments.bench.report import Row, print_tables
-from experiments.bench.timing import Candidate, say, take_turns, warm_up
+from experiments.bench.timing import Candidate, clock, say, take_turns, warm_up
 from sandbox.distill.sources import Final
 from sandbox.distill.strategy import Strategy
 from sandbox.models.mlp import MLP
@@ -59,7 +58,7 @@ class Sizes:
     lane_width: int = 100
     all_cores: tuple[int, ...] = (1000, 5000, 50_000)
     block: int = 32
-    seconds: float = 1.1  # of CPU time, each timing
+    seconds: float = 1.1  # each timing
     gemm: int = 1024
 
 
@@ -175,11 +174,11 @@ def gemm_roof(n: int, seconds: float) -> Callable[[], float]:
     dot(a, a).block_until_ready()
 
     def measure() -> float:
-        rates, begin = [], time.process_time()
-        while time.process_time() - begin < seconds / 2:
-            cpu = time.process_time()
+        rates, begin = [], clock()
+        while clock() - begin < seconds / 2:
+            now = clock()
             dot(a, a).block_until_ready()
-            rates.append(2 * n**3 / max(time.process_time() - cpu, 1e-7) / 1e9)
+            rates.append(2 * n**3 / max(clock() - now, 1e-7) / 1e9)
         return statistics.median(rates)
 
     return measure
@@ -209,7 +208,8 @@ def measure(begun: Begun[Against]) -> dict[str, Any]:
     """Everything, as JSON data."""
     sizes = QUICK if begun.options.quick else Sizes()
     used, torch = {}, None
-    if not begun.options.no_torch and importlib.util.find_spec("torch"):
+    timed = DEVICE == "cpu" and not begun.options.no_torch
+    if timed and importlib.util.find_spec("torch"):
         # lazily: torch is optional
         from experiments.bench import torch_mlp as torch
 
@@ -221,7 +221,8 @@ def measure(begun: Begun[Against]) -> dict[str, Any]:
         "roof_gflop_per_s": {"median": roof, "rounds": roofs},
         "rows": [row.record(roof) for row in rows],
     }
-    say(f"blocked engine on {len(begun.usable)} cores, in another process")
+    if DEVICE == "cpu":
+        say(f"blocked engine on {len(begun.usable)} cores, in another process")
     wall = {r["m"]: r["rates"]["blocked"]["wall_per_s"] for r in result["rows"]
             if r["row"] == "labels"}  # fmt: skip
     result["all_cores"] = [
@@ -231,7 +232,7 @@ def measure(begun: Begun[Against]) -> dict[str, Any]:
             **r["rates"]["blocked"],
             "to_one_core": r["rates"]["blocked"]["wall_per_s"] / wall[r["m"]],
         }
-        for r in begun.child(GIVEN)
+        for r in (begun.child(GIVEN) if DEVICE == "cpu" else ())
     ]
     goals = [
         x["met"] for r in result["rows"] for x in r["ratios"].values() if "met" in x

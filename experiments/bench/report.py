@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.bench.timing import Candidate, ratio
+from experiments.bench.timing import RATE, WORDS, Candidate, ratio
 from sandbox.text import table
 
 GOALS: dict[tuple[str, int, str], tuple[float, float, float]] = {
@@ -55,7 +55,7 @@ class Row:
             floor = {
                 "flop_per_step": self.flop,
                 "floor_per_s": roof * 1e9 / self.flop,
-                "fraction": rates[first]["cpu_per_s"] * self.flop / (roof * 1e9),
+                "fraction": rates[first][RATE] * self.flop / (roof * 1e9),
             }
         return {
             "row": self.kind, "m": self.m, "rates": rates, "ratios": ratios,
@@ -68,8 +68,8 @@ def print_tables(result: dict[str, Any]) -> None:
     hardware, roof = result["hardware"], result["roof_gflop_per_s"]["median"]
     load, sizes = result["load_average"], result["sizes"]
     print(
-        f"\nbatch-1 training, d={sizes['d']}, k={sizes['k']}: steps per second of CPU"
-        f" time on one core, median of {result['rounds']}"
+        f"\nbatch-1 training, d={sizes['d']}, k={sizes['k']}: steps per second of"
+        f" {WORDS}, median of {result['rounds']}"
     )
     rows = [_cells(row) for row in result["rows"] if row["row"] != "lanes"]
     header = ("problem", "blocked", "plain scan", "torch", *_RATIOS)
@@ -97,7 +97,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     rates, ratios = row["rates"], row["ratios"]
 
     def rate(name: str) -> str:
-        return f"{rates[name]['cpu_per_s']:,.0f}" if name in rates else ""
+        return f"{rates[name][RATE]:,.0f}" if name in rates else ""
 
     def times(name: str) -> str:
         found = ratios.get(f"blocked:{name}")
@@ -126,6 +126,6 @@ def _lanes(row: dict[str, Any], n: int) -> str:
     verdict = f", goal >= {goal:g}: {_MET[ratio['met']]}" if goal else ""
     return (
         f"{n} students of m={row['m']:,} on one stream:"
-        f" {rates['lanes']['cpu_per_s']:,.0f} steps/s in all, one alone"
-        f" {rates['one']['cpu_per_s']:,.0f}: {ratio['obtained']:.1f}x{verdict}"
+        f" {rates['lanes'][RATE]:,.0f} steps/s in all, one alone"
+        f" {rates['one'][RATE]:,.0f}: {ratio['obtained']:.1f}x{verdict}"
     )

@@ -18,8 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.bench import DEVICE
 from experiments.bench.command import Begun, Options, machine_line, run
-from experiments.bench.timing import Candidate, say, take_turns, warm_up
+from experiments.bench.timing import RATE, WORDS, Candidate, say, take_turns, warm_up
 from sandbox.distill.strategy import Strategy
 from sandbox.models.mlp import MLP
 from sandbox.tasks.parity import Parity
@@ -94,7 +95,7 @@ def grid(sizes: Sizes, rounds: int) -> list[dict[str, Any]]:
     rows = []
     for p in problems:
         rates = {k: made[p, k].record() for k in ways}
-        a, b = (r["cpu_per_s"] for r in rates.values())
+        a, b = (r[RATE] for r in rates.values())
         d, m, n = p
         rows.append({"d": d, "m": m, "seeds": n, "rates": rates, "ratio": a / b})
     return rows
@@ -133,8 +134,9 @@ def over_devices(begun: Begun[Options]) -> list[dict[str, Any]]:
 def measure(begun: Begun[Options]) -> dict[str, Any]:
     """Everything, as JSON data."""
     sizes = QUICK if begun.options.quick else Sizes()
-    result = {"rows": grid(sizes, begun.options.rounds), "devices": over_devices(begun)}
-    return begun.record(sizes) | result
+    rows = grid(sizes, begun.options.rounds)
+    spread = over_devices(begun) if DEVICE == "cpu" else []
+    return begun.record(sizes) | {"rows": rows, "devices": spread}
 
 
 def print_tables(result: dict[str, Any]) -> None:
@@ -144,15 +146,12 @@ def print_tables(result: dict[str, Any]) -> None:
             str(r["d"]),
             f"{r['m']:,}",
             str(r["seeds"]),
-            *(f"{x['cpu_per_s']:,.0f}" for x in r["rates"].values()),
+            *(f"{x[RATE]:,.0f}" for x in r["rates"].values()),
             f"{r['ratio']:.1f}x",
         ]
         for r in result["rows"]
     ]
-    print(
-        "\nstudent steps per second of CPU time on one core, median of"
-        f" {result['rounds']}"
-    )
+    print(f"\nstudent steps per second of {WORDS}, median of {result['rounds']}")
     print(table(("d", "m", "S", "together", "one by one", ""), cells, right="r" * 6))
     cells = [
         [
@@ -164,9 +163,10 @@ def print_tables(result: dict[str, Any]) -> None:
         ]
         for r in result["devices"]
     ]
-    most = max(result["sizes"]["seeds"])
-    print(f"\n{most} seeds over forced host devices, steps per second of wall time")
-    print(table(("d", "m", "devices", "steps/s", "to one"), cells, right="r" * 5))
+    if cells:
+        most = max(result["sizes"]["seeds"])
+        print(f"\n{most} seeds over forced host devices, steps per second of wall time")
+        print(table(("d", "m", "devices", "steps/s", "to one"), cells, right="r" * 5))
     print(machine_line(result))
 
 

@@ -1,4 +1,8 @@
-"""How benchmarks measure: candidates in turn, CPU and wall time."""
+"""How benchmarks measure: candidates in turn, CPU and wall time.
+
+What a candidate does ends when its device is done. Rates are of the process's CPU time,
+which other processes disturb less; of wall time on a GPU, where the process waits.
+"""
 
 import statistics
 import sys
@@ -7,6 +11,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.bench import DEVICE
+
+USED = "cpu" if DEVICE == "cpu" else "wall"
+RATE = f"{USED}_per_s"
+WORDS = "CPU time on one core" if DEVICE == "cpu" else "wall time on a GPU"
+clock = time.process_time if DEVICE == "cpu" else time.perf_counter
 _START = time.monotonic()
 
 
@@ -29,24 +39,25 @@ class Candidate:
 
     def warm_up(self, seconds: float) -> None:
         """Compiles, then finds how many pieces fill `seconds`."""
-        first = self._spend()[0]
-        spent = self._spend()[0]
+        first = self._spend()[USED]
+        spent = self._spend()[USED]
         self.compile_seconds = max(first - spent, 0.0) if self.compiles else 0.0
         while spent < seconds:
             grow = 1.1 * seconds / max(spent, 1e-4)
             self.pieces = max(self.pieces + 1, int(self.pieces * min(grow, 50)))
-            spent = self._spend()[0]
+            spent = self._spend()[USED]
 
     def time(self) -> None:
         """Adds one timing."""
-        cpu, wall = self._spend()
-        self.cpu.append(self.pieces * self.steps / cpu)
-        self.wall.append(self.pieces * self.steps / wall)
+        spent = self._spend()
+        self.cpu.append(self.pieces * self.steps / spent["cpu"])
+        self.wall.append(self.pieces * self.steps / spent["wall"])
 
-    def _spend(self) -> tuple[float, float]:
+    def _spend(self) -> dict[str, float]:
         wall, cpu = time.perf_counter(), time.process_time()
         self.go(self.pieces)
-        return time.process_time() - cpu, time.perf_counter() - wall
+        used, passed = time.process_time() - cpu, time.perf_counter() - wall
+        return {"cpu": used, "wall": passed}
 
     def record(self) -> dict[str, Any]:
         """Medians and all rounds, as JSON data."""
@@ -61,15 +72,15 @@ class Candidate:
 
 def ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """One record's rate to another's, of medians and by rounds, as JSON data."""
-    pairs = zip(one["cpu_rounds"], other["cpu_rounds"], strict=True)
+    pairs = zip(*(x[f"{USED}_rounds"] for x in (one, other)), strict=True)
     return {
-        "obtained": one["cpu_per_s"] / other["cpu_per_s"],
+        "obtained": one[RATE] / other[RATE],
         "rounds": [a / b for a, b in pairs],
     }
 
 
 def warm_up(candidates: Mapping[str, Candidate], seconds: float) -> None:
-    """Compiles everything and finds how many pieces fill `seconds` of CPU time."""
+    """Compiles everything and finds how many pieces fill `seconds`."""
     for name, c in candidates.items():
         c.warm_up(seconds)
         took = f", compiled in {c.compile_seconds:.1f} s" if c.compiles else ""

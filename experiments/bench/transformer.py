@@ -21,7 +21,6 @@ alone.
 
 import importlib.util
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,8 +30,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.bench import DEVICE
 from experiments.bench.command import Begun, Options, machine_line, run
-from experiments.bench.timing import Candidate, ratio, say, take_turns
+from experiments.bench.timing import (
+    RATE,
+    WORDS,
+    Candidate,
+    clock,
+    ratio,
+    say,
+    take_turns,
+)
 from sandbox.models.transformer import Transformer
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.grammar_arrays import compile_grammar
@@ -230,9 +238,10 @@ def measure(begun: Begun[Against]) -> dict[str, Any]:
     options, used, torch = begun.options, {}, None
     sizes = QUICK if options.quick else Sizes()
     missing = [m for m in ("torch", "transformers") if not importlib.util.find_spec(m)]
-    if missing and not options.no_torch:
+    wanted = DEVICE == "cpu" and not options.no_torch
+    if wanted and missing:
         say(f"{' and '.join(missing)} not installed: ours is timed alone")
-    elif not options.no_torch:
+    elif wanted:
         # lazily: torch and transformers are optional
         from experiments.bench import torch_transformer as torch
 
@@ -241,9 +250,9 @@ def measure(begun: Begun[Against]) -> dict[str, Any]:
     rows = {h: candidates(sizes, h, data, torch) for h in options.heads or sizes.heads}
     for heads, made in rows.items():
         for name, c in made.items():
-            begin_cpu = time.process_time()
+            begin = clock()
             c.go(1)
-            c.compile_seconds = time.process_time() - begin_cpu  # and one pass
+            c.compile_seconds = clock() - begin  # and one pass
             say(f"ready: {heads} heads, {name}, in {c.compile_seconds:.0f} s")
     take_turns([c for made in rows.values() for c in made.values()], options.rounds)
     result: dict[str, Any] = {
@@ -263,12 +272,12 @@ def print_tables(result: dict[str, Any]) -> None:
     sizes = result["sizes"]
     print(
         f"\nBERT, {sizes['layers']} layers, heads of 8, batch {sizes['batch']}, padded"
-        f" to {result['padded_to']}: real tokens per second of CPU time on one core,"
+        f" to {result['padded_to']}: real tokens per second of {WORDS},"
         f" median of {result['rounds']}"
     )
     names = list(result["rows"][0]["rates"])
     rates = [
-        [str(r["heads"]), *(f"{r['rates'][n]['cpu_per_s']:,.0f}" for n in names)]
+        [str(r["heads"]), *(f"{r['rates'][n][RATE]:,.0f}" for n in names)]
         for r in result["rows"]
     ]
     print(table(("heads", *names), rates, right="r" * (1 + len(names))))

@@ -11,6 +11,7 @@ Example:
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -65,6 +66,8 @@ def _run(words: Sequence[str]) -> int:
     if words[0] == "--version":
         print(f"sandbox {__version__}")
         return 0
+    # None trains, so none takes most of a GPU for itself, as jax does by default.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     name = choose(words, _COMMANDS, what="command", prog="sandbox")
     module, _, record = _COMMANDS[name][0].partition(".")
     # lazily: what one command needs must not slow another down.

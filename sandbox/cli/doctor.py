@@ -3,9 +3,7 @@
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
@@ -14,6 +12,7 @@ from pathlib import Path
 
 from sandbox.cli.stored import Root
 from sandbox.store.folders import default_root
+from sandbox.store.provenance import nvidia
 from sandbox.text import size
 
 _DRIVERS = (("cuda13", 580), ("cuda12", 525))
@@ -73,7 +72,6 @@ def _memory() -> str:
 
 def _jax() -> tuple[str, list[str]]:
     """Version and devices; no device if jax cannot be used."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         import jax  # lazily: it may be broken, which is what this command tells
 
@@ -104,24 +102,6 @@ def _accelerators(devices: str) -> list[tuple[str, str]]:
     elif "TPU_NAME" in os.environ or (chips and not driver):
         tpu = f"looks like a TPU machine: {_install('tpu')}"
     return [*lines, ("tpu", tpu)]
-
-
-def nvidia() -> tuple[str, str]:
-    """Driver version and cards; empty where there is no NVIDIA driver."""
-    query = ["nvidia-smi", "--query-gpu=driver_version,name,memory.total"]
-    query.append("--format=csv,noheader")
-    with suppress(OSError, subprocess.SubprocessError):
-        text = subprocess.check_output(
-            query, stderr=subprocess.DEVNULL, text=True, timeout=20
-        )
-        if text.strip():
-            cards = [line.split(", ", 1) for line in text.strip().split("\n")]
-            return cards[0][0], "; ".join(c[-1] for c in cards)
-    with suppress(OSError):
-        text = Path("/proc/driver/nvidia/version").read_text()
-        found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
-        return (found.group(1) if found else ""), ""
-    return "", ""
 
 
 def advice(driver: str) -> str:

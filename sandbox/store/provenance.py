@@ -3,10 +3,13 @@
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory and jax devices."""
+    """Processor, cores, memory, jax devices and their software."""
     import jax  # lazily: versions alone are asked for by what must answer at once
 
     devices = jax.devices()
@@ -38,7 +41,50 @@ def hardware() -> dict[str, Any]:
         "memory_gb": _memory_gb(),
         "platform": jax.default_backend(),
         "devices": [f"{d.platform}:{d.device_kind}" for d in devices],
+        **_software(devices[0]),
     }
+
+
+def nvidia() -> tuple[str, str]:
+    """Driver version and cards; empty where there is no NVIDIA driver."""
+    query = ["nvidia-smi", "--query-gpu=driver_version,name,memory.total"]
+    query.append("--format=csv,noheader")
+    with suppress(OSError, subprocess.SubprocessError):
+        text = subprocess.check_output(
+            query, stderr=subprocess.DEVNULL, text=True, timeout=20
+        )
+        if text.strip():
+            cards = [line.split(", ", 1) for line in text.strip().split("\n")]
+            return cards[0][0], "; ".join(c[-1] for c in cards)
+    with suppress(OSError):
+        text = Path("/proc/driver/nvidia/version").read_text()
+        found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
+        return (found.group(1) if found else ""), ""
+    return "", ""
+
+
+@cache
+def _software(device: Any) -> dict[str, Any]:
+    """What jax reaches a device by, and of an NVIDIA GPU versions; of a CPU nothing."""
+    if device.platform == "cpu":
+        return {}
+    out = {"runtime": device.client.platform_version, "driver": nvidia()[0]}
+    with suppress(Exception):  # not public, and absent but with CUDA's plugin
+        from jax._src import lib  # lazily, as jax
+
+        cuda: Any = lib.cuda_versions
+        out["cuda"] = cuda.cuda_runtime_get_version()
+        out["cudnn"] = cuda.cudnn_get_version()
+    return out
+
+
+def _peak_device_memory() -> dict[str, int]:
+    """Most memory that a device held so far; nothing where that is not told."""
+    import jax  # lazily: as above
+
+    peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.devices()]
+    told = [peak for peak in peaks if peak is not None]
+    return {"peak_device_memory_mb": max(told) // 2**20} if told else {}
 
 
 def _cores() -> int:
@@ -112,4 +158,5 @@ def provenance(*, wall_seconds: float) -> dict[str, Any]:
         "finished_unix": int(time.time()),
         "wall_seconds": round(wall_seconds, 2),
         "peak_memory_mb": _peak_memory_mb(),
+        **_peak_device_memory(),
     }

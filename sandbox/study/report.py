@@ -4,7 +4,8 @@
                                     claims.json, summary.csv
 
 A study with overridden fields adds its hash to the folder's name. `publish` writes the
-committed files, `figures/SCALE/NAME.*` and `paper_repro/results/NAME.SCALE.json`.
+committed files, `figures/SCALE/NAME.*` and `paper_repro/results/NAME.SCALE.json`. Of a
+GPU, all of these names end in `.gpu`.
 """
 
 import csv
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from sandbox.platforms import suffix
 from sandbox.plotting.style import save
 from sandbox.store.config import to_json
 from sandbox.store.files import make_folder, write_atomic, write_json
@@ -71,9 +73,9 @@ class Report:
         """Writes the files that are committed; only of a preset as it stands."""
         scale = self.result.scale
         assert scale is not None
-        path = results / f"{self.study}.{scale}.json"
-        self._write(figures / scale / self.study, path)
-        print(f"published {path.name} and {scale}/{self.study}.png")
+        stem, path = figures / scale / f"{self.study}{suffix()}", f"{scale}{suffix()}"
+        self._write(stem, results / f"{self.study}.{path}.json")
+        print(f"published {self.study}.{path}.json and {scale}/{stem.name}.png")
 
     def _write(self, stem: Path, results: Path) -> None:
         png, _ = save(self.figure, stem)
@@ -225,7 +227,7 @@ def _describe(run: Run, made: dict[str, Any]) -> dict[str, Any]:
         "steps_per_second": round(steps / seconds, 1) if seconds else None,
         "peak_memory_mb": made.get("peak_memory_mb"),
         "sittings": len(made.get("sittings", [])),
-    }
+    } | {k: v for k, v in made.items() if k == "peak_device_memory_mb"}
 
 
 def _one_or_all(facts: list[Any]) -> Any:

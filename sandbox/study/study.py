@@ -46,6 +46,7 @@ from matplotlib.figure import Figure
 
 from sandbox.command import guarded, parse_config
 from sandbox.errors import ConfigError, DivergenceError, SandboxError, require
+from sandbox.platforms import suffix
 from sandbox.plotting.style import color_of, save, styled
 from sandbox.store.bounds import check_fields
 from sandbox.store.config import digest, to_json
@@ -303,7 +304,7 @@ class Study:
             ],
             facts=self.facts(r),
             summary=self.summary(r),
-            folder=r.root / "studies" / folder,
+            folder=r.root / "studies" / f"{folder}{suffix()}",
         )
 
     @classmethod
@@ -401,7 +402,7 @@ def write_grid(reports: Sequence[Report], root: Path) -> None:
     cells = [[w, *(f"{v:.4g}" for v in vs)] for w, vs in shown.items()]
     print(table(["median", *names], cells))
     config = digest([to_json(r.config) for r in reports])[:8]
-    stem = f"{reports[0].study}.{reports[0].result.preset}.grid.{config}"
+    stem = f"{reports[0].study}.{reports[0].result.preset}.grid.{config}{suffix()}"
     folder = root / "studies" / stem
     make_folder(folder)
     write_csv(folder / "summary.csv", rows)

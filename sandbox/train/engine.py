@@ -62,7 +62,7 @@ class Engine:
           given: parameters `(S, ...)` of the run it starts from, if any.
         """
         self.spec, self.given = spec, given
-        self._known: tuple[Any, Known | None] = (None, None)
+        self._teacher: tuple[Any, Any, Known | None] = (None, None, None)
         self.plan = Plan.of(spec)
         self.kernel = KERNELS[spec.engine_used]
         self.mesh = seed_mesh(self.plan.n_seeds)
@@ -106,15 +106,16 @@ class Engine:
 
     def taught(self, teacher: Params | None, index: Any) -> tuple[Any, ...]:
         """The teachers' side of a chunk: stack, index, lanes, and known answers."""
-        stacked = self._whole(teacher, self.plan.n_seeds)
+        if self._teacher[0] is not teacher:  # once for every switch
+            stacked = jax.device_put(self._whole(teacher, self.plan.n_seeds))
+            known = None
+            if teacher is not None and self.spec.uses_known:
+                known = known_rows(self.plan, self.keys, stacked)
+            self._teacher = teacher, stacked, known
+        _, stacked, known = self._teacher
         if not isinstance(index, Members):
             index = jnp.asarray(index, jnp.int32)
-        out = (stacked, self._whole(index, *self.spec.shape), self.lanes)
-        if teacher is None or not self.spec.uses_known:
-            return (*out, None)
-        if self._known[0] is not teacher:  # once for every switch
-            self._known = teacher, known_rows(self.plan, self.keys, stacked)
-        return (*out, self._known[1])
+        return stacked, self._whole(index, *self.spec.shape), self.lanes, known
 
     def _whole(self, tree: Any, *sizes: int) -> Any:
         """Arrays whose first axes are filled up by their last entry, placed."""

@@ -18,7 +18,7 @@ from sandbox.errors import Interrupted
 from sandbox.store.provenance import versions
 
 _GOES_ON = b"interrupted; the same command goes on from what is stored\n"
-_DECIDES_BITS = ("jax", "jaxlib", "xla_flags")
+_DECIDES_BITS = ("jax", "jaxlib", "xla_flags", "device")
 
 
 @contextmanager
@@ -62,6 +62,12 @@ def collected_signals() -> Iterator[list[str]]:
         signal.raise_signal(signal.Signals[caught[0]])
 
 
+def stop_after(seconds: float) -> None:
+    """Sends this process SIGTERM after so many seconds; 0 for never."""
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 @contextmanager
 def _handled(
     handler: Callable[[int, Any], None], watched: Sequence[signal.Signals]
@@ -87,6 +93,7 @@ def this_sitting() -> dict[str, str]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "hostname": socket.gethostname(),
         "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
     }
 
 
@@ -97,7 +104,7 @@ def join_sittings(earlier: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     changed = [
         f"{name} was {last.get(name)!r}, is {now[name]!r}"
         for name in _DECIDES_BITS
-        if last.get(name) != now[name]
+        if last.get(name, now[name]) != now[name]  # earlier versions told no device
     ]
     if changed:
         say(f"going on under another setup: {'; '.join(changed)}")

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
+from experiments.bench import command
 from experiments.bench.report import GOALS, goal_of
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +51,47 @@ def test_limits_stand_before_jax_or_not_at_all(first: str) -> None:
         dict.fromkeys(LIMITS) if first else LIMITS
     )
     assert {k: given[k] for k in LIMITS if k in given} == {"JAX_PLATFORMS": "cpu"}
+
+
+@pytest.mark.parametrize("words", [["--device", "gpu"], ["--device=gpu"]])
+def test_a_gpu_is_timed_by_the_wall_and_nothing_is_pinned(words: list[str]) -> None:
+    code = (
+        f"import json, os, sys, time\nsys.argv[1:] = {words}\n"
+        "from experiments.bench import timing\n"
+        "c = timing.Candidate(lambda n: time.sleep(n / 50), 1, compiles=False)\n"
+        "c.warm_up(0.1)\nc.time()\n"
+        "print(json.dumps([dict(os.environ), c.record()[timing.RATE], c.pieces]))"
+    )
+    plain = {k: v for k, v in os.environ.items() if k not in LIMITS}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=plain, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found, rate, pieces = json.loads(done.stdout)
+    assert not LIMITS.keys() & found.keys()
+    assert 10 < rate <= 50 and 2 <= pieces < 50
+
+
+def test_without_a_gpu_none_is_timed() -> None:
+    done = subprocess.run(
+        [*COMMAND, "--quick", "--device", "gpu"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "jax has no GPU here" in line
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_results_of_a_gpu_stand_beside(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(sys, "argv", ["x", "--device", backend])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+    command.run("it", "", command.Options, lambda _: {}, lambda _: None)
+    (made,) = tmp_path.iterdir()
+    assert made.name == {"cpu": "bench_it.json", "gpu": "bench_it.gpu.json"}[backend]
 
 
 @pytest.mark.slow

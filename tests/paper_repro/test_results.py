@@ -11,6 +11,7 @@ import pytest
 
 from experiments.parity_theory import FEWEST, SUPERVISIONS
 from experiments.sample_complexity import SampleComplexity
+from paper_repro import __main__ as command
 from paper_repro import tables
 from sandbox.study.claims import Claim
 from sandbox.theory.exponents import Scaling, difference
@@ -119,3 +120,21 @@ def test_a_table_that_differs_is_noticed(tmp_path: Path, monkeypatch: Any) -> No
     assert tables.rewrite(check=True) == [page]
     with pytest.raises(KeyError):
         tables.table("parity_mlp.cpu", "P99")
+
+
+def test_results_of_two_devices_stand_side_by_side(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    text = (tables.RESULTS / "parity_width.cpu.json").read_text()
+    for name in ("parity_width.cpu", "parity_width.cpu.gpu", "parity_width.cpu2.gpu"):
+        (tmp_path / f"{name}.json").write_text(text)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    rows = tables.table("parity_width.cpu", "P7", "parity_width.cpu.gpu").splitlines()
+    labels = [row.split(" | ")[0] for row in rows[2:]]
+    assert labels == ["| P7", "| P7 gpu"]
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    command.list_studies()
+    (line,) = re.findall(
+        r"Samples to .90 against w.*\n +results: (.*)", capsys.readouterr().out
+    )
+    assert line == "cpu, cpu.gpu"

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -319,6 +321,38 @@ def test_macos_is_asked_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance.sys, "platform", "darwin")
     peak = provenance.provenance(wall_seconds=1.0)["peak_memory_mb"]
     assert peak <= linux["peak_memory_mb"] // 512  # the same number read as bytes
+
+
+def test_a_gpu_tells_its_software_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Device:
+        platform = "gpu"
+        client = SimpleNamespace(platform_version="PJRT C API\ncuda 13000")
+
+        def __init__(self, kind: str, peak: int) -> None:
+            self.device_kind, self.peak = kind, peak * 2**20
+
+        def memory_stats(self) -> dict[str, int]:
+            return {"peak_bytes_in_use": self.peak}
+
+    here = provenance.provenance(wall_seconds=1.0)
+    new = {"runtime", "driver", "cuda", "cudnn"}
+    assert not new & here["hardware"].keys() and "peak_device_memory_mb" not in here
+    monkeypatch.setattr(provenance, "nvidia", lambda: ("580.65.06", "NVIDIA H200"))
+    monkeypatch.setattr(jax, "devices", lambda: [Device("a", 3), Device("b", 5)])
+    monkeypatch.setattr(jax._src.lib, "cuda_versions", None)  # as with TPUs
+    there = provenance.provenance(wall_seconds=1.0)
+    assert there["peak_device_memory_mb"] == 5
+    assert there["hardware"]["devices"] == ["gpu:a", "gpu:b"]
+    assert there["hardware"]["driver"] == "580.65.06"
+    assert there["hardware"]["runtime"].endswith("cuda 13000")
+    assert "cudnn" not in there["hardware"]
+    versions = SimpleNamespace(
+        cuda_runtime_get_version=lambda: 13000, cudnn_get_version=lambda: 91200
+    )
+    monkeypatch.setattr(jax._src.lib, "cuda_versions", versions)
+    monkeypatch.setattr(jax, "devices", lambda: [Device("a", 3)])
+    found = provenance.hardware()
+    assert (found["cuda"], found["cudnn"]) == (13000, 91200)
 
 
 def test_git_is_asked_about_the_library(

@@ -7,10 +7,12 @@ import sys
 import types
 from dataclasses import replace
 
+import jax
 import pytest
 
 import sandbox.study as st
 from sandbox.errors import ConfigError
+from sandbox.platforms import suffix
 from sandbox.study.study import Options, run_all
 from sandbox.tasks.parity import Parity
 from sandbox.train.optim import SGD, LearningRate
@@ -157,6 +159,23 @@ def test_only_publishing_touches_a_checkout(own, root, result, tmp_path, monkeyp
     run_all("smoke", [own()], Options(root=root, publish=True))
     assert (tmp_path / "figures" / "smoke" / "own_idea.png").is_file()
     assert (tmp_path / "paper_repro" / "results" / "own_idea.smoke.json").is_file()
+
+
+def test_results_of_another_kind_of_device_stand_beside(
+    own, root, result, tmp_path, monkeypatch
+):
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda name=backend: name)
+        report = own().report(result)
+        report.write(quiet=True)
+        report.publish(tmp_path / "figures", tmp_path)
+        assert report.folder == root / "studies" / f"own_idea.smoke{suffix()}"
+    assert own(tau=2.0).report(replace(result, scale=None)).folder.suffix == ".gpu"
+    names = {p.name for p in tmp_path.glob("*.json")}
+    assert names == {"own_idea.smoke.json", "own_idea.smoke.gpu.json"}
+    drawn = {p.name for p in (tmp_path / "figures" / "smoke").iterdir()}
+    ends = [f"{s}.{e}" for s in ("", ".gpu") for e in ("png", "svg", "md")]
+    assert drawn == {f"own_idea{end}" for end in ends}
 
 
 def test_a_grid_ends_with_one_table_and_one_figure(own, root, result, capsys):

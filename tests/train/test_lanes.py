@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from sandbox.distill.sources import Lane, Source
 from sandbox.distill.strategy import Strategy
 from sandbox.store.trajectories import Trajectory
+from sandbox.train import engine
 from sandbox.train.lanes import ABSENT, LABELS, LanePlan, teacher_places
+from sandbox.train.loop import fit
+from sandbox.train.progress import Silent
 from sandbox.train.run import folder_of
 from sandbox.train.spec import RunSpec
 
@@ -104,3 +109,23 @@ def test_each_lane_gets_its_checkpoint(
     for s, i in np.argwhere(steps >= 0):
         own = trajectory.read(int(steps[s, i]), seed=int(s))["layer_0"]["kernel"]
         np.testing.assert_array_equal(kernels[s, index[s, i]], own)
+
+
+def test_a_stack_of_teachers_goes_to_the_device_once(
+    make_student: Make, new_root: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks between two switches are given the same arrays, which lie there."""
+    spec = make_student(strategies=make_student().strategies[:3])
+    given, real = [], engine._chunk
+
+    def chunk(*which: Any) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            given.append(args[4]["layer_0"]["kernel"])
+            return real(*which)(*args)
+
+        return run
+
+    monkeypatch.setattr(engine, "_chunk", chunk)
+    fit(spec, root=new_root("runs"), progress=Silent(), chunk_samples=64)
+    assert len(given) == 24 and all(isinstance(a, jax.Array) for a in given)
+    assert len({id(a) for a in given}) == 8  # one every 128 samples, and the last

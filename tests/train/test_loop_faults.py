@@ -5,8 +5,10 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -137,8 +139,23 @@ def test_sittings_are_kept_and_a_changed_setup_is_told(
     assert contents(run) == expected
     sittings = run.provenance["sittings"]
     assert [s["jaxlib"] for s in sittings] == [real()["jaxlib"]] * 2 + ["9.9"]
-    names = {"python", "jax", "jaxlib", "xla_flags", "hostname", "platform"}
+    names = {"python", "jax", "jaxlib", "xla_flags", "hostname", "platform", "device"}
     assert all(s.keys() == names for s in sittings)
+
+
+def test_another_kind_of_device_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = signals.join_sittings([])
+    before = [{k: v for k, v in first[0].items() if k != "device"}]
+    signals.join_sittings(before)  # of a version that did not store it
+    assert capsys.readouterr().err == ""
+    other = [SimpleNamespace(device_kind="NVIDIA H200")]
+    monkeypatch.setattr(jax, "devices", lambda: other)
+    both = signals.join_sittings(first)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "device was 'cpu', is 'NVIDIA H200'" in line
+    assert [s["device"] for s in both] == ["cpu", "NVIDIA H200"]
 
 
 def fewer(tensors: dict[str, Any]) -> None:
