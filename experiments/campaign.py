@@ -25,10 +25,12 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from sandbox.command import guarded, parse
 from sandbox.errors import Interrupted, require
@@ -40,17 +42,12 @@ from sandbox.store.files import (
     write_json,
 )
 from sandbox.store.folders import default_root
-from sandbox.text import table, unknown
+from sandbox.text import printable, table, unknown
 from sandbox.train.signals import collected_signals
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-SCALES = ("smoke", "paper")
-LIMITS = {
-    "doctor": 30, "facts": 30, "gpu_tests": 80, "engines": 40, "seeds": 20,
-    "transformer": 25, "predictor": 20, "parity_mlp": 160, "parity_curriculum": 60,
-    "pcfg_accuracy": 600, "parity_transformer": 600,
-}  # fmt: skip
-"""Part -> seconds until it is asked to stop, if so much is left."""
+PAPER = ("transformer", "predictor", "parity_curriculum", "parity_transformer")
+"""Parts that the smoke scale does without, for time."""
 LOG = 2**18
 """Bytes of the end of a log that are brought home."""
 
@@ -112,17 +109,17 @@ def run_campaign(parts: Sequence[Part], out: Path, budget: float) -> list[Outcom
       budget: seconds for all of them.
 
     Returns:
-      What became of every part, in their order.
+      What became of each of them.
     """
     end, summary = time.monotonic() + budget, out / "summary.json"
     make_folder(out / "logs")
     make_folder(out / "back")
     with exclusive(out), collected_signals() as caught:
-        found = {p.name: Outcome(p.name, list(p.command)) for p in parts}
-        for earlier in map(_outcome, read_json(summary) if summary.exists() else ()):
-            fresh = found.get(earlier.part)
-            if fresh and fresh.command == earlier.command:
-                found[earlier.part] = earlier
+        stored = read_json(summary) if summary.exists() else ()
+        found = {row["part"]: Outcome(**row) for row in stored}
+        for name, command in ((p.name, list(p.command)) for p in parts):
+            if name not in found or found[name].command != command:
+                found[name] = Outcome(name, command)
         for part in sorted(parts, key=lambda p: found[p.name].bad):
             left = end - time.monotonic()
             if found[part.name].state == "done" or left <= part.grace or caught:
@@ -130,15 +127,11 @@ def run_campaign(parts: Sequence[Part], out: Path, budget: float) -> list[Outcom
             limit = min(part.limit, left - part.grace)
             print(f"{part.name}: {limit:.0f} s of {left:.0f} s left", flush=True)
             found[part.name] = _run(part, out / "logs", limit, caught)
-            _write(found.values(), parts, out)
-        _write(found.values(), parts, out)
+            _write(found.values(), out)
+        _write(found.values(), out)
         rows = [(o.part, o.state, f"{o.seconds:.1f}", o.ended) for o in found.values()]
         print(table(("part", "state", "seconds", ""), rows, right="llrl"))
-    return list(found.values())
-
-
-def _outcome(stored: Mapping[str, object]) -> Outcome:
-    return Outcome(**stored)  # pyright: ignore[reportArgumentType]
+    return [found[p.name] for p in parts]
 
 
 def _run(part: Part, logs: Path, limit: float, caught: Sequence[str]) -> Outcome:
@@ -158,17 +151,20 @@ def _run(part: Part, logs: Path, limit: float, caught: Sequence[str]) -> Outcome
             process.wait(part.grace)
     with suppress(ProcessLookupError, PermissionError):  # none of its children is left
         os.killpg(process.pid, signal.SIGKILL)
-    code = process.wait()
+    code, ended = process.wait(), ""
     state = {0: "done", Interrupted.exit_code: "unfinished"}.get(code)
-    ended = f"exit code {code}" if code > 0 else signal.Signals(-code or 1).name
+    if state is None:
+        state = "killed" if asked else "failed"
+        ended = f"exit code {code}" if code > 0 else str(signal.strsignal(-code))
+    lines = _end(log).decode(errors="replace").splitlines()
     return Outcome(
         part=part.name,
         command=list(part.command),
-        state=state or ("killed" if asked else "failed"),
-        ended="" if state else ended,
+        state=state,
+        ended=ended,
         seconds=round(time.monotonic() - begin, 1),
-        tail=_end(log).decode(errors="replace").splitlines()[-5:],
-        files=[str(p) for p in _files(part)],
+        tail=[printable(line, 200) for line in lines[-5:]],
+        files=_files(part.makes),
     )
 
 
@@ -178,17 +174,18 @@ def _end(log: Path) -> bytes:
         return f.read()
 
 
-def _files(part: Part) -> list[Path]:
-    if part.makes is None:
+def _files(made: Path | None) -> list[str]:
+    if made is None:
         return []
-    found = part.makes.iterdir() if part.makes.is_dir() else [part.makes]
-    return sorted(p for p in found if p.is_file())
+    found = made.iterdir() if made.is_dir() else [made]
+    return sorted(str(p) for p in found if p.is_file())
 
 
-def _write(outcomes: Iterable[Outcome], parts: Sequence[Part], out: Path) -> None:
+def _write(outcomes: Iterable[Outcome], out: Path) -> None:
     """Rewrites the summary and what is brought home."""
     rows = [asdict(o) for o in outcomes]
-    results = {f"{p.name}/{f.name}": f.read_bytes() for p in parts for f in _files(p)}
+    made = [(row["part"], Path(f)) for row in rows for f in row["files"]]
+    results = {f"{n}/{f.name}": f.read_bytes() for n, f in made if f.is_file()}
     logs = {f.name: _end(f) for f in sorted((out / "logs").iterdir())}
     write_json(out / "summary.json", rows)
     write_json(out / "back" / "summary.json", rows)
@@ -205,90 +202,73 @@ def _write(outcomes: Iterable[Outcome], parts: Sequence[Part], out: Path) -> Non
 def make_parts(scale: str, out: Path, root: Path) -> list[Part]:
     """Every part of a scale; paths are absolute."""
     paper = scale == "paper"
+    quick, direct = ((), ("--no-estimate",)) if paper else (("--quick",), ())
 
-    def rates(name: str) -> Part:
+    def rates(name: str, limit: float) -> Part:
         made = out / "rates" / f"{name}.json"
-        how = () if paper else ("--quick",)
-        command = ("-m", "experiments.device", name, "--out", str(made), *how)
-        return Part(name, command, LIMITS[name], made)
+        command = ("-m", "experiments.device", name, "--out", str(made), *quick)
+        return Part(name, command, limit, made)
 
-    def study(name: str) -> Part:
-        how = ("--scale", scale, "--root", str(root))
-        how += ("--no-estimate",) if paper else ()
+    def study(name: str, limit: float) -> Part:
+        command = ("-m", "paper_repro", name, "--scale", scale, "--root", str(root))
         made = root / "studies" / f"{name}.{scale}"
-        command = ("-m", "paper_repro", name, *how)
-        return Part(name, command, LIMITS[name], made)
+        return Part(name, (*command, *direct), limit, made)
 
-    doctor = ("-m", "sandbox", "doctor", "--root", str(root))
     found = out / "gpu_tests.xml"
-    # warnings of a device that was never seen are no failures
+    # warnings on a device that was never seen are no failures
     tests = ("-m", "pytest", "tests/gpu", "-m", "gpu", "-W", "default")
-    return [
-        Part("doctor", doctor, LIMITS["doctor"]),
-        rates("facts"),
-        Part("gpu_tests", (*tests, f"--junitxml={found}"), LIMITS["gpu_tests"], found),
-        *map(rates, ("engines", "seeds")),
-        *(map(rates, ("transformer", "predictor")) if paper else ()),
-        study("parity_mlp"),
-        *((study("parity_curriculum"),) if paper else ()),
-        study("pcfg_accuracy"),
-        *((study("parity_transformer"),) if paper else ()),
+    parts = [
+        Part("doctor", ("-m", "sandbox", "doctor", "--root", str(root)), 30),
+        rates("facts", 30),
+        Part("gpu_tests", (*tests, f"--junitxml={found}"), 80, found),
+        rates("engines", 40),
+        rates("seeds", 20),
+        rates("transformer", 25),
+        rates("predictor", 20),
+        study("parity_mlp", 160),
+        study("parity_curriculum", 60),
+        study("pcfg_accuracy", 600),
+        study("parity_transformer", 600),
     ]
+    return [p for p in parts if paper or p.name not in PAPER]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """What is asked for.
+def campaign(
+    *,
+    out: Path,
+    budget: float = 470.0,
+    scale: Literal["smoke", "paper"] = "paper",
+    only: tuple[str, ...] = (),
+    root: Path | None = None,
+) -> Callable[[], list[Outcome]]:
+    """What runs the campaign, once the command line was read.
 
-    Attributes:
+    Args:
       out: where the results go.
       budget: seconds for everything.
       scale: smoke: does it run; paper: the published sizes.
       only: these parts alone.
       root: where runs are stored ($SANDBOX_RUNS, else runs).
     """
-
-    out: Path
-    budget: float = 470.0
-    scale: str = "paper"
-    only: tuple[str, ...] = ()
-    root: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Refuses names that do not exist."""
-        require(
-            self.scale in SCALES, f"--scale: {unknown('scale', self.scale, SCALES)}"
-        )
-        names = [p.name for p in self.parts()]
-        for name in self.only:
-            require(name in names, f"--only: {unknown('part', name, names)}")
-
-    def parts(self) -> list[Part]:
-        """All of them."""
-        root = (self.root or default_root()).resolve()
-        return make_parts(self.scale, self.out.resolve(), root)
-
-
-def campaign(command: Command) -> int:
-    """Runs what is asked for; the exit code."""
-    programs = (command.root or default_root()).resolve() / "programs"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
-    parts = [p for p in command.parts() if not command.only or p.name in command.only]
-    outcomes = run_campaign(parts, command.out.resolve(), command.budget)
-    if any(o.bad for o in outcomes):
-        return 1
-    return 0 if all(o.state == "done" for o in outcomes) else Interrupted.exit_code
+    root = (root or default_root()).resolve()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "programs"))
+    parts = make_parts(scale, out.resolve(), root)
+    names = [p.name for p in parts]
+    for name in only:
+        require(name in names, f"--only: {unknown('part', name, names)}")
+    parts = [p for p in parts if not only or p.name in only]
+    return partial(run_campaign, parts, out.resolve(), budget)
 
 
 def main() -> None:
     """Entry point."""
-    command = parse(
-        Command,
-        sys.argv[1:],
-        prog="python -m experiments.campaign",
-        description=__doc__ or "",
-    )
-    sys.exit(guarded(lambda: campaign(command)))
+    prog = "python -m experiments.campaign"
+    action = parse(campaign, sys.argv[1:], prog=prog, description=__doc__ or "")
+    outcomes = guarded(action) or []
+    if any(o.bad for o in outcomes):
+        sys.exit(1)
+    if any(o.state != "done" for o in outcomes):
+        sys.exit(Interrupted.exit_code)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,10 @@ def measure(
 def _measure(kind: str, out: Path, quick: bool) -> None:
     make_folder(out.parent)
     facts = {"kind": kind, "quick": quick, "versions": versions(), **hardware()}
-    rates = read_json(out)["rates"] if out.exists() else {}
+    stored = read_json(out) if out.exists() else {"rates": {}}
+    rates = stored.pop("rates")
+    if stored != facts:  # another device's
+        rates = {}
     for rate in KINDS[kind](quick):
         if rate.name not in rates:
             first, seconds = _time(rate.go, 0.02 if quick else 0.5)
