@@ -12,7 +12,7 @@ what is done is skipped, what failed is tried again after the rest.
     OUT/summary.json    every part's state, seconds and last lines, after each of them
     OUT/logs/           what the parts print
     OUT/back/           what to bring home: the summary, and two archives with results
-                        (rates, claims, figures) and logs
+                        (rates, claims, figures, curves of runs) and logs
 
 Runs and compiled programs stay under --root. Exit code: 0 all is done, 1 something
 failed, 75 the same command goes on.
@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from glob import escape, glob
 from pathlib import Path
 from typing import Literal
 
@@ -46,8 +47,12 @@ from sandbox.text import printable, table, unknown
 from sandbox.train.signals import collected_signals
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PAPER = ("transformer", "predictor", "parity_curriculum", "parity_transformer")
+PAPER = (
+    "seeds", "transformer", "predictor", "parity_curriculum", "parity_transformer",
+)  # fmt: skip
 """Parts that the smoke scale does without, for time."""
+RUN = ("*/*/config.json", "*/*/metrics.parquet", "*/*/provenance.json")
+"""Of every run, also where a study is not finished."""
 LOG = 2**18
 """Bytes of the end of a log that are brought home."""
 
@@ -60,14 +65,14 @@ class Part:
       name: of its log and its results.
       command: the arguments of Python, run in the checkout.
       limit: seconds until it is asked to stop.
-      makes: a file, or a folder of files, to bring home.
+      makes: patterns of the files to bring home.
       grace: seconds until it is killed then; they are within the budget.
     """
 
     name: str
     command: tuple[str, ...]
     limit: float
-    makes: Path | None = None
+    makes: tuple[str, ...] = ()
     grace: float = 15.0
 
 
@@ -164,7 +169,7 @@ def _run(part: Part, logs: Path, limit: float, caught: Sequence[str]) -> Outcome
         ended=ended,
         seconds=round(time.monotonic() - begin, 1),
         tail=[printable(line, 200) for line in lines[-5:]],
-        files=_files(part.makes),
+        files=sorted({f for pattern in part.makes for f in glob(pattern)}),
     )
 
 
@@ -174,18 +179,11 @@ def _end(log: Path) -> bytes:
         return f.read()
 
 
-def _files(made: Path | None) -> list[str]:
-    if made is None:
-        return []
-    found = made.iterdir() if made.is_dir() else [made]
-    return sorted(str(p) for p in found if p.is_file())
-
-
 def _write(outcomes: Iterable[Outcome], out: Path) -> None:
     """Rewrites the summary and what is brought home."""
     rows = [asdict(o) for o in outcomes]
-    made = [(row["part"], Path(f)) for row in rows for f in row["files"]]
-    results = {f"{n}/{f.name}": f.read_bytes() for n, f in made if f.is_file()}
+    made = [Path(f) for row in rows for f in row["files"]]
+    results = {f"{f.parent.name}/{f.name}": f.read_bytes() for f in made if f.is_file()}
     logs = {f.name: _end(f) for f in sorted((out / "logs").iterdir())}
     write_json(out / "summary.json", rows)
     write_json(out / "back" / "summary.json", rows)
@@ -205,22 +203,23 @@ def make_parts(scale: str, out: Path, root: Path) -> list[Part]:
     quick, direct = ((), ("--no-estimate",)) if paper else (("--quick",), ())
 
     def rates(name: str, limit: float) -> Part:
-        made = out / "rates" / f"{name}.json"
-        command = ("-m", "experiments.device", name, "--out", str(made), *quick)
-        return Part(name, command, limit, made)
+        made = str(out / "rates" / f"{name}.json")
+        command = ("-m", "experiments.device", name, "--out", made, *quick)
+        return Part(name, command, limit, (escape(made),))
 
     def study(name: str, limit: float) -> Part:
         command = ("-m", "paper_repro", name, "--scale", scale, "--root", str(root))
-        made = root / "studies" / f"{name}.{scale}"
-        return Part(name, (*command, *direct), limit, made)
+        made = (f"studies/{name}.{scale}/*", *RUN)
+        within = tuple(f"{escape(str(root))}/{pattern}" for pattern in made)
+        return Part(name, (*command, *direct), limit, within)
 
-    found = out / "gpu_tests.xml"
+    found = str(out / "gpu_tests.xml")
     # warnings on a device that was never seen are no failures
     tests = ("-m", "pytest", "tests/gpu", "-m", "gpu", "-W", "default")
     parts = [
         Part("doctor", ("-m", "sandbox", "doctor", "--root", str(root)), 30),
         rates("facts", 30),
-        Part("gpu_tests", (*tests, f"--junitxml={found}"), 80, found),
+        Part("gpu_tests", (*tests, f"--junitxml={found}"), 80, (escape(found),)),
         rates("engines", 40),
         rates("seeds", 20),
         rates("transformer", 25),
