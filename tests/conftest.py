@@ -1,4 +1,4 @@
-"""Settings of every test: CPU, one thread a worker, strict rank promotion."""
+"""Settings of every test: CPU (unless `-m gpu`), one thread a worker, strict ranks."""
 
 import atexit
 import os
@@ -8,6 +8,7 @@ import tempfile
 
 # Before jax starts its backend. A test process, and whatever it spawns, computes on
 # one thread, so that `-n 2` fills two cores and bits do not depend on the worker.
+_given = os.environ.get("JAX_PLATFORMS")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -67,6 +68,8 @@ QUICK = (
 """What `-m quick` runs: where little is compiled."""
 LONG = {"fit", "subprocess"}
 """Names that no quick test calls: of training, and of other processes."""
+ASKED_FOR = ("slow", "faults", "long", "gpu")
+"""Markers of tests that run when they are asked for."""
 
 
 ON_DEMAND = re.compile(
@@ -105,7 +108,13 @@ depends on how many are drawn as `pytest_configure` compiles, not as users do.""
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compiles quickly rather than well, which is most of the time of short tests."""
-    long = re.search(r"(?<!not )\b(slow|faults)", config.option.markexpr)
+    asked = re.search(r"(?<!not )\b(slow|faults|gpu)", config.option.markexpr)
+    long = asked is not None
+    if asked and asked[1] == "gpu":
+        if not _given:
+            os.environ.pop("JAX_PLATFORMS", None)
+            jax.config.update("jax_platforms", None)
+        long = jax.default_backend() != "cpu"
     quickly = os.environ.setdefault(
         "JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(not long))
     )
@@ -125,7 +134,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         function = getattr(item, "function", None)
         if (
             place.startswith(QUICK)
-            and not any(item.get_closest_marker(m) for m in ("slow", "faults", "long"))
+            and not any(item.get_closest_marker(m) for m in ASKED_FOR)
             and not LONG & set(function.__code__.co_names if function else ())
         ):
             item.add_marker("quick")

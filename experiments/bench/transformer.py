@@ -150,7 +150,11 @@ def _mask(
 
 
 def ours(
-    sizes: Sizes, heads: int, batches: Sequence[Masked], dropout: float
+    sizes: Sizes,
+    heads: int,
+    batches: Sequence[Masked],
+    dropout: float,
+    **fields: Any,
 ) -> Callable[[int], None]:
     """A function that trains our BERT on the batches in turn, n times over."""
     model = Transformer(
@@ -160,6 +164,7 @@ def ours(
         layers=sizes.layers,
         heads=heads,
         dropout=dropout,
+        **fields,
     )
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),

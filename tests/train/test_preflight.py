@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 
 from experiments import parity_mlp, pcfg_accuracy
+from experiments.bench.gpu_programs import STUDIES
 from sandbox.distill.sources import Final, NShot, Progressive, UntilSaturation
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError, StoreError
 from sandbox.models.mlp import MLP
+from sandbox.platforms import assumed
+from sandbox.store.files import read_json
 from sandbox.store.folders import RunFolder
+from sandbox.study.estimate import parts
 from sandbox.tasks.parity import Parity
 from sandbox.train import engine, lanes, preflight
 from sandbox.train.engine import Engine
@@ -31,6 +35,7 @@ from sandbox.train.teaching import run_chunk
 from tests.golden import make_golden as golden
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ("step", "evaluation")
 TASK = Parity(d=100, k=6)
 WIDE = RunSpec(
     kind="teacher",
@@ -150,6 +155,19 @@ def test_the_estimate_of_an_evaluation_is_near_what_xla_plans() -> None:
     need, xla = peak_memory(GENERIC), compiled_evaluation(GENERIC)
     planned = xla.argument_size_in_bytes + xla.temp_size_in_bytes
     assert planned / 2 < need.evaluation < 2 * planned, (need, planned)
+
+
+def test_the_estimate_is_near_what_xla_reserves_on_a_gpu() -> None:
+    """As compiled for an H100: arguments and temporaries of the larger program."""
+    stored = read_json(ROOT / "paper_repro/results/gpu_programs.json")["programs"]
+    ratios = {}
+    with assumed("gpu"):
+        for name, study in STUDIES.items():
+            for part in parts(study.preset("paper"), Path("none")):
+                made = [stored[f"{name} {part.what}: {p}"] for p in PROGRAMS]
+                most = max(p["temporary_gb"] + p["arguments_gb"] for p in made)
+                ratios[part.what, name] = peak_memory(part.spec).device / most / 1e9
+    assert len(ratios) == 10 and all(0.5 < r < 2 for r in ratios.values()), ratios
 
 
 def test_the_paper_preset_passes_with_room() -> None:
