@@ -209,7 +209,7 @@ def make_parts(scale: str, out: Path, root: Path) -> list[Part]:
 
     def study(name: str, limit: float) -> Part:
         command = ("-m", "paper_repro", name, "--scale", scale, "--root", str(root))
-        made = (f"studies/{name}.{scale}/*", *RUN)
+        made = (f"studies/{name}.{scale}*/*", *RUN)  # a GPU's names end in .gpu
         within = tuple(f"{escape(str(root))}/{pattern}" for pattern in made)
         return Part(name, (*command, *direct), limit, within)
 

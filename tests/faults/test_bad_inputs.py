@@ -234,7 +234,7 @@ RECORDS: list[tuple[Callable[[], Any], str]] = [
     (lambda: Stop(max_samples=64, give_up=8), "give_up = 8 needs stop.accuracy"),
     (lambda: replace(SPEC, kind="pupil"), "kind must be teacher or student"),
     (lambda: replace(SPEC, n_seeds=2.0), "n_seeds must be a whole number, got 2.0"),
-    (lambda: replace(SPEC, engine="fast"), "engine must be auto, online_sgd or gene"),
+    (lambda: replace(SPEC, engine="fast"), "engine must be auto, online_sgd, onl"),
     (lambda: replace(SPEC, model=MLP(d=9)), "model.d = 9 must equal task.d = 10"),
     (
         lambda: replace(SPEC, strategies=SPEC.strategies * 2),
