@@ -88,7 +88,8 @@ ON_DEMAND = re.compile(
             r"streams.*depend_on_the_call\[(Hierarchy|Expansion|NoisyParity|MultiIndex)",
             r"test_gaussian.*(support1|exponents\[degrees[578])",
             r"engines.*(seen.*generic|finite_parameters\[1-online)|preflight.*\[generic",
-            r"test_mlp.*\[13-4|unrolled.*\[task2|attention_kernel.*numbers\[64",
+            r"test_mlp.*\[13-4|unrolled.*\[task2|attention_kernel.*numbers\[64"
+            r"|bayes_trees.*(of_rules|posterior|no_tree)\[uneven",
         )
     )
 )
@@ -100,7 +101,7 @@ IN_CI = re.compile(
     r"|other_code.*(code_of_the_class\[os|notebook_reloads)|one_checkpoint_traj"
     r"|contracts.*test_task\[MultiIndex"
     r"|engines.*equals_generic\[four classes, reverse"
-    r"|bayes_context.*(enumeration\[3|smallest_and_the_largest)|knowledge.*scored_tok"
+    r"|bayes_context.*(enumeration\[3|smallest_and_the_largest)|knowledge.*scored_tok|tree_of_nltk"
 )
 """Variants that run with the long ones. What a normal variable is, to the last bit,
 depends on how many are drawn as `pytest_configure` compiles, not as users do."""

@@ -6,11 +6,12 @@ Everything runs in this process, pinned to one core with every thread pool at on
 thread; candidates take turns after a warm-up, and rates are strings per second of
 process CPU time, medians over the rounds. Compile time is listed apart. Ours:
 `probability` is one inside pass, `leave_one_out` the prediction of every token from all
-others (inside and its gradient), `next_token` the distribution after every prefix. The
-others compute the probability alone: `numpy` is the same chart, a loop over rules and
-lengths with starts in vectors; `nltk` adds up the parses of its chart parser, which is
-tried on short strings only. Memory is what XLA reserves beside inputs and outputs, by
-strings computed at once.
+others (inside and its gradient), `next_token` the distribution after every prefix,
+`levels` the posteriors of nonterminals, `best_trees` and `draw_trees` trees from the
+same chart. The others compute the probability alone: `numpy` is the same chart, a loop
+over rules and lengths with starts in vectors; `nltk` adds up the parses of its chart
+parser, which is tried on short strings only. Memory is what XLA reserves beside inputs
+and outputs, by strings computed at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +30,9 @@ from experiments.bench.timing import RATE, WORDS, Candidate, take_turns, warm_up
 from sandbox.platforms import platform
 from sandbox.tasks import bayes
 from sandbox.tasks.bayes_context import draw_strings
-from sandbox.tasks.bayes_levels import predict_next
+from sandbox.tasks.bayes_levels import level_posteriors, predict_next
+from sandbox.tasks.bayes_trees import best_trees, draw_trees
+from sandbox.tasks.channel import observed
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
 from sandbox.tasks.inside import chart_plan
@@ -162,10 +165,14 @@ def make_row(name: str, start: tuple[str, ...], batch: int) -> Row:
         worst = np.abs(theirs / mine[:4] - 1).max()
         if not worst < AGREE:
             raise SystemExit(f"{other} and ours differ by {worst:.1e} on {name}")
+    v = len(arrays.terminals)
     functions: dict[str, Callable[..., Any]] = {
         "probability": lambda t, _, n: bayes.log_probability(arrays, t, n),
         "leave_one_out": lambda *rows: bayes.predict_masked(arrays, *rows),
         "next_token": lambda t, _, n: predict_next(arrays, t, n),
+        "levels": lambda t, k, n: level_posteriors(arrays, observed(t, k, v), n),
+        "best_trees": lambda t, _, n: best_trees(arrays, t, n),
+        "draw_trees": lambda t, _, n: draw_trees(arrays, t, n, jax.random.key(0)),
     }
     given = (tokens, known, length)
     cells = chart_plan(arrays).cells(arrays.longest)
@@ -188,7 +195,7 @@ def reserved(f: Callable[..., Any], given: tuple[Any, ...]) -> int:
 
 
 def row_record(row: Row) -> dict[str, Any]:
-    """Rates, memory, and the ratio of `probability` to the others, as JSON data."""
+    """Rates, memory, and ratios of rates, as JSON data."""
     rates = {k: c.record() for k, c in row.candidates.items()}
     mine = rates["probability"][RATE]
     return {
@@ -201,6 +208,10 @@ def row_record(row: Row) -> dict[str, Any]:
             f"probability:{k}": mine / rates[k][RATE]
             for k in ("numpy", "nltk")
             if k in rates
+        }
+        | {
+            f"levels:{k}": rates["levels"][RATE] / rates[k][RATE]
+            for k in ("best_trees", "draw_trees")
         },
     }
 
@@ -220,7 +231,8 @@ def measure(begun: Begun[Options]) -> dict[str, Any]:
 
 def print_table(result: dict[str, Any]) -> None:
     """Rates, one grammar a line."""
-    names = ("probability", "leave_one_out", "next_token", "numpy", "nltk")
+    names = ("probability", "leave_one_out", "next_token")
+    names += ("levels", "best_trees", "draw_trees", "numpy", "nltk")
 
     def cells(row: dict[str, Any]) -> list[str]:
         rates, memory = row["rates"], row["temporary_bytes"]
@@ -233,7 +245,7 @@ def print_table(result: dict[str, Any]) -> None:
         f"\nstrings per second of {WORDS}, median of {result['rounds']}; memory of"
         " leave_one_out"
     )
-    print(table(header, [cells(r) for r in result["rows"]], right="l" + "r" * 7))
+    print(table(header, [cells(r) for r in result["rows"]], right="l" + "r" * 10))
     print(machine_line(result))
 
 

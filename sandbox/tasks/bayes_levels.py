@@ -74,7 +74,7 @@ def level_posteriors(
             level, symbol = divmod(a, size)
             band = Band(low[a], cells[a] / z)
             begin = jnp.zeros(n_tokens).at[: band.cells.shape[1]].set(band.cells.sum(0))
-            end = _by_end(band, n_tokens)
+            end = by_end(band, n_tokens)
             cover = jnp.cumsum(begin - end[:-1])
             over = over.at[level, :, symbol].set(jnp.clip(cover, 0.0, 1.0))
             ends = ends.at[level].add(end[1:])
@@ -89,7 +89,7 @@ def level_posteriors(
     )
 
 
-def _by_end(band: Band, n: int) -> Float[Array, " ends"]:
+def by_end(band: Band, n: int) -> Float[Array, " ends"]:
     """Sums of cells by the position 0 .. n after their last token."""
     rows, starts = band.cells.shape
     if not rows:
@@ -143,7 +143,7 @@ def _next_weights(
     for a in plan.start:
         left[a] = first
         band = Band(chart[a].low, chart[a].cells[:, :1] / len(plan.start))
-        end = end + _by_end(band, n)
+        end = end + by_end(band, n)
     for a, sides in reversed([*zip(plan.nonterminals, plan.rules, strict=True)]):
         for side, probability in sides:
             here = kept(probability * left[a])
@@ -152,5 +152,5 @@ def _next_weights(
                 if j + 1 < len(side):
                     band = chart[x]
                     cells = kept(band.cells * here[None, :n])
-                    here = _by_end(Band(band.low, cells), n)
+                    here = by_end(Band(band.low, cells), n)
     return jnp.stack([*(left[a] for a in plan.terminals), end], 1)

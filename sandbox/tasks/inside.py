@@ -25,7 +25,7 @@ tokens has Z near 1e-75, well inside float64. Call everything under
 `jax.enable_x64(True)`; `bayes` does, and takes batches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -175,10 +175,49 @@ class Band(NamedTuple):
     cells: Array
 
 
+class Part(NamedTuple):
+    """Cells of one rule, times its probability, from row `at` of its symbol's on."""
+
+    probability: float | Array
+    at: int
+    cells: Array
+
+
+class Sum:
+    """How the ways to write a span come together: their weights add up.
+
+    Another one (`bayes_trees.Pick`) makes another chart of the same grammar.
+    """
+
+    def either(self, cells: Array, parts: Sequence[Part]) -> Array:
+        """Cells of a symbol, its lexicon's and those of its other rules together."""
+        for probability, at, part in parts:
+            cells = cells.at[at : at + len(part)].add(probability * part)
+        return cells
+
+    def join(self, low: int, left: Array, right: Array) -> Array:
+        """Cells of two neighbours, wherever the second begins; as `_concatenate`."""
+        return _concatenate(low, left, right)
+
+    def mark(self, cells: Array, factor: Array) -> Array:
+        """Cells times factors, whose derivatives say how much each is used."""
+        return cells * factor
+
+    def start(self, roots: Sequence[Array]) -> Array:
+        """Weight of a string from those of equally likely start symbols."""
+        return sum(roots, jnp.zeros((), jnp.result_type(float))) / len(roots)
+
+
+SUM = Sum()
+
+
 def inside(
     plan: ChartPlan,
     weights: Float[Array, "N V"],
     factors: Mapping[int, Array] | None = None,
+    *,
+    rules: Float[Array, " R"] | None = None,
+    ways: Sum = SUM,
 ) -> dict[int, Band]:
     """The bands of all symbols for one string of at most N tokens.
 
@@ -187,6 +226,8 @@ def inside(
       weights: leaf weights; positions beyond the string's end are never read by a cell
         that counts.
       factors: optional factors on the cells of nonterminals, shaped as `cells`.
+      rules: weights of all rules in the plan's order, by default their probabilities.
+      ways: how they come together.
     """
     n = weights.shape[0]
     weights = kept(weights)
@@ -195,25 +236,35 @@ def inside(
     low, high = dict(plan.shortest), dict(plan.longest)
     used = {x for sides in plan.rules for side, _ in sides for x in side}
     pairs: dict[tuple[int, ...], Band] = {}
-    for a, sides in zip(plan.nonterminals, plan.rules, strict=True):
+    number = 0
+    for a, own in zip(plan.nonterminals, plan.rules, strict=True):
+        sides: Any = own
+        if rules is not None:
+            sides = [(side, rules[number + i]) for i, (side, _) in enumerate(own)]
+        number += len(own)
         starts = n if a in used else 1  # a root is needed at position 0 alone
         top = min(high[a], n)
         rows = max(top - low[a] + 1, 0)
         cells = jnp.zeros((rows, starts), weights.dtype)
         words = {side: p for side, p in sides if len(side) == 1 and side[0] in column}
         if len(words) > _UNROLLED and rows:  # a lexicon in one product
-            lexicon = np.zeros(len(column))
-            lexicon[[column[x] for (x,) in words]] = list(words.values())
+            lexicon: Any = np.zeros(len(column))
+            at, values = [column[x] for (x,) in words], list(words.values())
+            if rules is None:
+                lexicon[at] = values
+            else:
+                lexicon = jnp.zeros(len(column)).at[np.array(at)].set(jnp.stack(values))
             cells = cells.at[0].add(weights[:starts] @ lexicon)
             sides = [(side, p) for side, p in sides if side not in words]
+        parts = []
         for side, probability in sides:
-            band = _sequence(chart, side, starts, pairs)
+            band = _sequence(chart, side, starts, pairs, ways)
             k = min(band.cells.shape[0], low[a] + rows - band.low)
             if k > 0:
-                at = band.low - low[a]
-                cells = cells.at[at : at + k].add(probability * band.cells[:k])
+                parts.append(Part(probability, band.low - low[a], band.cells[:k]))
+        cells = ways.either(cells, parts)
         if factors is not None and a in factors:
-            cells = cells * factors[a]
+            cells = ways.mark(cells, factors[a])
         chart[a] = Band(low[a], kept(cells))
     return chart
 
@@ -223,6 +274,7 @@ def _sequence(
     side: tuple[int, ...],
     starts: int,
     pairs: dict[tuple[int, ...], Band],
+    ways: Sum,
 ) -> Band:
     """The band of a sequence of symbols, sharing common beginnings."""
     if len(side) == 1:
@@ -230,8 +282,9 @@ def _sequence(
         return Band(band.low, band.cells[:, :starts])
     key = (*side, -starts)
     if key not in pairs:
-        first, last = _sequence(chart, side[:-1], starts, pairs), chart[side[-1]]
-        cells: Any = _concatenate(first.low, first.cells, last.cells)
+        first = _sequence(chart, side[:-1], starts, pairs, ways)
+        last = chart[side[-1]]
+        cells: Any = ways.join(first.low, first.cells, last.cells)
         pairs[key] = Band(first.low + last.low, kept(cells))
     return pairs[key]
 
@@ -297,15 +350,19 @@ def _loop(n: int, step: Any, carry: Any) -> Any:
 
 
 def total(
-    plan: ChartPlan, chart: Mapping[int, Band], length: Int[Array, ""]
+    plan: ChartPlan,
+    chart: Mapping[int, Band],
+    length: Int[Array, ""],
+    ways: Sum = SUM,
 ) -> Float[Array, ""]:
     """Z of a string of the given length; 0 for a length that no string has."""
-    out = jnp.zeros((), jnp.result_type(float))
+    roots = []
     for a in plan.start:
         band = chart[a]
-        rows = band.cells.shape[0]
+        rows, row = band.cells.shape[0], length - band.low
+        cell = jnp.zeros((), jnp.result_type(float))
         if rows:
-            row = length - band.low
             cell = band.cells[jnp.clip(row, 0, rows - 1), 0]
-            out = out + jnp.where((row >= 0) & (row < rows), cell, 0.0)
-    return out / len(plan.start)
+            cell = jnp.where((row >= 0) & (row < rows), cell, 0.0)
+        roots.append(cell)
+    return ways.start(roots)
