@@ -251,6 +251,7 @@ def campaign(
     """
     root = (root or default_root()).resolve()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "programs"))
+    require(budget > 0, f"--budget must be above 0 seconds, got {budget:g}.")
     parts = make_parts(scale, out.resolve(), root)
     names = [p.name for p in parts]
     for name in only:

@@ -76,9 +76,8 @@ FREE = re.compile(
     "|partition-id|replica-id|.*-done"
 )
 """Instructions that launch nothing."""
-
-
 SPILLING = "xla_gpu_fail_ptx_compilation_on_register_spilling"
+"""Makes XLA refuse a program of which a kernel spills."""
 
 
 class Cost(NamedTuple):
@@ -113,9 +112,6 @@ class Instruction(NamedTuple):
     line: str
 
 
-Computations = dict[str, list[Instruction]]
-
-
 def cost_of(text: str) -> Cost:
     """Of one call of a compiled program, from XLA's text of it.
 
@@ -123,7 +119,7 @@ def cost_of(text: str) -> Cost:
     segments. Branches count equally: they are the lengths that rows are cut to, which
     lie at quantiles.
     """
-    computations: Computations = {}
+    computations: dict[str, list[Instruction]] = {}
     entry = name = ""
     for line in text.splitlines():
         if line.endswith("{") and not line.startswith(" ") and "->" in line:

@@ -34,7 +34,15 @@ from jaxtyping import Bool, Float, Int
 from sandbox.platforms import platform
 from sandbox.tasks.channel import Channel, observed
 from sandbox.tasks.grammar_arrays import GrammarArrays
-from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, total
+from sandbox.tasks.inside import (
+    SUM,
+    Band,
+    ChartPlan,
+    Sum,
+    chart_plan,
+    inside,
+    total,
+)
 from sandbox.types import Array
 
 LOW, HIGH, ATTEMPTS = 1e-120, 1e200, 16
@@ -117,11 +125,16 @@ class Totals(NamedTuple):
 
 
 def weighed(
-    plan: ChartPlan, w: Array, n: Array, factors: Mapping[int, Array] | None = None
+    plan: ChartPlan,
+    w: Array,
+    n: Array,
+    factors: Mapping[int, Array] | None = None,
+    rules: Array | None = None,
+    ways: Sum = SUM,
 ) -> tuple[Float[Array, ""], Totals]:
     """Z of one string, and what tells whether it is exact."""
-    chart = inside(plan, w, factors)
-    z = total(plan, chart, n)
+    chart = inside(plan, w, factors, rules=rules, ways=ways)
+    z = total(plan, chart, n, ways)
     return z, Totals.of(plan, w, chart, z, n)
 
 

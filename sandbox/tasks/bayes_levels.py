@@ -16,6 +16,7 @@ pass serves all prefixes (the forward probabilities of A. Stolcke, Computational
 Linguistics 21, 1995, without his recursion).
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from sandbox.tasks.bayes import (
     weighed,
 )
 from sandbox.tasks.grammar_arrays import GrammarArrays
-from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, kept
+from sandbox.tasks.inside import SUM, Band, ChartPlan, Sum, chart_plan, inside, kept
 from sandbox.types import Array
 
 
@@ -59,26 +60,13 @@ def level_posteriors(
     Levels are depths, as in `grammar_arrays`; a terminal stands for itself at the
     levels where the path to it has ended.
     """
-    plan, size = chart_plan(arrays, by_level=True), len(arrays.symbols)
     n_tokens = weights.shape[1]
-    bands: dict[int, Band] = jax.eval_shape(partial(inside, plan), weights[0])
-    low = dict(plan.shortest)
 
     def use(w: Array, n: Array, _: Array) -> tuple[tuple[Array, Array], Totals]:
-        ones = {a: jnp.ones(bands[a].cells.shape) for a in plan.nonterminals}
-        found = jax.value_and_grad(partial(weighed, plan, w, n), has_aux=True)(ones)
-        (z, totals), cells = found
-        over = jnp.zeros((arrays.n_levels, n_tokens, size))
-        ends = jnp.zeros((arrays.n_levels, n_tokens))
-        for a in plan.nonterminals:
-            level, symbol = divmod(a, size)
-            band = Band(low[a], cells[a] / z)
-            begin = jnp.zeros(n_tokens).at[: band.cells.shape[1]].set(band.cells.sum(0))
-            end = by_end(band, n_tokens)
-            cover = jnp.cumsum(begin - end[:-1])
-            over = over.at[level, :, symbol].set(jnp.clip(cover, 0.0, 1.0))
-            ends = ends.at[level].add(end[1:])
-        return (over, jnp.clip(ends, 0.0, 1.0)), totals
+        z, totals, cells = used_cells(arrays, w, n)
+        each = {a: c / z for a, c in cells.items()}
+        over, ends = of_tokens(arrays, each, n_tokens)
+        return (jnp.clip(over, 0.0, 1.0), jnp.clip(ends, 0.0, 1.0)), totals
 
     (over, ends), _ = at_any_scale(
         arrays, use, largest_one, n_tokens, length, weights, by_level=True
@@ -89,7 +77,35 @@ def level_posteriors(
     )
 
 
-def by_end(band: Band, n: int) -> Float[Array, " ends"]:
+def used_cells(
+    arrays: GrammarArrays, w: Array, n: Array, ways: Sum = SUM
+) -> tuple[Array, Totals, dict[int, Array]]:
+    """Z of one string, its totals, and how much of Z each cell of each level is in."""
+    plan = chart_plan(arrays, by_level=True)
+    bands: dict[int, Band] = jax.eval_shape(partial(inside, plan), w)
+    ones = {a: jnp.ones(bands[a].cells.shape) for a in plan.nonterminals}
+    weigh = partial(weighed, plan, w, n, ways=ways)
+    (z, totals), cells = jax.value_and_grad(weigh, has_aux=True)(ones)
+    return z, totals, cells
+
+
+def of_tokens(
+    arrays: GrammarArrays, cells: Mapping[int, Array], n: int
+) -> tuple[Float[Array, "levels N s"], Float[Array, "levels N"]]:
+    """Sums over the cells that cover a token, by symbol, and that end at it."""
+    low = dict(chart_plan(arrays, by_level=True).shortest)
+    over = jnp.zeros((arrays.n_levels, n, len(arrays.symbols)))
+    ends = jnp.zeros((arrays.n_levels, n))
+    for a, own in cells.items():
+        level, symbol = divmod(a, len(arrays.symbols))
+        begin = jnp.zeros(n).at[: own.shape[1]].set(own.sum(0))
+        end = _by_end(Band(low[a], own), n)
+        over = over.at[level, :, symbol].set(jnp.cumsum(begin - end[:-1]))
+        ends = ends.at[level].add(end[1:])
+    return over, ends
+
+
+def _by_end(band: Band, n: int) -> Float[Array, " ends"]:
     """Sums of cells by the position 0 .. n after their last token."""
     rows, starts = band.cells.shape
     if not rows:
@@ -143,7 +159,7 @@ def _next_weights(
     for a in plan.start:
         left[a] = first
         band = Band(chart[a].low, chart[a].cells[:, :1] / len(plan.start))
-        end = end + by_end(band, n)
+        end = end + _by_end(band, n)
     for a, sides in reversed([*zip(plan.nonterminals, plan.rules, strict=True)]):
         for side, probability in sides:
             here = kept(probability * left[a])
@@ -152,5 +168,5 @@ def _next_weights(
                 if j + 1 < len(side):
                     band = chart[x]
                     cells = kept(band.cells * here[None, :n])
-                    here = by_end(Band(band.low, cells), n)
+                    here = _by_end(Band(band.low, cells), n)
     return jnp.stack([*(left[a] for a in plan.terminals), end], 1)

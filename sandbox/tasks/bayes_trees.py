@@ -24,10 +24,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
-from sandbox.tasks.bayes import Totals, at_any_scale, in_float64
-from sandbox.tasks.bayes_levels import by_end
+from sandbox.tasks.bayes import Totals, at_any_scale, in_float64, weighed
+from sandbox.tasks.bayes_levels import of_tokens, used_cells
+from sandbox.tasks.channel import observed
 from sandbox.tasks.grammar_arrays import GrammarArrays
-from sandbox.tasks.inside import Band, ChartPlan, Part, Sum, chart_plan, inside, total
+from sandbox.tasks.inside import ChartPlan, Part, Sum, chart_plan
 from sandbox.types import Array
 
 
@@ -223,32 +224,14 @@ def draw_trees(
 def _trees(
     arrays: GrammarArrays, tokens: Array, length: Array, keys: Array | None
 ) -> tuple[Trees, Array, Array]:
-    plan, size = chart_plan(arrays, by_level=True), len(arrays.symbols)
-    n, low = tokens.shape[1], dict(plan.shortest)
-    seen = _observed(arrays, tokens, length)
-    bands: dict[int, Band] = jax.eval_shape(partial(inside, plan), seen[0])
+    n = tokens.shape[1]
 
     def use(w: Array, length: Array, _: Array, *key: Array) -> tuple[Any, Totals]:
-        def weight(marks: dict[int, Array]) -> tuple[Array, Totals]:
-            ways = Pick(*key)
-            chart = inside(plan, w, marks, ways=ways)
-            z = total(plan, chart, length, ways)
-            return z, Totals.of(plan, w, chart, z, length)
+        z, totals, cells = used_cells(arrays, w, length, Pick(*key))
+        over, ends = of_tokens(arrays, cells, n)
+        return (over.argmax(-1).astype(z.dtype), ends, z), totals
 
-        ones = {a: jnp.ones(bands[a].cells.shape) for a in plan.nonterminals}
-        (z, totals), used = jax.value_and_grad(weight, has_aux=True)(ones)
-        over = jnp.full((arrays.n_levels, n), -1.0)
-        ends = jnp.zeros((arrays.n_levels, n))
-        for a in plan.nonterminals:
-            level, symbol = divmod(a, size)
-            begin = jnp.zeros(n).at[: used[a].shape[1]].set(used[a].sum(0))
-            end = by_end(Band(low[a], used[a]), n)
-            cover = jnp.cumsum(begin - end[:-1])
-            over = over.at[level].add(cover * (symbol + 1))
-            ends = ends.at[level].add(end[1:])
-        return (over, ends, z), totals
-
-    rows = (seen,) if keys is None else (seen, keys)
+    rows = (_observed(arrays, tokens),) + (() if keys is None else (keys,))
     (over, ends, z), g = at_any_scale(
         arrays, use, lambda w, *_: w, n, length, *rows, by_level=True
     )
@@ -257,11 +240,8 @@ def _trees(
     return Trees(symbols, (ends > 0) & valid[:, None]), z, g
 
 
-def _observed(arrays: GrammarArrays, tokens: Array, length: Array) -> Array:
-    clean = jax.nn.one_hot(tokens, len(arrays.terminals), dtype=float)
-    return jnp.where(
-        (jnp.arange(tokens.shape[1])[None] < length[:, None])[..., None], clean, 0.0
-    )
+def _observed(arrays: GrammarArrays, tokens: Array) -> Array:
+    return observed(tokens, jnp.ones(tokens.shape, bool), len(arrays.terminals))
 
 
 class Rules(NamedTuple):
@@ -288,15 +268,11 @@ def rule_counts(
     p, place = _probabilities(plan, arrays)
 
     def use(w: Array, n: Array, _: Array) -> tuple[Any, Totals]:
-        def weight(rules: Array) -> tuple[Array, Totals]:
-            chart = inside(plan, w, rules=rules)
-            z = total(plan, chart, n)
-            return z, Totals.of(plan, w, chart, z, n)
-
-        (z, totals), slope = jax.value_and_grad(weight, has_aux=True)(jnp.asarray(p))
+        weigh = partial(weighed, plan, w, n, None)
+        (z, totals), slope = jax.value_and_grad(weigh, has_aux=True)(jnp.asarray(p))
         return (z, slope / z), totals
 
-    seen = _observed(arrays, tokens, length)
+    seen = _observed(arrays, tokens)
     (z, slope), g = at_any_scale(
         arrays, use, lambda w: w, tokens.shape[1], length, seen
     )
