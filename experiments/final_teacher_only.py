@@ -133,7 +133,7 @@ class FinalTeacherOnly(st.Study):
             " cfg3b from level 13, two teachers.",
             setting=CPU,
             cells=((16, 5, 512), (24, 5, 1024), (32, 5, 2048), (48, 5, 5120)),
-            strings=replace(pcfg_accuracy.CPU, n_teachers=2),
+            strings=replace(pcfg_accuracy.LEVEL_13, n_teachers=2),
         ),
     }
 

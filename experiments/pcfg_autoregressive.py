@@ -35,7 +35,7 @@ def _parts(s: st.Setting, level: int = 1, **changes: Any) -> dict[str, st.Settin
 
 SMOKE = _parts(base.SMOKE, budget=st.Fixed(teacher=300, student=300))
 CPU = _parts(
-    base.CPU, budget=st.Fixed(teacher=1600, student=800), hold=250, n_teachers=3
+    base.LEVEL_13, budget=st.Fixed(teacher=1600, student=800), hold=250, n_teachers=3
 )
 PAPER = _parts(base.PAPER, level=3)
 

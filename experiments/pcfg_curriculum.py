@@ -11,9 +11,11 @@ of checkpoints, to see which one teaches best.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import chain, cycle
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,7 +25,38 @@ from experiments.pcfg_accuracy import CPU, PAPER, SMOKE, about, strings
 from sandbox.errors import require
 from sandbox.plotting.curves import band, log_levels, log_steps
 from sandbox.plotting.style import DEGREE_COLORS, color_of
+from sandbox.probes.phases import Drop, best_constant, locate_drop
 from sandbox.store.bounds import Increasing
+from sandbox.train.teaching import task_key
+
+COUNTED = " counted from the best constant"
+
+
+NGRAMS = st.Ngrams(
+    steps=(
+        *range(100, 1000, 100),
+        *range(1000, 2000, 200),
+        *(2000, 2500, 3000, 4000, 5000, 6500),
+    )
+)
+"""What is probed at cpu scale: closely where the loss drops."""
+
+
+class Measured(NamedTuple):
+    """What is measured on teachers.
+
+    Attributes:
+      ngrams: the n-gram probe along each teacher's training.
+      drops: each teacher's drop in its steps, counted from the first record at or below
+        the loss of the best constant prediction; None where it did not learn.
+    """
+
+    ngrams: st.Probed
+    drops: list[Drop | None]
+
+    def drop(self, at: str) -> np.ndarray:
+        """A field of every drop, NaN where there is none, `(T,)`."""
+        return np.asarray([getattr(d, at) if d else np.nan for d in self.drops])
 
 
 class PcfgCurriculum(st.Study):
@@ -45,15 +78,15 @@ class PcfgCurriculum(st.Study):
     presets = {
         "smoke": st.preset("Level 10, one layer, two seeds."),
         "cpu": st.preset(
-            "cfg3b from level 13, two layers, 8 heads to 2, five seeds.",
+            "cfg3b from level 16, two layers, 8 heads to 2, five seeds.",
             setting=CPU,
-            ngrams=st.Ngrams(),
-            candidates=(50, 100, 150, 200, 300, 450, 700, 1200, 2000),
+            ngrams=NGRAMS,
+            candidates=(100, 300, 500, 1000, 2000, 4000),
         ),
         "paper": st.preset(
             "Whole cfg3b strings, four layers, 32 heads to 8, argmax of the teacher.",
             setting=PAPER,
-            ngrams=st.Ngrams(every=100, places=14),
+            ngrams=st.Ngrams(steps=tuple(range(100, 2000, 100)), places=14),
             candidates=(100, 200, 400, 600, 800, 1000, 1400),
             tau=0.0,
         ),
@@ -74,8 +107,8 @@ class PcfgCurriculum(st.Study):
         taught = [st.two_shot(n, t.hold, self.tau, name=k) for k, n in names.items()]
         return [st.ce(), st.one_shot(self.tau), *taught]
 
-    def measure(self, r: st.Result) -> st.Probed:
-        return self.ngrams.measure(r)
+    def measure(self, r: st.Result) -> Measured:
+        return Measured(self.ngrams.measure(r), drops_from_constant(r))
 
     def share(self, r: st.Result) -> float:
         """Of all steps, after which students are compared."""
@@ -89,8 +122,10 @@ class PcfgCurriculum(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Loss with its drop, reliance on n-grams, nearest predictor, and students.
 
-        Grey: the median drop of the teachers' loss; dotted vertical line: the
-        checkpoint that the rule chooses. Medians and quartiles over seeds. A 2-shot
+        Grey: the median drop of the teachers' loss, counted from the best constant
+        prediction; dotted vertical line: the checkpoint that the rule chooses. M_robust
+        is the median over positions, thin dashed lines the mean. Medians and quartiles
+        over seeds. A 2-shot
         student is drawn at the step of the checkpoint that it starts from; thin lines
         are its seeds.
         """
@@ -98,12 +133,12 @@ class PcfgCurriculum(st.Study):
         draw = (self._loss, self._windows, self._distances, self._students)
         for ax, panel in zip(axes.flat, draw, strict=True):
             panel(ax, r)
-            at = [drop(r, name) for name in ("start", "end", "steepest")]
-            start, end, middle = np.nanmedian(at, 1).tolist()
-            ax.axvspan(start, end, color="0.93", lw=0, zorder=0)
+            start, end = (np.nanmedian(r.measured.drop(n)) for n in ("start", "end"))
+            ax.axvspan(float(start), float(end), color="0.93", lw=0, zorder=0)
+            middle = float(np.nanmedian(drop(r, "steepest")))
             ax.axvline(middle, color=color_of("two_shot"), lw=0.9, ls=":")
             log_steps(ax)
-            ends = r.setting.spacing, r.measured.steps[-1]
+            ends = r.setting.spacing, r.measured.ngrams.steps[-1]
             ax.set(xlim=ends, xlabel="teacher steps")
         fig.suptitle(f"{about(r.setting)}; {st.counts_text(r)}", fontsize=8)
         return fig
@@ -120,9 +155,12 @@ class PcfgCurriculum(st.Study):
     def _windows(self, ax: Axes, r: st.Result) -> None:
         for n, color in self._colors():
             _probed(ax, r, f"m_robust/{n}/median", f"{n}-gram", color)
-            exact = np.nanmedian(r.measured.values[f"exact/m_robust/{n}/median"])
+            values = r.measured.ngrams.values
+            middle = np.nanmedian(values[f"m_robust/{n}/mean"], 0)
+            ax.plot(r.measured.ngrams.steps, middle, "--", color=color, lw=0.7)
+            exact = np.nanmedian(values[f"exact/m_robust/{n}/median"])
             ax.axhline(float(exact), color=color, lw=0.8, ls=":")
-        ax.set(ylim=(-0.01, None), ylabel="median M_robust (total variation)")
+        ax.set(ylim=(-0.01, None), ylabel="M_robust (total variation)")
         ax.set_title("reliance on the n-gram (··· exact predictor)")
         ax.legend(loc="upper left")
 
@@ -172,10 +210,15 @@ class PcfgCurriculum(st.Study):
 
         at = int(mean(y).argmax())
         step = self.candidates[at]
-        outside = np.abs(step - np.clip(step, drop(r, "start"), drop(r, "end")))
-        away = each(outside, f"steps from the drop to the best candidate {where}")
         words = f"the best checkpoint ({step}) lies in the drop phase"
-        yield st.at_most("G4.place", away, 0.0, words, paper="C1 ~ 1k of 8k steps")
+        for id, text, (start, end) in (
+            ("place", "", (drop(r, "start"), drop(r, "end"))),
+            ("drop", COUNTED, (r.measured.drop("start"), r.measured.drop("end"))),
+        ):
+            outside = np.abs(step - np.clip(step, start, end))
+            text = f"steps from the drop{text} to the best candidate {where}"
+            away, paper = each(outside, text), "C1 ~ 1k of 8k steps"
+            yield st.at_most(f"G4.{id}", away, 0.0, words, paper=paper)
         rows = [accuracy(r, f"from_{n:.0f}", share) for n in middle]
         best = each(y[:, at], "accuracy(best)")
         earliest = each(y[:, 0], f"accuracy(earliest) {where}")
@@ -193,22 +236,31 @@ class PcfgCurriculum(st.Study):
             yield st.positive(f"G4.{name}", gap, f"2-shot from {words}", paper=shown)
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        shares, probed = {"0.5": 0.5, "1": 1.0}, r.measured
+        shares, probed = {"0.5": 0.5, "1": 1.0}, r.measured.ngrams
         measured: dict[str, Any] = {"candidates": self.candidates}
         for name in ("one_shot", "ce"):
             found = {k: accuracy(r, name, q) for k, q in shares.items()}
             measured[name] = {k: v.round(4) for k, v in found.items()}
         found = {k: self.by_candidate(r, q).round(4) for k, q in shares.items()}
         measured["two_shot"] = found
-        measured["m_robust_median"] = {
+        measured["steps"] = probed.steps
+        measured["kl"] = {
             str(n): {
+                "mean": probed.values[f"kl/{n}"].round(4),
+                "median": probed.values[f"kl/{n}_median"].round(4),
+            }
+            for n in (*self.ngrams.windows, "all")
+        }
+        measured["m_robust"] = {
+            str(n): {
+                "mean": probed.values[f"m_robust/{n}/mean"].round(4),
+                "median": probed.m_robust(n).round(4),
                 "peak_step": probed.peaks(n),
-                "peak": probed.m_robust(n).max(1).round(4),
-                "end": probed.m_robust(n)[:, -1].round(4),
                 "exact": probed.values[f"exact/m_robust/{n}/median"][:, -1].round(4),
             }
             for n in self.ngrams.windows
         }
+        measured["drops"] = [d and asdict(d) for d in r.measured.drops]
         return {"measured": measured, "strings": strings(r)}
 
 
@@ -225,29 +277,64 @@ def accuracy(r: st.Result, lane: str, share: float) -> np.ndarray:
 
 def _probed(ax: Axes, r: st.Result, name: str, label: str, color: str) -> None:
     """An array of the n-gram probe over training."""
-    y = r.measured.values[name]
-    x = np.broadcast_to(r.measured.steps, y.shape)
+    y = r.measured.ngrams.values[name]
+    x = np.broadcast_to(r.measured.ngrams.steps, y.shape)
     band(ax, x, y, label=label, color=color, points=2000)
 
 
+def drops_from_constant(r: st.Result) -> list[Drop | None]:
+    """Every teacher's drop in steps, from the loss of the best constant prediction."""
+    s, out = r.setting, list[Drop | None]()
+    for t in r.teachers:
+        losses = t.run.metrics.curves("teacher", "loss")
+        for seed, loss, ok in zip(t.spec.seeds, losses, t.usable, strict=True):
+            key, task = task_key(seed), t.spec.task
+            rows = task.sample(key, jnp.uint32(0), s.eval_points, split="eval")
+            least = best_constant(np.asarray(rows.y), np.asarray(rows.weight))
+            found = locate_drop(t.steps / s.one, loss, below=least)
+            out.append(found if ok else None)
+    return out
+
+
 def phases(r: st.Result, *, fall: float) -> Iterator[st.Claim]:
-    """G2: the loss drops in little time; G3: with it peaks reliance on 3-grams."""
+    """G2: a plateau, then the loss drops; G3: with it peaks reliance on 3-grams.
+
+    `G2`, `G2.plateau` and `G3.peak` count from the first record, where the frequencies
+    of tokens are learned. Their successors `G2.flat` and `G3.rise` count from the best
+    constant prediction, and a peak from where 90% of it is reached.
+    """
+    ngrams, counted = r.measured.ngrams, r.measured.drop
     text = "share of the steps of the shortest phase with half of the loss's decrease"
     share = r.of_seeds(lambda t, s: t.chosen.each[s].duration, text)
     words, paper = "the loss drops in a short phase", "0.6k to 2k of 8k"
-    yield st.at_most("G2", share, 0.3, words, paper=paper)
+    yield st.at_most("G2", share, 0.3, words, paper=paper, also=(0.09, 0.55))
     start, text = drop(r, "start"), "share of the steps before that phase"
-    plateau = st.of_teachers(start / r.measured.steps[-1], text)
+    plateau = st.of_teachers(start / ngrams.steps[-1], text)
     words, paper = "a plateau comes before it", "to 0.6k of 8k"
     yield st.positive("G2.plateau", plateau, words, paper=paper)
-    y, at = r.measured.m_robust(3), r.measured.peaks(3)
+    text = f"share of the steps before the drop{COUNTED} with a tenth of the decrease"
+    flat = st.of_teachers(counted("plateau"), text)
+    yield st.at_least("G2.flat", flat, 0.02, words, paper=paper, also=(0.01, 0.04))
+    y, at = ngrams.m_robust(3), ngrams.peaks(3)
     late = np.where(at < start, np.inf, at / drop(r, "end"))
     text = "step of M_robust(3)'s peak / end of the drop (∞ before its start)"
     words, paper = "reliance on 3-grams peaks in the drop phase", "C1 ~ 1k of 8k, ~.6"
-    yield st.at_most("G3.peak", st.of_teachers(late, text), 1.2, words, paper=paper)
-    text, paper = "M_robust(3) at the end / at its peak", "~1e-3 at 8k"
-    kept = st.of_teachers(y[:, -1] / y.max(1), text)
-    yield st.at_most("G3.fall", kept, fall, "and falls afterwards", paper=paper)
+    also = (1.095, 1.44)
+    peak = st.of_teachers(late, text)
+    yield st.at_most("G3.peak", peak, 1.2, words, paper=paper, also=also)
+    top = ngrams.steps[np.argmax(y >= 0.9 * y.max(1, keepdims=True), 1)]
+    late = np.where(top < counted("start"), np.inf, top / counted("end"))
+    text = f"step to 90% of M_robust(3)'s peak / end of the drop{COUNTED} (∞ before it)"
+    rise, words = st.of_teachers(late, text), "reliance on 3-grams rises with the drop"
+    yield st.at_most("G3.rise", rise, 1.2, words, paper=paper, also=also)
+    kept, text = y[:, -1] / y.max(1), "M_robust(3) at the end / at its peak"
+    kept, paper, also = st.of_teachers(kept, text), "~1e-3 at 8k", (fall**2, fall**0.5)
+    yield st.at_most("G3.fall", kept, fall, "and falls", paper=paper, also=also)
+    kl, rows = ngrams.values["kl/all"], np.arange(len(y))
+    left = kl[:, -1] / kl[rows, y.argmax(1)]
+    text = "KL(exact || teacher) at the end / at M_robust(3)'s peak"
+    knows, words = st.of_teachers(left, text), "since it knows better, not nothing"
+    yield st.at_most("G3.knows", knows, 0.5, words, also=(0.25, 0.71))
 
 
 def mean(y: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ class WhichKnowledge(st.Study):
             " teachers.",
             parity=CPU,
             trees=TREES,
-            strings=replace(pcfg_accuracy.CPU, n_teachers=2),
+            strings=replace(pcfg_accuracy.LEVEL_13, n_teachers=2),
             ramp=150_000,
         ),
     }

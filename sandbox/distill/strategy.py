@@ -143,12 +143,14 @@ def replicas(strategies: tuple[Strategy, ...], n: int) -> tuple[Strategy, ...]:
     """Each strategy from n initialisations: `ce`, `ce#1`, ... `ce#n-1` in turn.
 
     All lanes of a seed share its samples and its teacher's pass, so further
-    initialisations cost little where the teacher is much larger than its students.
+    initialisations cost little where the teacher is much larger than its students. A
+    strategy that is a further initialisation already stays as it is.
     """
     return tuple(
-        replace(s, name=replica_name(s.name, i), init=i)
+        replace(s, name=replica_name(s.name, i), init=i) if s.init == 0 else s
         for i in range(n)
         for s in strategies
+        if i == 0 or s.init == 0
     )
 
 

@@ -131,10 +131,10 @@ class NgramProbe:
 
         Returns:
           `m_robust/{n}/{median,q25,q75,mean,se}`, the same for `m_close`, the means
-          `kl/{n}`, `kl/all` in nats with `_se`, `exact/m_robust/{n}/...` and
-          `exact/m_close/{n}/...` of the Bayes predictor; `accuracy` and
-          `exact/accuracy` with only i masked. Standard errors count strings, whose
-          positions are not independent.
+          `kl/{n}`, `kl/all` in nats with `_se` and `_median`,
+          `exact/m_robust/{n}/...` and `exact/m_close/{n}/...` of the Bayes predictor;
+          `accuracy` and `exact/accuracy` with only i masked. Standard errors count
+          strings, whose positions are not independent.
         """
         p = self._predictions(params, prepared)
         out: dict[str, Array] = {}
@@ -150,8 +150,10 @@ class NgramProbe:
             ):
                 for name, q in (("m_robust", less), ("m_close", only)):
                     out |= _summary(f"{prefix}{name}/{n}", total_variation(base, q))
-            out |= _mean(f"kl/{n}", _kl(prepared.from_window[w], p[0]))
-        out |= _mean("kl/all", _kl(prepared.exact, p[0]))
+        exact = (*prepared.from_window, prepared.exact)
+        for n, b in zip((*self.windows, "all"), exact, strict=True):
+            kl = _kl(b, p[0])
+            out |= _mean(f"kl/{n}", kl) | {f"kl/{n}_median": jnp.median(kl)}
         true = jnp.take_along_axis(prepared.tokens, prepared.at, 1)
         for prefix, q in (("", p[0]), ("exact/", prepared.exact)):
             hit = (jnp.argmax(q, -1) == true).astype(q.dtype)

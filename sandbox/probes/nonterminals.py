@@ -55,7 +55,12 @@ from sandbox.types import Array, Params, Tokens
 ROWS = 64
 """Strings of one forward pass."""
 KINDS, TARGETS = ("attention", "linear"), ("nonterminal", "boundary")
-_LABELS, _UNTRAINED, _FIT = 3, 4, 5  # folds of the task key
+_LABELS, _UNTRAINED, _FIT, _REFIT = (
+    3,
+    4,
+    5,
+    6,
+)  # folds of the task key, _REFIT the first
 
 
 class Sample(NamedTuple):
@@ -92,6 +97,8 @@ class NonterminalProbe:
       heads: heads of the attention probe.
       position_dim: size of a position embedding.
       control: what the labels of the control are.
+      refits: how often a probe is trained, from other weights and in another order; all
+        accuracies, and their standard errors, are means over them.
     """
 
     task: GrammarTask
@@ -105,6 +112,7 @@ class NonterminalProbe:
     heads: Annotated[int, Within(1, 2**24)] = 8
     position_dim: Annotated[int, Within(1, 2**24)] = 32
     control: Literal["permuted", "token"] = "permuted"
+    refits: Annotated[int, Within(1, 2**10)] = 1
 
     def __post_init__(self) -> None:
         """Refuses tasks without nonterminals and sizes that train nothing."""
@@ -162,14 +170,24 @@ class NonterminalProbe:
           standard error over held-out strings beside them, as `p/t_se`: tokens of one
           string are not independent. It does not count the probe's own training.
         """
-        found = self._fit(params, key, prepared.x, prepared.labels)
+        h = self._hidden(params, prepared.x)
+        found = self._refits(
+            lambda k: self._fit(h, k, prepared.x, prepared.labels), key
+        )
         return found | prepared.known
 
+    def _refits(
+        self, fit: Callable[[Any], dict[str, Array]], key: Any
+    ) -> dict[str, Array]:
+        """Means over fits, the first of them with the key itself."""
+        more = [jax.random.fold_in(key, _REFIT + i) for i in range(self.refits - 1)]
+        found = jax.lax.map(fit, jnp.stack([key, *more]))
+        return jax.tree.map(lambda v: v.mean(0), found)
+
     def _fit(
-        self, params: Params, key: Any, x: Tokens, labels: Array
+        self, h: Float[Array, "B N E"], key: Any, x: Tokens, labels: Array
     ) -> dict[str, Array]:
         """Accuracies of both probes on both kinds of labels."""
-        h = self._hidden(params, x)
         valid = x.valid
         out: dict[str, Array] = {}
         for i, kind in enumerate(KINDS):
@@ -259,9 +277,12 @@ def _prepare(probe: NonterminalProbe, key: Any) -> Sample:
     labels_key = jax.random.fold_in(key, _LABELS)
     false = _control(probe, labels_key, truth, rows.clean)
     labels = jnp.concatenate([truth, false])
-    keys = jax.random.split(jax.random.fold_in(key, _UNTRAINED))
-    drawn = probe.model.init(keys[0])
-    measured = probe._fit(drawn, key, x, labels)
+
+    def untrained(k: Any) -> dict[str, Array]:
+        keys = jax.random.split(jax.random.fold_in(k, _UNTRAINED))
+        return probe._fit(probe._hidden(probe.model.init(keys[0]), x), k, x, labels)
+
+    measured = probe._refits(untrained, key)
     known = {
         f"untrained/{name}": v
         for name, v in measured.items()

@@ -9,6 +9,7 @@ writes a template.
 from sandbox.study.claims import (
     Claim,
     Statistic,
+    above,
     at_least,
     at_most,
     below,

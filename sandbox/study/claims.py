@@ -189,6 +189,19 @@ def positive(
     return _claim(id, what, (">", 0.0), statement, paper)
 
 
+def above(
+    id: str,
+    what: Quantity | Statistic,
+    bound: int | float,
+    statement: str,
+    *,
+    paper: str = "not in the paper",
+    also: tuple[int | float, ...] = (),
+) -> Claim:
+    """Claims that a number is above `bound`; arguments as of `at_least`."""
+    return _claim(id, what, (">", bound), statement, paper, also=also)
+
+
 def pace(r: Taught, id: str, most: float, paper: str, on: str = "") -> Claim:
     """That progressive students learn about as soon as their teacher."""
     ratio = r.n90["progressive"] / r.n90.teacher

@@ -8,7 +8,7 @@ import numpy as np
 
 from sandbox.errors import require
 from sandbox.probes.ngram import NgramProbe
-from sandbox.store.bounds import AtLeast, Increasing, Within
+from sandbox.store.bounds import Increasing, Within
 from sandbox.study.result import Result
 from sandbox.study.rules import Checked
 from sandbox.study.setting import Fixed, Setting
@@ -42,16 +42,16 @@ class Probed:
 
 @dataclass(frozen=True, kw_only=True)
 class Ngrams(Checked):
-    """The n-gram probe of a teacher's checkpoints, step 0 and the end included.
+    """The n-gram probe of a teacher's checkpoints.
 
     Attributes:
-      every: steps between probed checkpoints.
+      steps: of the probed checkpoints; 0 and the teacher's end are probed as well.
       strings: of the probe.
       places: positions of each string that are probed.
       windows: sizes n of the n-grams.
     """
 
-    every: Annotated[int, AtLeast(1)] = 50
+    steps: Annotated[tuple[int, ...], Increasing()] = tuple(range(50, 600, 50))
     strings: Size = 128
     places: Size = 4
     windows: Annotated[tuple[Size, ...], Increasing()] = (2, 3, 4, 5)
@@ -68,16 +68,16 @@ class Ngrams(Checked):
             isinstance(s.budget, Fixed),
             "setting.budget must be Fixed: teachers are probed at the same steps.",
         )
+        end, known = s.budget.expects[1], s.spacing
         require(
-            self.every % s.spacing == 0 and s.budget.expects[1] % self.every == 0,
-            f"ngrams.every = {self.every} must be a multiple of setting.spacing ="
-            f" {s.spacing} and divide budget.teacher = {s.budget.expects[1]}, so that"
-            " the end is probed.",
+            all(0 < n < end and n % known == 0 for n in self.steps),
+            f"ngrams.steps must be multiples of setting.spacing = {known} below"
+            f" budget.teacher = {end}, got {self.steps}.",
         )
 
     def measure(self, r: Result) -> Probed:
         """Probes the teachers of a study, or opens what was measured."""
-        steps = np.arange(0, r.setting.budget.expects[1] + 1, self.every)
+        steps = np.asarray([0, *self.steps, r.setting.budget.expects[1]])
         at = [r.setting.samples(int(n)) for n in steps]
         return Probed(steps, r.probe("teacher", self._of, at))
 

@@ -60,9 +60,13 @@ class Quantity:
         )
 
     def __sub__(self, other: "Quantity") -> "Quantity":
-        """Paired difference."""
+        """Paired difference; of students, over the initialisations that both have."""
+        a, b = self.values, other.values
+        if self.students and other.students:
+            n = min(a.shape[1], b.shape[1])
+            a, b = a[:, :n], b[:, :n]
         return Quantity(
-            self.values - other.values,
+            a - b,
             f"{self.text} - {other.text}",
             self.students or other.students,
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sandbox.errors import ConfigError
-from sandbox.probes.phases import locate_drop
+from sandbox.probes.phases import best_constant, locate_drop
 
 
 def curve(steps):
@@ -56,3 +56,52 @@ def test_a_loss_that_only_rises_has_no_drop():
 def test_shares_that_locate_nothing_are_refused(share):
     with pytest.raises(ConfigError, match="share must lie"):
         locate_drop([0, 1, 2], [1.0, 0.5, 0.0], share=share)
+
+
+def noisy(loss, seed):
+    return loss + 0.002 * np.random.default_rng(seed).normal(size=len(loss))
+
+
+STEPS = np.arange(0, 8001, 50)
+FREQUENCIES = 1.06 + 0.04 * np.exp(-STEPS / 50)
+"""What is learned first: above the loss of the best constant prediction, 1.055."""
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *(0.2 + 0.86 * np.exp(-STEPS / tau) for tau in (300, 1000, 4000)),
+        *(0.1 + 0.96 * (1 + STEPS / 200) ** -power for power in (0.3, 0.6, 1, 2)),
+    ],
+)
+def test_exponentials_and_power_laws_have_no_plateau(loss, seed):
+    found = locate_drop(STEPS, noisy(loss, seed), below=1.055)
+    assert found is not None and found.plateau < 0.02
+    delayed = np.concatenate([FREQUENCIES[:10], loss])  # the constant comes first
+    steps = 50 * np.arange(len(delayed))
+    found = locate_drop(steps, noisy(delayed, seed), below=1.055)
+    assert found is not None and found.plateau < 0.02
+
+
+def test_a_plateau_below_the_best_constant_is_measured():
+    flat = np.where(STEPS < 150, FREQUENCIES, 1.0)
+    loss = flat - 0.8 / (1 + np.exp(-(STEPS - 1500) / 100))
+    found = locate_drop(STEPS, loss, below=1.055)
+    assert found is not None and found.start > 1200
+    # from step 150 to where a tenth is lost: ln 9 scales before the middle
+    assert found.plateau == pytest.approx(
+        (1500 - 100 * np.log(9) - 150) / 7850, abs=0.01
+    )
+    whole = locate_drop(STEPS, loss)
+    assert whole is not None and whole.start == found.start
+    assert locate_drop(STEPS, loss, below=0.1) is None
+
+
+def test_the_best_constant_is_the_entropy_of_what_counts():
+    y, weight = np.asarray([[0, 1, 1], [2, 1, -1]]), np.asarray([[1, 1, 1], [1, 0, 0]])
+    p = np.asarray([0.25, 0.5, 0.25])
+    assert best_constant(y, weight) == pytest.approx(-(p * np.log(p)).sum(), rel=1e-14)
+    # The loss that a network which outputs these frequencies is given.
+    scored = -np.log(p[y])[weight > 0].mean()
+    assert best_constant(y, weight) == pytest.approx(scored, rel=1e-14)
