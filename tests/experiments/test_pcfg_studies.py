@@ -64,7 +64,7 @@ def written(study, r):
 @pytest.mark.slow
 def test_accuracy_learns_draws_and_claims(accuracy):
     for t in accuracy.teachers:
-        loss = t.curves("loss")[0]
+        loss = t.run.metrics.curves("teacher", "loss")[0]
         assert loss[-1] < loss[0]
         assert (t.steps / TINY.batch).tolist() == [0, 10, 20, 30, 40]
     ((_, y), _) = accuracy.curves("ce")
@@ -100,7 +100,7 @@ def test_curriculum_shares_teachers_draws_and_claims(accuracy, curriculum):
 
 @pytest.mark.slow
 def test_a_teacher_that_did_not_learn_is_left_out(curriculum, root):
-    fell = [float(np.ptp(t.curves("loss"))) for t in curriculum.teachers]
+    fell = [float(np.ptp(t.run.metrics.curves("teacher", "loss"))) for t in curriculum.teachers]
     rule = st.ByDrop(least=sum(fell) / 2)
     study = replace(CURRICULUM, setting=replace(TINY, rule=rule))
     claims, data = written(study, study.run(root=root))
