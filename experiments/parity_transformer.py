@@ -12,12 +12,14 @@ same samples and start from the same weights all the same.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Annotated
 
 from matplotlib.figure import Figure
 
 import sandbox.study as st
 from experiments.parity_mlp import ParityMLP
 from experiments.published import TRANSFORMER_ACCURACY
+from sandbox.store.bounds import AtLeast, MoreThan
 from sandbox.tasks.parity import ExplicitSupport, FirstSupport, Parity, RandomSupport
 from sandbox.train.optim import Adam, LearningRate
 
@@ -71,6 +73,14 @@ teachers learn in time. The first k positions, as published, are the easiest und
 causal mask (position k - 1 sees the support and nothing else), but then at this size
 most progressive students miss the transition.
 """
+FIRST = replace(
+    CPU,
+    task=Parity(d=16, k=3, support=FirstSupport()),
+    spacing=640,
+    student_every=640,
+    hold=25_600,
+)
+"""The published support, the first k positions: transitions of a few checkpoints."""
 PAPER = replace(
     SMOKE,
     task=Parity(d=100, k=6, support=FirstSupport()),
@@ -98,18 +108,49 @@ samples, so its rate only rises, to about half of the peak.
 
 
 class ParityTransformer(ParityMLP):
-    """Figure 1 (middle) of arXiv 2410.05464; fields as of `ParityMLP`."""
+    """Figure 1 (middle) of arXiv 2410.05464; fields as of `ParityMLP`, and these.
+
+    Attributes:
+      speeds: how fast further progressive students go through the checkpoints; 1 is
+        their teacher's pace.
+      holds: first stages of further 2-shot students, in samples.
+    """
 
     setting: st.Setting = SMOKE
     argmax_control: bool = False
+    speeds: tuple[Annotated[float, MoreThan(0)], ...] = ()
+    holds: tuple[Annotated[int, AtLeast(1)], ...] = ()
 
     presets = {
         "smoke": st.preset("d=8, k=2, one layer, 8 heads to 2, three teachers."),
         "cpu": st.preset("d=12, k=3, 8 heads to 2, twelve teachers.", setting=CPU),
+        "first": st.preset(
+            "d=16, k=3, the first positions as published; slower progressions.",
+            setting=FIRST,
+            speeds=(0.5, 0.25),
+            holds=(6400, 51_200),
+        ),
         "paper": st.preset("d=100, k=6, 32 heads to 4, 8M samples.", setting=PAPER),
     }
-    since = {"any": "2026-11-22 11ec04a"}
+    since = {"any": "2026-11-22 11ec04a"} | dict.fromkeys(
+        [
+            *(f"P4.{n}.{v}" for n in ("pace", "ce", "one_shot") for v in (0.5, 0.25)),
+            *("P4.two_shot", "P4.two_shot_hold6400", "P4.two_shot_hold51200"),
+        ],
+        "2026-11-28 (added)",
+    )
     published = TRANSFORMER_ACCURACY
+
+    def lanes(self, t: st.Teachers) -> tuple[st.Lane, ...]:
+        slow = [
+            st.progressive(t.spacing, self.tau, speed=v, name=f"progressive_speed{v:g}")
+            for v in self.speeds
+        ]
+        held = [
+            st.two_shot(t["middle"], hold, self.tau, name=f"two_shot_hold{hold}")
+            for hold in self.holds
+        ]
+        return (*super().lanes(t), *slow, *held)
 
     def figure(self, r: st.Result) -> Figure:
         """GPT-2 with many heads teaches GPT-2 with few on sparse parity.
@@ -123,6 +164,22 @@ class ParityTransformer(ParityMLP):
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         yield st.pace(r, "P4.pace", 2.0, "3.4M-3.8M, teacher 3.2M-3.7M")
         yield from st.later(r, "P4", *["at chance through 8M"] * 2)
+        also = (1.41, 4.0)
+        for speed in self.speeds:
+            name = f"progressive_speed{speed:g}"
+            pace = r.n90[name] / r.n90.teacher
+            pace = replace(pace, values=speed * pace.values)
+            pace = replace(pace, text=f"{speed:g} {pace.text}")
+            words = f"at speed {speed:g} it keeps the pace of what it is shown"
+            yield st.at_most(f"P4.pace.{speed:g}", pace, 2.0, words, also=also)
+            for other in ("ce", "one_shot"):
+                ratio = r.n90[other] / r.n90[name]
+                words = f"{r.label(other)} learns later than progressive at this speed"
+                yield st.at_least(f"P4.{other}.{speed:g}", ratio, 2.0, words, also=also)
+        for name in ("two_shot", *(f"two_shot_hold{n}" for n in self.holds)):
+            ratio, words = r.n90[name] / r.n90.teacher, f"{name} keeps its pace"
+            if self.holds:
+                yield st.at_most(f"P4.{name}", ratio, 2.0, words, also=also)
 
     paper_claims = st.Study.paper_claims  # its rules are the same at every scale
 

@@ -97,7 +97,8 @@ def accuracy(
         x, y = r.rows(r.curves(name), **held)
         control = name == "one_shot_hard" and "one_shot" in chosen
         shade = not control if shaded is None else name in shaded
-        style: dict[str, Any] = {"linestyle": "--"} if control else {}
+        varied = "_speed" in name or control
+        style: dict[str, Any] = {"linestyle": "--"} if varied else {}
         if fixed and name == "teacher":
             style = {"linewidth": 0.9}
         color = color_of(name if control else base_name(name))

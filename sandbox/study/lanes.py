@@ -8,6 +8,7 @@ is a strategy of a seed; the strategies of a group share a run where their compi
 structure and their caps agree.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,9 +82,12 @@ def n_shot(
     return Strategy(name=name, source=source, target=Target(tau=tau))
 
 
+_MARK = re.compile(r"_(?:hard|(?P<what>tau|speed|hold)(?P<value>[\d.]+))$")
+
+
 def base_name(name: str) -> str:
-    """A strategy's name without its temperature: `one_shot` of `one_shot_hard`."""
-    return name.removesuffix("_hard").partition("_tau")[0]
+    """A strategy's name without what was varied: `one_shot` of `one_shot_hard`."""
+    return _MARK.sub("", name)
 
 
 _WORDS = {
@@ -104,6 +108,9 @@ def label_of(strategy: Strategy | str) -> str:
         return words
     if isinstance(strategy.source, NShot) and base not in _WORDS:
         words = f"{len(strategy.source.steps) + 1}-shot ({words})"
+    mark = _MARK.search(name)
+    if mark and mark["what"] in ("speed", "hold"):
+        return f"{words}, {mark['what']} {mark['value']}"
     tau = strategy.target.tau
     if isinstance(tau, Anneal):
         return f"{words}, τ {tau.start:g} to {tau.end:g}"
