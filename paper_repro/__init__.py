@@ -7,6 +7,7 @@ STUDIES = {
     "parity_mlp": "Accuracy against samples on sparse parity (claims P1, P2, P3).",
     "parity_curriculum": "The spike in a teacher's correlations (claims P5, P6).",
     "parity_width": "Samples to .90 against width and learning rate (claim P7).",
+    "parity_regions": "Where checkpoints help: temperature, noise, width (claim M).",
     "parity_hierarchy": "Tree labels: students, and which node leaks when (claim P8).",
     "parity_transformer": "Accuracy against samples with transformers (claim P4).",
     "parity_theory": "The analysed two-stage setting: closed forms and batches (P9).",

@@ -99,6 +99,8 @@ def test_replicas_name_and_number_their_initialisations():
     ]
     assert [s.init for s in out] == [0, 0, 1, 1, 2, 2]
     assert replicas(two, 1) == two
+    some = (*replicas(two[:1], 2), two[1])  # of the first alone
+    assert replicas(some, 1) == some
 
 
 @pytest.mark.parametrize("init", [-1, True, 2**31])

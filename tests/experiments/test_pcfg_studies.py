@@ -100,7 +100,10 @@ def test_curriculum_shares_teachers_draws_and_claims(accuracy, curriculum):
 
 @pytest.mark.slow
 def test_a_teacher_that_did_not_learn_is_left_out(curriculum, root):
-    fell = [float(np.ptp(t.run.metrics.curves("teacher", "loss"))) for t in curriculum.teachers]
+    fell = [
+        float(np.ptp(t.run.metrics.curves("teacher", "loss")))
+        for t in curriculum.teachers
+    ]
     rule = st.ByDrop(least=sum(fell) / 2)
     study = replace(CURRICULUM, setting=replace(TINY, rule=rule))
     claims, data = written(study, study.run(root=root))

@@ -176,6 +176,22 @@ def test_measuring_twice_gives_the_same_bits() -> None:
     assert all(v.shape == (2,) and np.isfinite(v).all() for v in once.values())
 
 
+def test_refits_are_means_over_fits_that_differ() -> None:
+    """The first with the key itself; strings and labels are the same in all."""
+    probe, sample = replace(PROBE, refits=3), prepared()
+    h = PROBE._hidden(ELSEWHERE, sample.x)
+    fit = jax.jit(lambda k: PROBE._fit(h, k, sample.x, sample.labels))
+    keys = [KEY, *(jax.random.fold_in(KEY, 6 + i) for i in range(2))]
+    each = [jax.device_get(fit(k)) for k in keys]
+    out = jax.device_get(jax.jit(probe.measure)(ELSEWHERE, KEY, sample))
+    once = measure(ELSEWHERE)
+    for name in ("attention/nonterminal", "linear/boundary_se"):
+        three = [v[name] for v in each]
+        np.testing.assert_allclose(out[name], np.mean(three, 0), rtol=1e-5)
+        np.testing.assert_allclose(once[name], three[0], rtol=1e-5)
+        assert np.ptp(three, 0).max() > 0
+
+
 # ------------------------------------------------------------------- the labels
 
 

@@ -8,13 +8,15 @@ import pytest
 from sandbox.study.claims import (
     Claim,
     Statistic,
+    above,
     at_least,
     at_most,
     below,
     positive,
     show,
 )
-from sandbox.study.result import Quantity
+from sandbox.study.lanes import base_name, label_of, progressive, two_shot
+from sandbox.study.result import Quantity, of_teachers
 from sandbox.theory.sample_complexity import Estimate, median_estimate
 
 HUGE = np.inf
@@ -70,6 +72,21 @@ def test_rules(values, kind, bound, verdict):
     n = int((~np.isnan(values)).sum())
     assert (row.verdict, row.teachers) == (verdict, n)
     assert (row.whole is None) == (n < 5) == np.isnan(row.lower)
+
+
+def test_a_tie_is_not_above():
+    row = above("X", quantity([1.0, 1.0, 1.0, 2.0, 2.0]), 1.0, "s", also=(0.9,))
+    assert (row.verdict, row.sensitivity) == ("failed", "held at 0.9")
+    assert row.rule.endswith("> 1")
+
+
+def test_differences_pair_the_initialisations_that_both_have():
+    one = Quantity(np.asarray([[3.0], [5.0]]), "a")
+    four = Quantity(np.asarray([[1.0, 9.0], [2.0, 9.0]]), "b")
+    assert (one - four).values.tolist() == [[2.0], [3.0]]
+    assert (four - one).values.tolist() == [[-2.0], [-3.0]]
+    teacher = of_teachers([1.0, 2.0], "t")  # that every student is paired with
+    assert (four - teacher).values.tolist() == [[0.0, 8.0], [0.0, 7.0]]
 
 
 def test_ties_count_as_ties():
@@ -144,3 +161,16 @@ def test_other_bounds_stand_beside_the_claim_and_decide_nothing() -> None:
     assert "sensitivity" not in plain.to_json() and plain.sensitivity == ""
     for c in (plain, claim):
         assert Claim.from_json(c.to_json()) == c
+
+
+def test_what_was_varied_is_said_and_keeps_the_colour_of_its_strategy() -> None:
+    slow = progressive(640, speed=0.25, name="progressive_speed0.25")
+    held = two_shot(640, 640, name="two_shot_hold640")
+    assert [label_of(s) for s in (slow, held)] == [
+        "progressive, speed 0.25",
+        "2-shot, hold 640",
+    ]
+    names = ("one_shot_hard", "two_shot_tau0.25", slow.name, held.name, "by_level")
+    assert [base_name(n) for n in names] == [
+        *("one_shot", "two_shot", "progressive", "two_shot", "by_level"),
+    ]
