@@ -91,7 +91,7 @@ class ParityRegions(st.Study):
             taus=(0.0, 0.25, 1.0, 4.0, 16.0),
         ),
     }
-    since = {"any": "2026-11-28"}
+    since = {"any": "2026-11-28 8e77d68"}
 
     def check(self) -> None:
         task = self.setting.task
@@ -141,12 +141,12 @@ class ParityRegions(st.Study):
         The rival of one-shot students is CE; that of others the faster, seed by seed,
         of CE and one-shot at the same temperature.
         """
-        n90, text = p.n90["ce"], "n90(ce)"
+        rival = p.n90["ce"]
         if name != "one_shot":
             one = p.n90[lane_name("one_shot", tau)]
-            text = f"min(n90(ce), {one.text})"
-            n90 = st.Quantity(np.minimum(n90.values, one.values), text)
-        return replace(n90, text=text) / p.n90[lane_name(name, tau)]
+            fewer = np.minimum(rival.values, one.values)
+            rival = st.Quantity(fewer, f"min({rival.text}, {one.text})")
+        return rival / p.n90[lane_name(name, tau)]
 
     def map_of(self, r: st.Result, k: int, name: str) -> list[list[Estimate]]:
         """Median gains, a row a noise and width, a column a temperature."""
@@ -234,25 +234,20 @@ class ParityRegions(st.Study):
             yield st.at_least("M4.argmax", what, 1.5, words, also=(1.22, 2.25))
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        tables: dict[str, Any] = {}
-        counts: dict[str, Any] = {}
+        out: dict[str, Any] = {}
         for name, _ in SHOWN:
-            every = [
-                e
-                for k, _ in self.problems
-                for row in self.map_of(r, k, name)
-                for e in row
-            ]
-            counts[name] = {
-                "cells": len(every),
-                "sooner": sum(e.lower > 1 for e in every),
-                "later": sum(e.upper < 1 for e in every),
+            maps = {f"k={k}": self.map_of(r, k, name) for k, _ in self.problems}
+            cells = [e for rows in maps.values() for row in rows for e in row]
+            out[name] = {
+                "median_and_interval": {
+                    k: [[e[:3] for e in row] for row in rows]
+                    for k, rows in maps.items()
+                },
+                "cells": len(cells),
+                "sooner": sum(e.lower > 1 for e in cells),
+                "later": sum(e.upper < 1 for e in cells),
             }
-            tables[name] = {
-                f"k={k}": [[e[:3] for e in row] for row in self.map_of(r, k, name)]
-                for k, _ in self.problems
-            }
-        return {"map": tables, "cells": counts}
+        return {"map": out}
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ class ParityTransformer(ParityMLP):
             *(f"P4.{n}.{v}" for n in ("pace", "ce", "one_shot") for v in (0.5, 0.25)),
             *("P4.two_shot", "P4.two_shot_hold6400", "P4.two_shot_hold51200"),
         ],
-        "2026-11-28 (added)",
+        "2026-11-28 af768f2",
     )
     published = TRANSFORMER_ACCURACY
 

@@ -169,7 +169,7 @@ class PcfgAccuracy(st.Study):
             taus=(0.0,),
         ),
     }
-    since = {"any": "2026-11-22 34f99eb"}
+    since = {"any": "2026-11-22 34f99eb", "G1.one_shot_ce.steps": "2026-11-28 30c3d14"}
 
     def check(self) -> None:
         words = f"taus must be distinct temperatures, e.g. (1.0, 0.0), got {self.taus}."
@@ -204,8 +204,9 @@ class PcfgAccuracy(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Accuracy over training by temperature, and paired differences.
 
-        Medians and quartiles over seeds; dotted: where the first stage of 2-shot ends;
-        dashed: the exact predictor.
+        Medians and quartiles over seeds, and over initialisations where a strategy has
+        several; dotted: where the first stage of 2-shot ends; dashed: the exact
+        predictor.
         """
         fig, axes = st.panels(1, len(self.taus) + 1, squeeze=False)
         for ax, tau in zip(axes[0], self.taus, strict=False):
@@ -277,7 +278,7 @@ def table(r: st.Taught) -> dict[str, dict[str, np.ndarray]]:
     shares = {name: [0.25, 0.5, 0.75, 1.0] for name in r.strategies}
     shares["teacher"] = [1.0]
     return {
-        name: {f"{q:g}": r.at(name, q).values.round(4) for q in each}
+        name: {f"{q:g}": r.at(name, q).values.astype(float).round(4) for q in each}
         for name, each in shares.items()
     }
 

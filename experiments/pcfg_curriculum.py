@@ -91,9 +91,15 @@ class PcfgCurriculum(st.Study):
             tau=0.0,
         ),
     }
-    since = {"smoke, cpu": "2026-11-22 9bce772"} | dict.fromkeys(
-        ("G2.plateau", "G4.others", "G4.rule"), "2026-11-22 9bce772 (added)"
-    )
+    since = {
+        "smoke, cpu": "2026-11-22 9bce772",
+        **dict.fromkeys(
+            ("G2.plateau", "G4.others", "G4.rule"), "2026-11-22 9bce772 (added)"
+        ),
+        **dict.fromkeys(
+            ("G2.flat", "G3.rise", "G3.knows", "G4.drop"), "2026-11-28 30c3d14"
+        ),
+    }
 
     def check(self) -> None:
         self.ngrams.check(self.setting)

@@ -98,6 +98,7 @@ class PcfgNonterminals(st.Study):
     since = {
         "any": "2026-11-22 9bce772",
         "G5.levels_gain": "2026-11-22 9bce772 (added)",
+        "G5.levels_learned": "2026-11-28 30c3d14",
     }
 
     @property

@@ -69,7 +69,7 @@ def test_a_tiny_map_is_trained_drawn_and_judged(tmp_path):
         *("M1.progressive", "M2.progressive", "M1.two_shot", "M2.two_shot"),
         *("M3.hot", "M4.argmax"),
     ]
-    cells = report.facts["map"]["progressive"]["k=3"]
+    cells = report.facts["map"]["progressive"]["median_and_interval"]["k=3"]
     assert np.shape(cells) == (4, 3, 3)
     own = r.parts[study.named(3, 0.1, 10)].n90
     rival = np.minimum(own["ce"].values, own["one_shot"].values)
