@@ -167,7 +167,7 @@ class PcfgCurriculum(st.Study):
             exact = np.nanmedian(values[f"exact/m_robust/{n}/median"])
             ax.axhline(float(exact), color=color, lw=0.8, ls=":")
         ax.set(ylim=(-0.01, None), ylabel="M_robust (total variation)")
-        ax.set_title("reliance on the n-gram (··· exact predictor)")
+        ax.set_title("reliance on the n-gram (-- mean, ··· exact)")
         ax.legend(loc="upper left")
 
     def _distances(self, ax: Axes, r: st.Result) -> None:
@@ -278,7 +278,7 @@ def drop(r: st.Result, at: str) -> np.ndarray:
 
 def accuracy(r: st.Result, lane: str, share: float) -> np.ndarray:
     """Accuracy at a share of all steps, the mean over initialisations, `(T,)`."""
-    return r.at(lane, share).values.mean(1)
+    return r.at(lane, share).values.astype(float).mean(1)
 
 
 def _probed(ax: Axes, r: st.Result, name: str, label: str, color: str) -> None:
