@@ -194,9 +194,16 @@ class ParityRegions(st.Study):
         for i, row in enumerate(found):
             for j, e in enumerate(row):
                 sure = e.lower > 1 or e.upper < 1
-                style = {"weight": "bold"} if sure else {"color": "0.25"}
+                dark = abs(shade[i, j]) > 2
                 ax.text(
-                    j, i, digits(e.value), ha="center", va="center", size=6, **style
+                    j,
+                    i,
+                    f"{e.value:.2g}" if np.isfinite(e.value) else digits(e.value),
+                    color="white" if dark else "black" if sure else "0.3",
+                    weight="bold" if sure else "normal",
+                    ha="center",
+                    va="center",
+                    size=6,
                 )
         for i in range(1, len(self.noise)):
             ax.axhline(i * len(self.widths) - 0.5, color="white", lw=2)
