@@ -21,17 +21,27 @@ def study(name: str, scale: str):
     return study_in(importlib.import_module(f"experiments.{name}")).preset(scale)
 
 
+def elsewhere(path: Path) -> set[str]:
+    """Runs that other result files name."""
+    files = [json.loads(p.read_text()) for p in FILES if p != path]
+    rows = [r for data in files for r in data.get("runs", ())]
+    return {r if isinstance(r, str) else r["run"] for r in rows}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_as_many_runs_as_the_study_made(path: Path, tmp_path: Path) -> None:
     """Counted in the committed results; those of an unlearned teacher are there too."""
     name, scale, _ = path.name.split(".")
     runs = json.loads(path.read_text()).get("runs", [])
     made = {r if isinstance(r, str) else r["run"] for r in runs}
+    # A run of another study that had some of the strategies stands beside the study's
+    # own; the estimate is that of an empty store, where one run has all.
+    extra = {r for r in made if r.startswith("student/") and r in elsewhere(path)}
     found: dict[RunSpec, int] = {}
     for part in parts(study(name, scale), tmp_path):
         assert 0 < part.samples <= part.most
         found[part.spec] = part.missing  # problems may share their teachers
-    assert sum(found.values()) == len(made)
+    assert sum(found.values()) in (len(made), len(made - extra))
     computed = study(name, scale).computed
     assert made or (computed is not None and len(computed.pieces()) > 0)
 
