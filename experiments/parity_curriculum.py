@@ -24,7 +24,7 @@ from sandbox.errors import require
 from sandbox.plotting.curves import band
 from sandbox.plotting.style import DEGREE_COLORS, color_of
 from sandbox.probes.fourier import FourierProbe
-from sandbox.store.bounds import AtLeast
+from sandbox.store.bounds import AtLeast, Increasing
 from sandbox.study.rules import gaps, supports
 
 LABELS = {
@@ -33,9 +33,17 @@ LABELS = {
     "middle": "middle (largest gap)",
     "after": "after (first > .999)",
     "blind": "blind (no labels)",
+    "half_rise": "half rise (no labels)",
 }
-SHOWN = {"middle": "1.0 by 1.5M", "blind": "not in the paper"}
+SHOWN = {
+    "middle": "1.0 by 1.5M",
+    "blind": "not in the paper",
+    "half_rise": "not in the paper",
+}
 """What the paper shows of the candidates that teach; others are at .5 at 2M."""
+ZOOM = 7_500_000, 7_900_000, 4_000
+"""First and last sample of the closer checkpoints, and how far apart they are (5,000
+is no whole number of the engine's blocks of 32)."""
 
 
 class ParityCurriculum(st.Study):
@@ -45,12 +53,14 @@ class ParityCurriculum(st.Study):
       setting: task, teachers and students.
       tau: teacher temperature.
       candidates: which checkpoints teach the first stage.
+      shares: of the middle checkpoint's samples at which others do.
       student_samples: cap of the students in samples; 0 takes the budget's.
     """
 
     setting: st.Setting = replace(parity_mlp.SMOKE, lanes=4)
     tau: float = 1.0
     candidates: tuple[str, ...] = ("before", "middle", "after", "blind")
+    shares: Annotated[tuple[float, ...], Increasing(0)] = ()
     student_samples: Annotated[int, AtLeast(0)] = 0
 
     presets = {
@@ -65,6 +75,17 @@ class ParityCurriculum(st.Study):
             candidates=("before", "before_last", "middle", "after", "blind"),
             student_samples=2_000_000,
         ),
+        "paper_zoom": st.preset(
+            "the same teacher, with closer checkpoints within its transition.",
+            setting=replace(
+                parity_mlp.PAPER,
+                lanes=7,
+                checkpoints_at=tuple(range(ZOOM[0], ZOOM[1] + 1, ZOOM[2])),
+            ),
+            candidates=("before_last", "middle", "after", "blind", "half_rise"),
+            shares=(0.9, 0.951),
+            student_samples=2_000_000,
+        ),
     }
     since = {"smoke, cpu": "2026-11-22 f606d70", "paper": "2026-11-22 b8b91bd"}
 
@@ -77,6 +98,9 @@ class ParityCurriculum(st.Study):
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
         taught = [st.two_shot(t[c], t.hold, self.tau, name=c) for c in self.candidates]
+        for share in self.shares:
+            name, step = share_name(share), t.near(share)
+            taught.append(st.two_shot(step, t.hold, self.tau, name=name))
         return [st.Capped(s, samples=self.student_samples) for s in taught]
 
     def measure(self, r: st.Result) -> dict[str, np.ndarray]:
@@ -84,7 +108,8 @@ class ParityCurriculum(st.Study):
 
         On inputs that did not choose it; `(2, T)`, NaN where a seed has none.
         """
-        out: dict[str, list[tuple[float, float]]] = {n: [] for n in (*LABELS, "final")}
+        named = (*LABELS, "final", *map(share_name, self.shares))
+        out: dict[str, list[tuple[float, float]]] = {n: [] for n in named}
         for t in r.teachers:
             rule = t.setting.rule
             assert isinstance(rule, st.ByGap)
@@ -95,8 +120,10 @@ class ParityCurriculum(st.Study):
                 points=rule.claim_points,
                 first_row=rule.points,
             )
+            near = {share_name(x): (t.near(x).values,) for x in self.shares}
+            stages = {**t.chosen.stages, **near}
             for s in range(len(t.n90)):
-                at = {name: t.chosen.stages[name][0][s] for name in out}
+                at = {name: stages[name][0][s] for name in out}
                 steps = sorted({step for step in at.values() if step is not None})
                 found: dict[int | None, tuple[float, float]] = {None: (np.nan, np.nan)}
                 if steps:
@@ -120,9 +147,12 @@ class ParityCurriculum(st.Study):
         a, b, c = axes
         _draw_teacher(a, r, self.candidates)
         _draw_correlations(b, r)
-        for name in self.candidates:
+        shares = [share_name(share) for share in self.shares]
+        for name in r.strategies:
             x, y = r.rows(r.curves(name))
-            band(c, x, y, label=LABELS[name], color=color_of(name))
+            style = "-" if name in LABELS else "--" if name == shares[0] else ":"
+            color = color_of(name)
+            band(c, x, y, label=label_of(name), color=color, linestyle=style)
         inits = r.setting.inits
         title = "2-shot students" + f", {inits} a teacher" * (inits > 1)
         c.set(ylabel="student accuracy", title=title)
@@ -133,7 +163,7 @@ class ParityCurriculum(st.Study):
             ax.set(xlim=(0, end), xlabel=r.abscissa_text)
         for ax in (a, c):
             ax.set_ylim(0.44, 1.02)
-        if r.preset == "paper":
+        if r.preset.startswith("paper"):
             for ax, names in ((a, ["teacher"]), (b, ["inside", "outside"]), (c, SHOWN)):
                 st.published(ax, SPIKE, names)
         return fig
@@ -141,7 +171,7 @@ class ParityCurriculum(st.Study):
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         yield from self._correlations(r)
         n90 = r.n90
-        for name, shown in SHOWN.items():
+        for name, shown in self._taught():
             words = f"2-shot from the {name} checkpoint is no slower than the teacher"
             pace = n90[name] / n90.teacher
             yield st.at_most(f"P6.{name}", pace, 1.0, words, paper=shown)
@@ -152,14 +182,19 @@ class ParityCurriculum(st.Study):
 
     def paper_claims(self, r: st.Result) -> Iterator[st.Claim]:
         yield from self._correlations(r)
-        for name, shown in SHOWN.items():
+        for name, shown in self._taught():
             words = f"2-shot from the {name} checkpoint reaches .95 within 2M"
             seen = r.reach(0.95)[name] / 1e6
             yield st.at_most(f"P6.{name}", seen, 2.0, words, paper=shown)
-        for name in ("before", "before_last", "after"):
+        others = (n for n in ("before", "before_last", "after") if n in r.strategies)
+        for name in (*others, *map(share_name, self.shares)):
             words = f"2-shot from {name} is near chance at its last sample"
             end, paper = r.at(name), ".5 at 2M"
             yield st.below(f"P6.{name}", end, 0.6, words, paper=paper, in_all=True)
+
+    def _taught(self) -> Iterator[tuple[str, str]]:
+        """Candidates that should teach, and what the paper shows of them."""
+        return ((n, shown) for n, shown in SHOWN.items() if n in self.candidates)
 
     def _correlations(self, r: st.Result) -> Iterator[st.Claim]:
         """P5, on fresh inputs."""
@@ -170,8 +205,12 @@ class ParityCurriculum(st.Study):
         words = "mid-transition, the teacher's output lies on its support's coordinates"
         leak = st.Quantity(share[:, None], text, students=False, ratio=True)
         yield st.at_least("P5.middle", leak, 2.0, words, paper=".09 against <= .02")
-        for name in ("final", "before", "before_last"):
-            if name in ("final", *self.candidates):
+        if r.setting.checkpoints_at:
+            size = st.of_teachers(inside, "mean |degree-1 correlation| in the support")
+            words = "close up, its correlations are half as large as published or more"
+            yield st.at_least("P5.size", size, 0.045, words, paper=".09")
+        for name in ("final", "before", "before_last", *map(share_name, self.shares)):
+            if name in ("final", *r.strategies):
                 text = f"gap(middle) - 2 gap({name})"
                 less = st.of_teachers(middle - 2 * gap[name], text)
                 who, shown = "before the transition it", "small at 9.7M"
@@ -179,6 +218,16 @@ class ParityCurriculum(st.Study):
                     who, shown = "the final teacher", "small after 10.8M"
                 words = f"{who} leaks at most half as much"
                 yield st.positive(f"P5.{name}", less, words, paper=shown)
+
+
+def share_name(share: float) -> str:
+    """How the lane of a checkpoint at a share of the middle one's samples is called."""
+    return f"share_{share:g}"
+
+
+def label_of(name: str) -> str:
+    """What a candidate is called in figures."""
+    return LABELS.get(name, f"{name.removeprefix('share_')} of middle")
 
 
 def _draw_teacher(ax: Axes, r: st.Result, candidates: tuple[str, ...]) -> None:

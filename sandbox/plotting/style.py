@@ -29,6 +29,7 @@ COLORS = {
     "before_last": "#b9730a",
     "after": "#2a9d4e",
     "blind": "#d6409f",
+    "half_rise": "#0b7fa3",
     "by_level": "#1b7f79",
     "by_node": "#8c510a",
 }

@@ -22,14 +22,12 @@ from sandbox.errors import SandboxError
 from sandbox.plotting.curves import stack_ragged
 from sandbox.probes.offline import Measured, Prepared, Probe, measure_trajectory
 from sandbox.study.lanes import label_of
+from sandbox.study.rules import LABEL_FREE
 from sandbox.study.setting import Fixed, Setting, UntilLearned
 from sandbox.study.teachers import Teachers
 from sandbox.theory.sample_complexity import ratio, samples_to
 from sandbox.train.progress import Progress
 from sandbox.train.run import Run
-
-BLIND = "blind"
-"""The candidate of the label-free rule: where that finds none, it has not taught."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Reach:
             for lane in student_lanes(run, who):
                 n = samples_to(steps, run.metrics.curves(lane), self.level, cap=caps)
                 absent = _lost(run, lane, "absent")
-                n[absent] = np.inf if who == BLIND else np.nan
+                n[absent] = np.inf if who in LABEL_FREE else np.nan
                 if who != "teacher":  # one that diverged afterwards has learned
                     n[_lost(run, lane, "failed")] = np.nan
                 columns.append(np.where(t.usable, n, np.nan))

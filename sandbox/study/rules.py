@@ -27,6 +27,7 @@ from sandbox.probes.transitions import (
     blind_score,
     choose_checkpoints,
     locate,
+    output_variance,
 )
 from sandbox.store.bounds import AtLeast, check_fields
 from sandbox.tasks.base import VectorTask
@@ -38,7 +39,9 @@ from sandbox.types import Array
 
 Stages = tuple[tuple[int | None, ...], ...]
 """Checkpoints that teach one after the other, each a step for every seed."""
-CANDIDATES = ("final", "after", "middle", "before", "before_last", "blind")
+LABEL_FREE = ("blind", "half_rise")
+"""Candidates of rules that see no label: where one finds none, it has not taught."""
+CANDIDATES = ("final", "after", "middle", "before", "before_last", *LABEL_FREE)
 
 
 class Chosen(NamedTuple):
@@ -156,6 +159,7 @@ class ByGap(Checked):
                 accuracy[s][seen],
                 (inside[s] - outside[s])[seen],
                 blind_score(c, se)[seen],
+                output_variance(c, se, self.points)[seen],
                 n_classes=task.n_classes,
                 scale_rule=self.scale,
             )

@@ -21,7 +21,7 @@ from sandbox.models.base import Model
 from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
-from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
+from sandbox.store.bounds import AtLeast, Increasing, MoreThan, Within, check_fields
 from sandbox.study.rules import ByDrop, ByGap, ByNode, Checked
 from sandbox.tasks.base import BooleanTask, VectorTask, is_sequence_task
 from sandbox.tasks.data import Data, Fresh
@@ -292,6 +292,7 @@ class Setting:
         their seed's samples.
       alone: whether every strategy is a run of its own, which ends when it has learned.
       spacing: between teacher checkpoints (and its evaluations).
+      checkpoints_at: others of the teacher, such as closer ones within its transition.
       student_every: between evaluations of students.
       hold: first stage of a 2-shot student; 0 where the budget says it.
       unit: of all counts here: samples, or optimizer steps.
@@ -314,6 +315,7 @@ class Setting:
     inits: Annotated[int, AtLeast(1)] = 1
     alone: bool = False
     spacing: Annotated[int, AtLeast(1)] = 1280
+    checkpoints_at: Annotated[tuple[int, ...], Increasing(0)] = ()
     student_every: Annotated[int, AtLeast(1)] = 1280
     hold: Annotated[int, AtLeast(0)] = 0
     unit: Literal["samples", "steps"] = "samples"
@@ -409,6 +411,7 @@ class Setting:
             stop=self.budget.teacher_stop(self),
             eval_every=every,
             checkpoint_every=every,
+            checkpoints_at=tuple(map(self.samples, self.checkpoints_at)),
             first_seed=first,
             n_seeds=n_seeds,
         )

@@ -285,7 +285,7 @@ class Study:
     @pinned()
     def report(self, r: Result) -> Report:
         """Figure, claims and table of a result."""
-        paper = r.preset == "paper"
+        paper = r.preset.startswith("paper")
         own = type(self).paper_claims is not Study.paper_claims
         scale = ("paper" if paper else "smoke, cpu") if own else "any"
         made, since = self.paper_claims(r) if paper else self.claims(r), self.since

@@ -109,6 +109,19 @@ class Teachers:
         (stage,) = self.stages(name)
         return stage
 
+    def near(self, share: float) -> PerSeed:
+        """The checkpoint nearest to a share of the middle one's samples, not step 0."""
+        spec, (middle,) = self.spec, self.chosen.stages["middle"]
+
+        def nearest(step: int | None) -> int | None:
+            if step is None:
+                return None
+            regular = round(share * step / self.spacing) * self.spacing
+            steps = (max(regular, self.spacing), *spec.checkpoints_at)
+            return min(steps, key=lambda s: abs(s - share * step))
+
+        return PerSeed(tuple(map(nearest, middle)))
+
     def stages(self, name: str) -> tuple[int | PerSeed, ...]:
         """Checkpoints that teach one after the other."""
         return tuple(self._each(stage) for stage in self.chosen.stages[name])

@@ -233,8 +233,8 @@ class Training(Work):
         spec, state, t = self.spec, self.state, self.state.t
         border = (t // spec.eval_every + 1) * spec.eval_every
         switch = self.plan.next_switch(t)
-        if switch is not None and switch < border:
-            border = switch
+        others = (s for s in spec.checkpoints_at if s > t)
+        border = min(border, next(others, border), border if switch is None else switch)
         if border <= t or (border - t) % spec.segment:
             raise self._off_border(t, border)
         limit = self.chunk_samples or max(self.rate * CHUNK_SECONDS, spec.segment)
@@ -270,7 +270,7 @@ class Training(Work):
     def _visit(self) -> None:
         """What falls on this sample: evaluation, checkpoint, saturation."""
         spec, state = self.spec, self.state
-        if state.t % spec.eval_every or state.t in state.steps[-1:]:
+        if not spec.evaluates(state.t) or state.t in state.steps[-1:]:
             return
         self._record()
         if spec.stores(state.t):
@@ -305,7 +305,7 @@ class Training(Work):
     def _done(self) -> bool:
         """Whether every seed is done (see `Stop`), or no lane lives."""
         stop, state = self.spec.stop, self.state
-        if not state.steps or state.t % self.spec.eval_every:
+        if not state.steps or not self.spec.evaluates(state.t):
             return False  # only at evaluations, so that no chunk decides
         if state.t >= stop.largest:
             return True

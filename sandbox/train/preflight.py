@@ -99,7 +99,7 @@ def peak_memory(spec: RunSpec) -> Memory:
     params = _bytes(jax.eval_shape(engine.params, state))
     lane = params // (spec.n_seeds * len(spec.strategies))
     one, stacked, n_stored = _teacher(spec)
-    rows = spec.stop.largest // spec.eval_every + 1
+    rows = spec.stop.largest // spec.eval_every + 1 + len(spec.checkpoints_at)
     numbers = spec.n_seeds * len(spec.strategies) * 8
     return Memory(
         params=params,

@@ -117,7 +117,7 @@ class RunSpec:
         than the run has: the others are computed and thrown away. Bits depend on both
         numbers, so runs that share them can be had one after the other or at once.
       checkpoints_at: samples at which checkpoints are stored as well, or instead, such
-        as those of `log_spaced`; multiples of eval_every.
+        as those of `log_spaced`, and evaluated.
       imported: hash of checkpoints that another program trained
         (`sandbox.train.imported`).
       data: which rows are trained on; the task's own, all new, by default.
@@ -319,10 +319,9 @@ class RunSpec:
         )
         last, listed = self.stop.largest, self.checkpoints_at
         require(
-            all(t % self.eval_every == 0 for t in listed)
-            and max(listed, default=0) <= last,
-            f"checkpoints_at must be multiples of eval_every = {self.eval_every} up to"
-            f" stop.max_samples = {last}, got {listed[:20]}.",
+            max(listed, default=0) <= last,
+            f"checkpoints_at must lie within stop.max_samples = {last}, got"
+            f" {listed[:20]}.",
         )
         require(
             last % self.eval_every == 0,
@@ -334,10 +333,15 @@ class RunSpec:
         out = [("eval_every", self.eval_every)]
         if self.checkpoint_every:
             out.append(("checkpoint_every", self.checkpoint_every))
+        out += [("checkpoints_at", t) for t in self.checkpoints_at]
         for s in self.strategies:
             own = s.source.borders(self.n_seeds)
             out += [(f"{field} of {s.name!r}", v) for field, v in own]
         return out
+
+    def evaluates(self, t: int) -> bool:
+        """Whether lanes are evaluated at sample t."""
+        return t % self.eval_every == 0 or t in self.checkpoints_at
 
     def stores(self, t: int) -> bool:
         """Whether the checkpoint at sample t, if the run gets there, is stored."""

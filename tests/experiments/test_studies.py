@@ -109,7 +109,7 @@ def test_fresh_inputs_measure_every_candidate(curriculum):
 
 def test_claims_and_result_file(mlp, curriculum, capsys):
     p5 = {"P5.middle", "P5.final", "P5.before", "P5.before_last"}
-    p6 = {"P6.middle", "P6.before", "P6.after", "P6.blind"}
+    p6 = {"P6.middle", "P6.before", "P6.after", "P6.blind", "P6.half_rise"}
     rows = (
         (MLP, mlp, {"P1", "P2", "P3.ce", "P3.one_shot"}),
         (CURRICULUM, curriculum, p5 | p6),
@@ -123,6 +123,21 @@ def test_claims_and_result_file(mlp, curriculum, capsys):
         assert data["config"]["tau"] == 1.0 and data["versions"]["jax"]
         assert (report.folder / "figure.png").stat().st_size > 10_000
     assert "P6.blind" in capsys.readouterr().out
+
+
+def test_shares_of_the_middle_teach_too(root, curriculum):
+    study = replace(CURRICULUM, candidates=("middle",), shares=(0.5,))
+    r = study.run(root=root, progress=Silent())
+    (t,) = r.teachers
+    (middle,), half = t.chosen.stages["middle"], t.near(0.5)
+    for m, near in zip(middle, half.values, strict=True):
+        assert near % t.spacing == 0 and abs(near - m / 2) <= t.spacing / 2
+    assert r.strategies["share_0.5"].source.steps == (half,)
+    assert np.isfinite(r.measured["share_0.5"]).all()
+    assert {c.id for c in study.paper_claims(r)} >= {"P5.share_0.5", "P6.share_0.5"}
+    assert len(study.draw(r).axes[2].get_lines()) == 2
+    finer = replace(t, spec=replace(t.spec, checkpoints_at=(32,)))
+    assert finer.near(0.001).values == (32,) * len(middle)
 
 
 def test_paper_rules_evaluate_on_any_result(root, mlp):

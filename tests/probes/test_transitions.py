@@ -13,7 +13,9 @@ from sandbox.probes.transitions import (
     blind_score,
     choose_checkpoints,
     first_reach,
+    half_rise,
     locate,
+    output_variance,
 )
 
 STEPS = np.arange(0, 1010, 10)
@@ -83,13 +85,14 @@ def curve():
     gap = np.exp(-(((steps - 440) / 30) ** 2))
     gap[2] = 5.0  # batch-1 noise at chance accuracy
     gap[-3] = 5.0  # after the end
-    return steps, accuracy, gap, np.zeros(len(steps))
+    return steps, accuracy, gap, np.zeros(len(steps)), (accuracy - 0.5) ** 2
 
 
 def test_choose_checkpoints_cpu():
     got = choose_checkpoints(*curve(), n_classes=2, scale_rule="cpu")
     assert (got.final, got.after, got.middle) == (1440, 500, 440)
     assert (got.before, got.before_last, got.blind) == (200, 400, None)
+    assert got.half_rise == 450
 
 
 def test_choose_checkpoints_paper():
@@ -103,26 +106,28 @@ def test_checkpoints_respect_the_classes_and_the_window():
     """C = 4: n53 is the first step at .28; middle is capped at accuracy .92."""
     steps = np.arange(0, 2010, 10)
     accuracy = np.interp(steps, [0, 400, 500], [0.25, 0.25, 1.0])
+    flat = 0 * accuracy
     got = choose_checkpoints(
-        steps, accuracy, accuracy, 0 * accuracy, n_classes=4, scale_rule="cpu"
+        steps, accuracy, accuracy, flat, flat, n_classes=4, scale_rule="cpu"
     )
     assert got.middle == 480  # .85; the next, .925, is too late
     assert got.before_last == 400
     late = choose_checkpoints(
-        steps, accuracy, -accuracy, 0 * accuracy, n_classes=4, scale_rule="cpu"
+        steps, accuracy, -accuracy, flat, flat, n_classes=4, scale_rule="cpu"
     )
     assert late.middle == 410  # .325; accuracy .25 is at chance
 
 
 def test_missing_checkpoints_are_none():
-    steps, accuracy, gap, score = curve()
+    steps, accuracy, gap, score, variance = curve()
     short = steps <= 1000  # ends before 3 x n90
-    args = [a[short] for a in (steps, accuracy, gap, score)]
+    args = [a[short] for a in (steps, accuracy, gap, score, variance)]
     got = choose_checkpoints(*args, n_classes=2, scale_rule="cpu")
     assert (got.final, got.after, got.middle) == (None, None, None)
     assert (got.before, got.before_last) == (200, 400)
+    flat = np.full(len(steps), 0.5)
     never = choose_checkpoints(
-        steps, np.full(len(steps), 0.5), gap, score, n_classes=2, scale_rule="cpu"
+        steps, flat, gap, score, 0 * flat, n_classes=2, scale_rule="cpu"
     )
     assert {*vars(never).values()} == {None}
 
@@ -130,10 +135,37 @@ def test_missing_checkpoints_are_none():
 def test_after_is_strictly_before_final_and_before_is_never_the_start():
     steps = np.array([0, 100, 200, 300])
     accuracy = np.array([0.5, 0.9, 0.95, 1.0])
-    gap, score = np.ones(4), np.zeros(4)
-    got = choose_checkpoints(steps, accuracy, gap, score, n_classes=2, scale_rule="cpu")
+    one, none = np.ones(4), np.zeros(4)
+    got = choose_checkpoints(
+        steps, accuracy, one, none, none, n_classes=2, scale_rule="cpu"
+    )
     assert (got.final, got.after) == (300, None)
     assert (got.before, got.before_last) == (None, None)  # only step 0 is before n53
+
+
+def test_half_rise_is_the_last_one_of_the_standard_deviation():
+    sd = np.array([0.0, 0.3, 0.1, 0.2, 0.26, 0.24, 0.25, 0.4, 0.5, 0.48])
+    steps = np.arange(10) * 10
+    assert half_rise(steps, sd**2) == 60  # neither the swing at 10 nor that at 40
+    assert half_rise(steps, 7 * sd**2) == 60
+    sd[7] = np.nan
+    assert half_rise(steps, sd**2) == 60
+    assert half_rise(steps[:6], sd[:6] ** 2) == 30  # of the largest that was seen
+
+
+@pytest.mark.parametrize("sd", [np.zeros(5), np.full(5, 0.5), [0.5, 0.5, 0.1], []])
+def test_half_rise_needs_a_rise_that_lasts(sd):
+    assert half_rise(np.arange(len(sd)), np.asarray(sd, float) ** 2) is None
+
+
+def test_the_variance_of_the_output_from_its_correlations():
+    x = np.random.default_rng(0).choice([-1.0, 1.0], (500, 6))
+    p = 1 / (1 + np.exp(-x[:, 0] - 2 * x[:, 1] * x[:, 2]))
+    z = (p - p.mean())[:, None] * x
+    c, se = z.mean(0), z.std(0, ddof=1) / len(x) ** 0.5
+    # The probe's error sums z^2 about the mean p, which is that of p for signs.
+    found = output_variance(c[None], se[None], len(x))
+    np.testing.assert_allclose(found, [p.var()], rtol=2e-3)
 
 
 def test_blind_score_subtracts_the_sampling_floor():
