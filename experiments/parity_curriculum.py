@@ -41,6 +41,10 @@ SHOWN = {
     "half_rise": "not in the paper",
 }
 """What the paper shows of the candidates that teach; others are at .5 at 2M."""
+ADDED = (
+    *("P5.size", "P5.share_0.9", "P5.share_0.951", "P6.half_rise"),
+    *("P6.share_0.9", "P6.share_0.951"),
+)
 ZOOM = 7_500_000, 7_900_000, 4_000
 """First and last sample of the closer checkpoints, and how far apart they are (5,000
 is no whole number of the engine's blocks of 32)."""
@@ -87,7 +91,11 @@ class ParityCurriculum(st.Study):
             student_samples=2_000_000,
         ),
     }
-    since = {"smoke, cpu": "2026-11-22 f606d70", "paper": "2026-11-22 b8b91bd"}
+    since = {
+        "smoke, cpu": "2026-11-22 f606d70",
+        "paper": "2026-11-22 b8b91bd",
+        **dict.fromkeys(ADDED, "2026-11-28 01ae3e1"),
+    }
 
     def check(self) -> None:
         known = bool(self.candidates) and set(self.candidates) <= set(LABELS)

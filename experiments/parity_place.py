@@ -96,7 +96,7 @@ class ParityPlace(st.Study):
             n_teachers=20,
         ),
     }  # fmt: skip
-    since = {}
+    since = {"any": "2026-11-28 01ae3e1"}
 
     def check(self) -> None:
         ok = isinstance(self.places.rule, st.ByGap)
