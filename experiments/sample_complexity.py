@@ -174,7 +174,7 @@ class SampleComplexity(st.Study):
     since = {
         "any": "2026-11-22 66005ec",
         "P9.best_hold": "2026-11-22 66005ec (added)",
-        **dict.fromkeys((f"P9.k.d{d}" for d in COMMON), "2026-11-28"),
+        **dict.fromkeys((f"P9.k.d{d}" for d in COMMON), "2026-11-28 ff79df1"),
     }
 
     def check(self) -> None:
