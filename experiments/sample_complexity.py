@@ -354,7 +354,7 @@ class SampleComplexity(st.Study):
         ):
             fit = self.law(times, k, name).exponent(draws=0)
             if np.isfinite(fit.value):
-                line = fit.at(mid) * f(fine) / f(mid)
+                line = fit.at(np.asarray(mid)) * f(fine) / f(mid)
                 ax.plot(fine, line, ":", color="0.35", lw=0.9)
                 ax.text(d[-1], line[-1], text, fontsize=6, ha="right", va=side)
         ax.plot(d, d + 1, color="0.7", lw=1.2, label="elimination: d + 1")
