@@ -230,7 +230,7 @@ def test_a_killed_study_goes_on_with_what_is_missing(tmp_path):
     result = TINY.run(root=tmp_path, progress=Silent())
     after = finished(tmp_path)
     assert {p: after[p] for p in before} == before  # nothing was trained twice
-    assert len(after) == 3 * 2 * 2
+    assert len(after) == 3 * 2 * 3
     assert all(len(t["ce"][0]) == 4 for t in result.measured.values())
     again = TINY.run(root=tmp_path, progress=Stops(0))
     assert finished(tmp_path) == after
