@@ -1,24 +1,22 @@
-"""Samples to accuracy .90 against the dimension: who pays d^(k-1), and who does not.
+"""Samples to accuracy .90 against d and k: who pays d^(k-1), and who does not.
 
     python -m experiments.sample_complexity smoke
-    python -m experiments.sample_complexity cpu --max-teachers 20
+    python -m experiments.sample_complexity cpu --n-teachers 10
     python -m experiments.sample_complexity --help
 
-Parities of k of d bits are learned from labels (CE), from the final teacher (one-shot),
-from its successive checkpoints (progressive), and from one checkpoint within its
-transition, chosen by rule, before the final one (2-shot). A progressive student goes at
-its teacher's pace at best, so that it does not show its own exponent. The 2-shot
-student is the comparison that theory makes (arXiv 2410.05464, section 3): its own
-samples are counted, and its first stage has a length that does not depend on the
-teacher. Several lengths are trained: one that is fixed sets a floor under n90, which
-flattens the curve at small d, so the best length of every d is shown beside it.
+Parities of k of d bits are learned from labels (CE), and from one checkpoint within the
+teacher's transition, chosen by rule, before its final one (2-shot). That is the
+comparison which theory makes (arXiv 2410.05464, section 3): the student's own samples
+are counted, and what its teacher needed stands beside them. The length of the first
+stage sets a floor under n90, which flattens its curve. So several lengths are trained,
+every teacher's student gets the one that was best with the *other* teachers, and the
+samples after the first stage are counted too.
 
-A run that does not arrive within its cap is censored, not dropped. Teachers are added,
-`group` at a time, until the intervals of all exponents are narrow enough or
-`max_teachers` is reached; the result says which.
+A run that does not arrive within its cap is censored, not dropped.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -31,10 +29,10 @@ from matplotlib.figure import Figure
 import sandbox.study as st
 from sandbox.errors import require
 from sandbox.plotting.curves import estimates, log_levels, log_ticks
-from sandbox.plotting.style import color_of
+from sandbox.plotting.style import WIDE, color_of
 from sandbox.store.bounds import AtLeast, Increasing, MoreThan
 from sandbox.study.result import caps_of
-from sandbox.tasks.parity import NoisyParity, Parity, RandomSupport
+from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.text import number
 from sandbox.theory.exponents import (
     Scaling,
@@ -43,37 +41,48 @@ from sandbox.theory.exponents import (
     survival_estimate,
     survival_median,
 )
-from sandbox.theory.sample_complexity import Estimate, percentiles
+from sandbox.theory.parity_bounds import label_batch
+from sandbox.theory.parity_checkpoint import checkpoint_batch
+from sandbox.theory.sample_complexity import (
+    Estimate,
+    median_estimate,
+    median_quotient,
+    ratio,
+)
 
 LIMIT, LIKELY = 200, 30
 """Teacher checkpoints by which a teacher must have learned, and probably has."""
 FINEST = 2560
 """Samples between evaluations of students, unless their teacher is quicker."""
-FITTED = ("teacher", "ce", "one_shot", "progressive", "two_shot")
-"""Strategies whose exponents are fitted."""
-LABELS = {name: st.label_of(name) for name in FITTED} | {
-    "two_shot": "2-shot, fixed first stage",
-    "best_hold": "2-shot, best first stage",
+SHOWN = {
+    "teacher": "teacher",
+    "ce": "CE (labels)",
+    "chosen": "2-shot",
+    "after": "2-shot after its first stage",
 }
-GAPS = (
-    ("P9", "ce", "two_shot", "labels cost a higher power of d than 2-shot"),
-    ("P9.one_shot", "one_shot", "two_shot", "so does the final teacher alone"),
-    ("P9.best_hold", "ce", "best_hold", "labels against 2-shot at its best"),
-    ("P9.progressive", "ce", "progressive", "labels against the teacher's pace"),
-)
+"""Strategies of the figure, its runs judged by `SampleComplexity.judged`."""
+FIXED = {
+    "two_shot": ("P9", "labels cost a higher power of d than 2-shot"),
+    "best_hold": ("P9.best_hold", "labels against 2-shot at its best"),
+}
+"""2-shot with one first stage for all: claims about the gap of exponents."""
+LOW, HIGH, COMMON = 4, 6, (32, 48)
+"""k between which labels must fall behind, and the d where both are compared."""
+CLOSED_K, CLOSED_D = (2, 4, 6, 8, 10), (513, 1025)
+"""Even k of the closed forms, and the odd d between which their exponents are taken."""
 
 Cell = tuple[int, int, int]
 """d, k, and samples between teacher checkpoints."""
 Times = tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]
 """Samples to .90 of every teacher's run (inf beyond the cap, NaN where no student was
 taught), and its caps."""
-LARGE: dict[str, Any] = dict(
-    main_k=5, hold=20_480, ce_cap=12.0, one_shot_cap=8.0, cap=4.0
-)
+Runs = dict[str, Times]
+"""When the runs of every strategy arrived."""
 CPU_CELLS: tuple[Cell, ...] = (
-    (16, 4, 256), (24, 4, 512), (32, 4, 1024), (48, 4, 2048),
-    (16, 5, 512), (24, 5, 1024), (32, 5, 2048), (48, 5, 5120),
-    (16, 6, 1024), (24, 6, 2048), (32, 6, 5120),
+    (24, 3, 256), (32, 3, 256), (48, 3, 512), (64, 3, 1024),
+    (24, 4, 256), (32, 4, 512), (48, 4, 1024), (64, 4, 5120),
+    (24, 5, 1024), (32, 5, 2048), (48, 5, 5120),
+    (24, 6, 1024), (32, 6, 5120), (48, 6, 10_240),
 )  # fmt: skip
 PAPER_CELLS: tuple[Cell, ...] = (
     (24, 4, 512), (32, 4, 1024), (48, 4, 2048), (72, 4, 5120), (100, 4, 10_240),
@@ -83,18 +92,16 @@ PAPER_CELLS: tuple[Cell, ...] = (
 
 
 class Problem(NamedTuple):
-    """One point of the grids: a cell, its students' width, its share of flips."""
+    """A cell with the width of its students."""
 
     d: int
     k: int
     spacing: int
     width: int
-    eps: float
 
     def __str__(self) -> str:
         """As settings and reports name it."""
-        noise = f", eps={self.eps:g}" if self.eps else ""
-        return f"d={self.d}, k={self.k}, width={self.width}{noise}"
+        return f"d={self.d}, k={self.k}, width={self.width}"
 
     @property
     def every(self) -> int:
@@ -102,359 +109,354 @@ class Problem(NamedTuple):
         return min(self.spacing // 2, FINEST)
 
 
-Solved = dict[Problem, dict[str, Times]]
-"""When the runs of every problem and strategy arrived."""
+Solved = dict[Problem, Runs]
 
 
 class SampleComplexity(st.Study):
-    """Exponents of n90 in d, student by student (claim P9).
+    """Exponents of n90 in d, and how far labels fall behind as k grows (claim P9).
 
     Attributes:
       cells: (d, k, spacing) of every problem; spacing is the number of samples between
         teacher checkpoints, about a thirtieth of what teachers need.
       main_k: whose exponents the claims speak of.
-      base: the problem whose student width and label noise are varied.
-      widths: student widths tried there.
-      noises: shares of flipped labels tried there.
       teacher_width: hidden units of teachers.
-      student_width: hidden units of students.
+      widths: hidden units of students; claims speak of the first.
       holds: lengths of the 2-shot student's first stage, in samples.
-      hold: the one that claims rest on.
+      hold: the one that claim P9 rests on.
       tau: teacher temperature.
       ce_cap: samples of a CE student, as a multiple of its teacher's n90.
-      one_shot_cap: the same of one-shot students.
-      cap: the same of the others; no cap is below three times the longest hold.
-      min_teachers: teachers of every problem.
-      max_teachers: most teachers of a problem in `cells`.
+      cap: the same of 2-shot students; no cap is below three times the longest hold.
+      n_teachers: of every problem.
       group: teachers trained together.
-      precision: width of an exponent's 95% interval at which no more are added.
     """
 
     cells: tuple[Cell, ...] = ((10, 4, 128), (14, 4, 256), (20, 4, 512))
     main_k: int = 4
-    base: Cell = (14, 4, 256)
-    widths: tuple[int, ...] = ()
-    noises: tuple[Annotated[float, MoreThan(0)], ...] = ()
     teacher_width: int = 200
-    student_width: int = 20
+    widths: Annotated[tuple[int, ...], Increasing()] = (20,)
     holds: Annotated[tuple[int, ...], Increasing()] = (2048, 4096)
     hold: int = 4096
     tau: float = 1.0
     ce_cap: Annotated[float, MoreThan(0)] = 6.0
-    one_shot_cap: Annotated[float, MoreThan(0)] = 6.0
     cap: Annotated[float, MoreThan(0)] = 6.0
-    min_teachers: Annotated[int, AtLeast(1)] = 3
-    max_teachers: int = 6
+    n_teachers: Annotated[int, AtLeast(1)] = 3
     group: Annotated[int, AtLeast(1)] = 3
-    precision: Annotated[float, MoreThan(0)] = 2.0
 
     presets = {
-        "smoke": st.preset("k=4, d = 10 to 20, three to six teachers of width 200."),
+        "smoke": st.preset("k=4, d = 10 to 20, three teachers of width 200."),
         "cpu": st.preset(
-            "Parities of 4, 5 and 6 of 16 to 48 bits, ten teachers of width 1000.",
+            "Parities of 3 to 6 of 24 to 64 bits, twenty teachers of width 1000.",
             cells=CPU_CELLS,
-            **LARGE,
-            base=(32, 5, 2048),
-            widths=(10, 100),
-            noises=(0.1,),
+            main_k=5,
             teacher_width=1000,
+            widths=(20, 100),
             holds=(5120, 10_240, 20_480),
-            min_teachers=10,
-            max_teachers=10,
+            hold=20_480,
+            ce_cap=16.0,
+            cap=1.0,
+            n_teachers=20,
             group=10,
-            precision=0.6,
         ),
         "paper": st.preset(
             "To d = 100 and k = 6 with teachers of width 50,000: for GPUs.",
             cells=PAPER_CELLS,
-            **LARGE,
-            base=(48, 5, 5120),
-            widths=(10, 20, 50, 100, 1000),
-            noises=(0.05, 0.1, 0.2),
+            main_k=5,
             teacher_width=50_000,
-            student_width=100,
+            widths=(100, 1000),
             holds=(5120, 10_240, 20_480, 40_960, 81_920),
-            min_teachers=20,
-            max_teachers=100,
+            hold=20_480,
+            ce_cap=12.0,
+            cap=1.0,
+            n_teachers=20,
             group=20,
-            precision=0.3,
         ),
     }
-    since = {"any": "2026-11-22 66005ec"} | dict.fromkeys(
-        ("P9.one_shot", "P9.best_hold", "P9.progressive", "P9.k"),
-        "2026-11-22 66005ec (added)",
-    )
+    since = {
+        "any": "2026-11-22 66005ec",
+        "P9.best_hold": "2026-11-22 66005ec (added)",
+        **dict.fromkeys((f"P9.k.d{d}" for d in COMMON), "2026-11-28 ff79df1"),
+    }
 
     def check(self) -> None:
         cells = [cell[:2] for cell in self.cells]
         require(len(set(cells)) == len(cells), "cells must hold every (d, k) once.")
-        for cell in (*self.cells, self.base):
+        for cell in self.cells:
             require(
                 cell[2] > 0 and cell[2] % 64 == 0,
                 "cells must hold (d, k, spacing) with a spacing that is a multiple of"
                 f" 64, got {cell}.",
             )
-        holds, least, most = self.holds, self.min_teachers, self.max_teachers
-        what = f"main_k = {self.main_k} must be a k of which cells have three or more"
-        require(self.main_k in self.ks, f"{what} d.")
-        what = f"hold = {self.hold} must be one of holds = {holds}."
-        require(self.hold in holds, what)
-        require(
-            least <= most and least % self.group == most % self.group == 0,
-            "min_teachers and max_teachers must be multiples of group, the first at"
-            f" most the second, got {least}, {most} and {self.group}.",
-        )
+        few = [k for k in self.ks if len(self.along(k)) < 3]
+        require(not few, f"cells must hold three or more d of every k; not of {few}.")
+        what = f"main_k = {self.main_k} must be a k of cells."
+        require(self.main_k in self.ks, what)
+        what = f"hold = {self.hold} must be one of holds = {self.holds}."
+        require(self.hold in self.holds, what)
         for p in self.problems:
             require(
-                all(length % p.every == 0 for length in (*holds, p.spacing)),
+                all(length % p.every == 0 for length in (*self.holds, p.spacing)),
                 f"holds and the spacing of {p} must be multiples of {p.every}, its"
-                f" evaluations; got {holds} and {p.spacing}.",
+                f" evaluations; got {self.holds} and {p.spacing}.",
             )
 
     @property
     def ks(self) -> list[int]:
-        """Every k with an exponent: three or more d."""
-        ks = [k for _, k, _ in self.cells]
-        return sorted({k for k in ks if ks.count(k) >= 3})
+        """Every k."""
+        return sorted({k for _, k, _ in self.cells})
 
     @property
     def problems(self) -> list[Problem]:
-        """Every problem, those of the grid first."""
-        width = self.student_width
-        out = [Problem(*cell, width, 0.0) for cell in self.cells]
-        out += [Problem(*self.base, w, 0.0) for w in self.widths if w != width]
-        out += [Problem(*self.base, width, eps) for eps in self.noises]
-        base = Problem(*self.base, width, 0.0)
-        return out if base in out else [*out, base]
+        """Every cell with every width."""
+        return [Problem(*cell, width) for cell in self.cells for width in self.widths]
+
+    def along(self, k: int, i: int = 0) -> list[Problem]:
+        """Problems of one k, with the i-th of `widths`, by d."""
+        return sorted(p for p in self.problems if (p.k, p.width) == (k, self.widths[i]))
 
     @property
     def settings(self) -> dict[str, st.Setting]:
-        return {str(p): self.setting_of(p, self.min_teachers) for p in self.problems}
-
-    def setting_of(self, p: Problem, n_teachers: int) -> st.Setting:
-        """Teachers and budgets of a problem."""
-        task = Parity(d=p.d, k=p.k, support=RandomSupport())
-        if p.eps:
-            task = NoisyParity(d=p.d, k=p.k, support=RandomSupport(), eps=p.eps)
-        return st.Setting(
-            task=task,
-            teacher=st.TwoLayer(self.teacher_width),
-            student=st.TwoLayer(p.width),
-            n_teachers=n_teachers,
-            group=self.group,
-            lanes=1,
-            spacing=p.spacing,
-            student_every=p.every,
-            budget=st.UntilLearned(
-                limit=LIMIT * p.spacing,
-                expected=LIKELY * p.spacing,
-                cap=max(self.ce_cap, self.one_shot_cap, self.cap),
-                least=3 * max(self.holds),
-            ),
-            rule=st.ByGap(points=8192, degrees=(1,)),
-        )
+        return {
+            str(p): st.Setting(
+                task=Parity(d=p.d, k=p.k, support=RandomSupport()),
+                teacher=st.TwoLayer(self.teacher_width),
+                student=st.TwoLayer(p.width),
+                n_teachers=self.n_teachers,
+                group=self.group,
+                lanes=1,
+                spacing=p.spacing,
+                student_every=p.every,
+                budget=st.UntilLearned(
+                    limit=LIMIT * p.spacing,
+                    expected=LIKELY * p.spacing,
+                    cap=self.cap,
+                    least=3 * max(self.holds),
+                ),
+                rule=st.ByGap(points=8192, degrees=(1,)),
+            )
+            for p in self.problems
+        }
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
-        """Labels, the final teacher, its pace, and 2-shot by every first stage.
-
-        A larger cap of their own, for CE or one-shot, means that the teacher's other
-        checkpoints are not evaluated that long for nothing.
-        """
+        """Labels, and 2-shot by every first stage."""
         middle, tau = t["middle"], self.tau
         shots = [st.two_shot(middle, h, tau, name=hold_name(h)) for h in self.holds]
-        return [
-            st.Capped(st.ce(), self.ce_cap),
-            st.Capped(st.one_shot(tau), self.one_shot_cap),
-            *(st.Capped(s, self.cap) for s in (st.progressive(t.spacing, tau), *shots)),
-        ]
-
-    def more(self, r: st.Result) -> dict[str, st.Setting]:
-        """The grid with one group of teachers more, until its exponents are known."""
-        n = len(r.parts[str(self.problems[0])].n90.teacher.values)
-        if n >= self.max_teachers or self.stopped(self.measure(r)) == "precision":
-            return {}
-        grid = self.problems[: len(self.cells)]
-        return {str(p): self.setting_of(p, n + self.group) for p in grid}
+        return [st.Capped(st.ce(), self.ce_cap), *shots]
 
     def measure(self, r: st.Result) -> Solved:
-        times = {p: times_of(r.parts[str(p)]) for p in self.problems}
-        for each in times.values():
-            each["two_shot"] = each[hold_name(self.hold)]
-        return times
+        return {p: self.judged(p, times_of(r.parts[str(p)])) for p in self.problems}
 
-    def along(self, axis: str, **fixed: float) -> list[Problem]:
-        """Problems that differ in one field only, in its order.
+    def judged(self, p: Problem, runs: Runs) -> Runs:
+        """Adds the 2-shot students that figure and claims speak of.
 
-        Args:
-          axis: d, k, width or eps.
-          **fixed: the others; width and eps are the grid's unless given.
+        Returns:
+          two_shot: those of `hold`.
+          best_hold: those of the first stage that is best by these very runs.
+          chosen: teacher by teacher those of the first stage that is best with the
+            others' students.
+          after: the same, counted from the end of the first stage; at least one
+            evaluation.
         """
-        base = {"width": self.student_width, "eps": 0.0} | fixed
-        same = [(name, v) for name, v in base.items() if name != axis]
-        rows = [p for p in self.problems if all(getattr(p, n) == v for n, v in same)]
-        return sorted(rows, key=lambda p: getattr(p, axis))
+        holds = self.held_out(runs)
+        own = [[v[i] for v in runs[hold_name(h)]] for i, h in enumerate(holds)]
+        n90, caps = np.transpose(own)
+        return runs | {
+            "two_shot": runs[hold_name(self.hold)],
+            "best_hold": runs[hold_name(self.best_hold(runs))],
+            "chosen": (n90, caps),
+            "after": (np.maximum(n90 - holds, p.every), caps - holds),
+        }
 
-    def law(self, times: Solved, k: int, who: str) -> Scaling:
+    def best_hold(self, runs: Runs, without: int = -1) -> int:
+        """The first stage with the lowest median n90, one teacher left out or none."""
+        kept = np.arange(len(runs["teacher"][0])) != without
+
+        def median(hold: int) -> float:
+            return survival_median(*(v[kept] for v in runs[hold_name(hold)]))
+
+        return min(self.holds, key=median)
+
+    def held_out(self, runs: Runs) -> list[int]:
+        """For every teacher the first stage that is best without it."""
+        return [self.best_hold(runs, i) for i in range(len(runs["teacher"][0]))]
+
+    def law(self, times: Solved, k: int, who: str, i: int = 0) -> Scaling:
         """Runs of one strategy by d; the resamples of strategies are paired.
 
         A teacher that did not learn is a censored run of its own and, having no
-        checkpoints, none of its students'. `best_hold` is the 2-shot student with the
-        first stage of `best_holds`, chosen before resampling.
+        checkpoints, none of its students'.
         """
-        best = self.best_holds(times, k) if who == "best_hold" else {}
-        names = {p: hold_name(best[p.d]) if best else who for p in self.along("d", k=k)}
-        return Scaling({p.d: times[p][name] for p, name in names.items()})
+        return Scaling({p.d: times[p][who] for p in self.along(k, i)})
 
-    def best_holds(self, times: Solved, k: int) -> dict[int, int]:
-        """D -> the first stage with the lowest median n90, judged by these runs."""
-        return {
-            p.d: min(self.holds, key=lambda h: survival_median(*times[p][hold_name(h)]))
-            for p in self.along("d", k=k)
-        }
+    def growth(self, times: Solved, i: int = 0) -> dict[int, Estimate]:
+        """D -> median of `gains` at k = HIGH over that at k = LOW, where both are.
 
-    def stopped(self, times: Solved) -> str:
-        """`precision` where the 95% interval of every exponent is narrow enough."""
-        laws = [self.law(times, k, who) for k in self.ks for who in FITTED]
-        fits = [law.exponent(draws=500) for law in laws]
-        narrow = all(e.upper - e.lower <= self.precision for e in fits)
-        return "precision" if narrow else "max_teachers"
+        A censored run counts as its cap or as infinite, whichever makes this smaller.
+        """
+        high = {p.d: gains(times[p])[1] for p in self.along(HIGH, i)}
+        low = {p.d: gains(times[p])[2] for p in self.along(LOW, i)}
+        return {d: median_quotient(v, low[d]) for d, v in high.items() if d in low}
 
     def figure(self, r: st.Result) -> Figure:
-        """Samples against d with exponents and local slopes; first stage, width, noise.
+        """Samples against d for every k; exponents, paired ratios and local slopes.
 
-        Samples until a network has accuracy .90 on (d, k)-parity, batch 1. Top left:
-        medians (Kaplan-Meier, so that runs not there by their cap count as they are)
-        with 95% bootstrap intervals over teachers, each with its own support, weights
-        and samples; a triangle at the cap where fewer than half arrive; dotted, powers
-        of d through the CE line; dashed, the length of the 2-shot student's first
-        stage, below which it cannot be. Top middle: exponents of n90 in d fitted to
-        single runs, censored ones included; dotted, k - 1, what learning from labels
-        costs asymptotically. Progressive students go at the pace of their teacher at
-        best and are counted from its start; the 2-shot student's own samples are
-        counted. Top right: slopes between neighbouring medians, which one fit would
-        hide. Bottom left: 2-shot with first stages of several lengths (dashed). Bottom
-        middle and right: student width and label noise at one problem, where they were
-        varied.
+        Samples until a network has accuracy .90 on (d, k)-parity, batch 1. Top: medians
+        (Kaplan-Meier, so that runs not there by their cap count as they are) with 95%
+        bootstrap intervals over teachers, each with its own support, weights and
+        samples; a triangle at the cap where fewer than half arrive, and intervals end
+        there. Hollow squares: the other student width. The first stage of a 2-shot
+        student has the length that was best with the other teachers; its own samples
+        are counted. The teacher's samples are what its checkpoint costs (it lies within
+        the transition, shortly before). Dotted: d^(k-1) through the CE line, d log d
+        and d through what 2-shot needs after its first stage; grey: d + 1, from which
+        Gaussian elimination over GF(2) solves noiseless parity. Bottom left: exponents
+        in d fitted to single runs, censored ones included, beside those of the closed
+        forms of the analysed setting (crosses: the batch at which half of the first
+        update lies in the support, between d = 513 and 1025); dotted, k - 1. Bottom
+        middle: n90 of CE over that of 2-shot, teacher by teacher; medians with 95%
+        intervals, of which an infinite end is not drawn. CE at its cap counts as
+        infinite, so that of an infinite median (triangle, at what the caps alone imply)
+        it is only known that it is larger. Bottom right: slopes between neighbouring
+        medians, which one fit would hide.
         """
-        fig, ((a, b, s), (h, w, e)) = st.panels(2, 3, height=5.4)
-        times: Solved = r.measured
-        self._draw_scaling(a, times)
-        self._draw_exponents(b, times)
-        self._draw_slopes(s, times)
-        self._draw_holds(h, times)
-        self._draw_axis(w, times, "width", "student width")
-        self._draw_axis(e, times, "eps", "share of flipped labels")
-        fig.legend(*b.get_legend_handles_labels(), loc="outside upper left", ncols=3)
+        fig, times = Figure(figsize=(WIDE, 5.2), layout="constrained"), r.measured
+        above, below = fig.add_gridspec(2, 1)
+        grid = above.subgridspec(1, len(self.ks))
+        (columns,) = grid.subplots(sharey=True, squeeze=False)
+        for ax, k in zip(columns, self.ks, strict=True):
+            self._draw_samples(ax, times, k)
+        columns[0].set_ylabel("samples to accuracy .90")
+        ((a, b, c),) = below.subgridspec(1, 3).subplots(squeeze=False)
+        self._draw_exponents(a, times)
+        self._draw_gains(b, times)
+        self._draw_slopes(c, times)
+        handles, labels = columns[0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside upper left", ncols=4)
         return fig
 
-    def _draw_scaling(self, ax: Axes, times: Solved) -> None:
-        k = self.main_k
-        for name in FITTED:
-            _medians(ax, self.law(times, k, name), color_of(name), LABELS[name])
-        ends = self._sizes(ax)[[0, -1]]
-        ce, mid = self.law(times, k, "ce").exponent(draws=0), np.sqrt(ends.prod())
-        for power, text in ((k - 1, f"$d^{{{k - 1}}}$"), (1, "$d$")):
-            if np.isfinite(ce.value):
-                line = ce.at(np.asarray(mid)) * (ends / mid) ** power
-                ax.plot(ends, line, ":", color="0.35", lw=0.9)
-                ax.annotate(text, (ends[1], line[1]), fontsize=6.5)
-        ax.axhline(self.hold, color=color_of("two_shot"), lw=0.6, ls="--")
-        ax.set_title(f"k = {k} (△ not by the cap)")
+    def _draw_samples(self, ax: Axes, times: Solved, k: int) -> None:
+        for i, width in enumerate(self.widths):
+            for name, label in SHOWN.items():
+                if i and name not in ("ce", "chosen"):
+                    continue
+                law, color = self.law(times, k, name, i), _color(name)
+                fmt = "s:" if i else "o--" if name == "after" else "o-"
+                estimates(
+                    ax, list(law.runs), law.medians(draws=500), color=color, fmt=fmt,
+                    cap=law.caps, label=f"{label}, width {width}" if i else label,
+                    mfc=color if fmt == "o-" else "white",
+                )  # fmt: skip
+        d = np.asarray([p.d for p in self.along(k)], float)
+        fine, mid = np.geomspace(d[0], d[-1]), np.sqrt(d[0] * d[-1])
+        for name, f, text, side in (
+            ("ce", lambda x: x ** (k - 1.0), f"$d^{{{k - 1}}}$", "bottom"),
+            ("after", lambda x: x * np.log(x), "$d\\,\\log\\,d$", "bottom"),
+            ("after", lambda x: x, "$d$", "top"),
+        ):
+            fit = self.law(times, k, name).exponent(draws=0)
+            if np.isfinite(fit.value):
+                line = fit.at(np.asarray(mid)) * f(fine) / f(mid)
+                ax.plot(fine, line, ":", color="0.35", lw=0.9)
+                ax.text(d[-1], line[-1], text, fontsize=6, ha="right", va=side)
+        ax.plot(d, d + 1, color="0.7", lw=1.2, label="elimination: d + 1")
+        log_levels(ax)
+        log_ticks(ax, d.tolist())
+        ax.set(xlabel="d", title=f"k = {k}")
 
     def _draw_exponents(self, ax: Axes, times: Solved) -> None:
-        ks = self.ks
-        for i, (name, label) in enumerate(LABELS.items()):
-            color = color_of(name if name in FITTED else "two_shot")
-            x = np.asarray(ks) + 0.09 * (i - (len(LABELS) - 1) / 2)
-            fits = [self.law(times, k, name).exponent().estimate for k in ks]
-            mfc = color if name in FITTED else "white"
-            estimates(ax, x, fits, color=color, fmt="o", label=label, mfc=mfc)
-        ax.plot(ks, [k - 1 for k in ks], ":", color="0.35", lw=0.9)
-        ax.text(ks[-1] + 0.1, ks[-1] - 1, "k - 1", va="center", fontsize=6.5)
-        ax.axhline(0, color="0.8", lw=0.6)
-        ax.set(xticks=ks, xlabel="k", ylabel="exponent of n90 in d")
-        ax.set_title("fitted exponents, 95%")
+        ks, closed = self.ks, closed_forms()
+        for i in range(len(self.widths)):
+            for j, name in enumerate(list(SHOWN)[i > 0 :]):  # teachers have one width
+                fits = [self.law(times, k, name, i).exponent().estimate for k in ks]
+                color, x = _color(name), np.asarray(ks) + 0.1 * (j - 1.5) + 0.15 * i
+                mfc = "white" if i or name == "after" else color
+                estimates(ax, x, fits, color=color, fmt="s" if i else "o", mfc=mfc)
+        for who, name in (("labels", "ce"), ("checkpoint", "chosen")):
+            ax.plot(CLOSED_K, closed[who], "x:", color=_color(name), ms=4, lw=0.8)
+        ax.plot(CLOSED_K, np.asarray(CLOSED_K) - 1, ":", color="0.35", lw=0.9)
+        top = max(ks[-1], 4) + 0.5
+        ax.set(xlim=(1.7, top), ylim=(-0.2, top + 0.5), xticks=range(2, int(top) + 1))
+        ax.set(xlabel="k", ylabel="exponent in d", title="exponents; × closed forms")
+
+    def _draw_gains(self, ax: Axes, times: Solved) -> None:
+        every = sorted({d for d, _, _ in self.cells})
+        for i, d in enumerate(every):
+            color = to_hex(colormaps["viridis"](0.9 * i / max(len(every) - 1, 1)))
+            for j in range(len(self.widths)):
+                row = [p for k in self.ks for p in self.along(k, j) if p.d == d]
+                each = [gains(times[p]) for p in row]
+                found = [median_estimate(value) for value, *_ in each]
+                sure = [median_estimate(least).value for _, least, _ in each]
+                cap = np.where([e.value < np.inf for e in found], np.inf, sure)
+                x, mfc = [p.k + 0.06 * (i - 1.5) for p in row], "white" if j else color
+                label, fmt = "_" if j else f"d = {d}", "s:" if j else "o-"
+                style: dict[str, Any] = {"fmt": fmt, "mfc": mfc, "label": label}
+                estimates(ax, x, found, color=color, cap=cap, **style)
+        ax.axhline(1, color="0.8", lw=0.6)
+        log_levels(ax)
+        ends = self.ks[0] - 0.3, self.ks[-1] + 0.3
+        ax.set(xticks=self.ks, xlim=ends, xlabel="k", title="n90 of CE over 2-shot")
+        ax.legend(loc="upper left", fontsize=6)
 
     def _draw_slopes(self, ax: Axes, times: Solved) -> None:
         k = self.main_k
-        for i, name in enumerate(FITTED):
+        for i, name in enumerate(SHOWN):
             x, slopes = local_slopes(*self.law(times, k, name).rows, draws=500)
-            estimates(ax, x * 1.02 ** (i - 2), slopes, color=color_of(name))
+            mfc = "white" if name == "after" else _color(name)
+            x *= 1.02 ** (i - 1.5)
+            estimates(ax, x, slopes, color=_color(name), mfc=mfc)
         ax.axhline(k - 1, color="0.35", lw=0.9, ls=":")
-        ax.axhline(0, color="0.8", lw=0.6)
-        self._sizes(ax)
-        ax.set(ylabel="local slope", title=f"k = {k}: local slopes")
-
-    def _draw_holds(self, ax: Axes, times: Solved) -> None:
-        for i, h in enumerate(self.holds):
-            shade = 0.4 + 0.55 * i / max(len(self.holds) - 1, 1)
-            color = to_hex(colormaps["Purples"](shade))
-            law = self.law(times, self.main_k, hold_name(h))
-            _medians(ax, law, color, f"{h / 1000:.3g}k")
-            ax.axhline(h, color=color, lw=0.6, ls="--")
-        self._sizes(ax)
-        ax.set_title("2-shot by first stage (- -)")
-        ax.legend(loc="upper left", ncols=2, fontsize=6)
-
-    def _draw_axis(self, ax: Axes, times: Solved, axis: str, label: str) -> None:
-        d, k, _ = self.base
-        what = "label noise" if axis == "eps" else label
-        ax.set_title(f"{what} (d={d}, k={k})")
-        x = {float(getattr(p, axis)): p for p in self.along(axis, d=d, k=k)}
-        if len(x) < 2:
-            ax.set_axis_off()
-            ax.text(0.5, 0.5, "not varied", ha="center", va="center", color="0.5")
-            return
-        for name in FITTED[1:]:
-            runs = {v: times[p][name] for v, p in x.items()}
-            _medians(ax, Scaling(runs), color_of(name))
-        (log_ticks if axis == "width" else Axes.set_xticks)(ax, list(x))
-        ax.set_xlabel(label)
-
-    def _sizes(self, ax: Axes) -> np.ndarray:
-        d = [p.d for p in self.along("d", k=self.main_k)]
-        log_ticks(ax, d)
-        ax.set_xlabel("d")
-        return np.asarray(d, float)
+        log_ticks(ax, [p.d for p in self.along(k)])
+        ax.set(xlabel="d", title=f"local slopes, k = {k}")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         times, k = r.measured, self.main_k
-        fits = {name: self.law(times, k, name).exponent() for name in LABELS}
-        teachers = self.law(times, k, "teacher").fewest
-        for id, a, b, words in GAPS:
-            gap, runs = difference(fits[a], fits[b]), fits[a].runs + fits[b].runs
-            text = f"exponent of n90 in d, k = {k}: {a} - {b}"
-            what = st.Statistic(gap, text, teachers, runs)
-            shown = "d^(k-1) against poly(d)" if b == "two_shot" else "not in the paper"
+        ce = self.law(times, k, "ce")
+        for name, (id, words) in FIXED.items():
+            a, b = (law.exponent() for law in (ce, self.law(times, k, name)))
+            text = f"exponent of n90 in d, k = {k}: ce - {name}"
+            what = st.Statistic(difference(a, b), text, ce.fewest, a.runs + b.runs)
+            shown = "d^(k-1) against poly(d)" if id == "P9" else "not in the paper"
             yield st.at_least(id, what, 1.0, words, paper=shown)
-        low, high = self.ks[0], self.ks[-1]
-        if low == high:
-            return
-        laws = [self.law(times, k, w) for w in ("ce", "two_shot") for k in (high, low)]
-        teachers = min(law.fewest for law in laws)
-        a, b, c, d = (law.exponent() for law in laws)
-        value = (a.value - b.value) - (c.value - d.value)
-        ends = percentiles((a.draws - b.draws) - (c.draws - d.draws))
-        text = f"growth of the exponent from k = {low} to {high}: ce - two_shot"
-        what = st.Statistic(Estimate(value, *ends, teachers), text, teachers)
-        words = "the exponent of labels grows faster with k than that of 2-shot"
-        yield st.positive("P9.k", what, words, paper=f"{high - low} against 0")
+        for d, growth in self.growth(times).items():
+            if d in COMMON:
+                text = (
+                    f"median n90(ce) / n90(2-shot): k = {HIGH} over k = {LOW}, d = {d}"
+                )
+                what = st.Statistic(growth, text, growth.n, 4 * growth.n)
+                words = "labels fall further behind 2-shot as k grows"
+                shown = f"about d^{HIGH - LOW}"
+                yield st.at_least(f"P9.k.d{d}", what, 1.0, words, paper=shown)
 
     def facts(self, r: st.Result) -> dict[str, Any]:
         times: Solved = r.measured
-        out: dict[str, Any] = {"exponents": {}, "local_slopes": {}, "best_holds": {}}
-        for k in self.ks:
-            laws = {n: self.law(times, k, n) for n in LABELS}
-            fits = {n: law.exponent().to_json() for n, law in laws.items()}
-            out["exponents"][f"{k}"] = fits
-            out["local_slopes"][f"{k}"] = {n: laws[n].slopes_to_json() for n in FITTED}
-            out["best_holds"][f"{k}"] = self.best_holds(times, k)
-        out["problems"] = [problem_record(p, t) for p, t in times.items()]
-        return {"stopped_by": self.stopped(times), **out}
+        out: dict[str, Any] = {"exponents": {}, "local_slopes": {}, "growth": {}}
+        for i, width in enumerate(self.widths):
+            for k in self.ks:
+                key = f"k={k}, width={width}"
+                laws = {n: self.law(times, k, n, i) for n in (*SHOWN, *FIXED)}
+                fits = {n: law.exponent().to_json() for n, law in laws.items()}
+                out["exponents"][key] = fits
+                out["local_slopes"][key] = {n: laws[n].slopes_to_json() for n in SHOWN}
+            growth = self.growth(times, i).items()
+            out["growth"][f"width={width}"] = {d: e.to_json() for d, e in growth}
+        problems = [self.record(p, runs) for p, runs in times.items()]
+        return {**out, "closed_forms": closed_forms(), "problems": problems}
 
-    def summary(self, r: st.Result) -> list[str]:
-        why = self.stopped(r.measured)
-        return [f"  {len(self.problems)} problems; stopped by {why}"]
+    def record(self, p: Problem, runs: Runs) -> dict[str, Any]:
+        """Medians of n90, chosen first stages, and how far labels fall behind."""
+        strategies = {}
+        for name, (n90, caps) in runs.items():
+            e = survival_estimate(n90, caps)
+            counts = {"runs": e.n, "censored": int(np.isinf(n90).sum())}
+            strategies[name] = {**e.to_json("n90"), **counts}
+        gain, *ends = (median_estimate(v) for v in gains(runs))
+        least, most = (number(e.value) for e in ends)
+        return {
+            **p._asdict(),
+            "strategies": strategies,
+            "chosen_holds": self.held_out(runs),
+            "gain": {**gain.to_json(), "at_least": least, "at_most": most},
+        }
 
 
 def hold_name(hold: int) -> str:
@@ -462,11 +464,11 @@ def hold_name(hold: int) -> str:
     return f"two_shot_{hold}"
 
 
-def times_of(part: st.Taught) -> dict[str, Times]:
+def times_of(part: st.Taught) -> Runs:
     """When the runs of one problem arrived, and where they were given up."""
     n90 = np.concatenate([t.n90 for t in part.teachers])
     limit = np.full(len(n90), float(LIMIT * part.setting.spacing))
-    out: dict[str, Times] = {"teacher": (n90, limit)}
+    out: Runs = {"teacher": (n90, limit)}
     for name in part.strategies:
         caps = [
             caps_of(run) if run else np.full(len(t.n90), np.nan)
@@ -476,26 +478,36 @@ def times_of(part: st.Taught) -> dict[str, Times]:
     return out
 
 
-def problem_record(p: Problem, times: Mapping[str, Times]) -> dict[str, Any]:
-    """Medians of n90 and what they cost, strategy by strategy."""
-    out = {}
-    for name, (n90, caps) in times.items():
-        if name == "two_shot":  # is there as the one with its first stage
-            continue
-        e = survival_estimate(n90, caps)
-        n = number(e.value)  # up to n90, one a sample at batch size 1
-        passes: dict[str, Any] = {"student_forward": n, "student_backward": n}
-        passes["teacher_forward"] = 0 if name in ("teacher", "ce") else n
-        counts = {"runs": e.n, "censored": int(np.isinf(n90).sum())}
-        out[name] = {**e.to_json("n90"), **counts, "passes": passes}
-    return {"d": p.d, "k": p.k, "width": p.width, "eps": p.eps, "strategies": out}
+def gains(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """n90 of CE over that of 2-shot, teacher by teacher, and between what it must lie.
+
+    Returns:
+      The ratio with infinity for a censored run (both censored: a tie, 1); the least
+      it can be; the most.
+    """
+    (ce, ce_cap), (shot, shot_cap) = runs["ce"], runs["chosen"]
+    least = ratio(np.minimum(ce, ce_cap), shot)
+    return ratio(ce, shot), least, ratio(ce, np.minimum(shot, shot_cap))
 
 
-def _medians(ax: Axes, law: Scaling, color: str, label: str = "_") -> None:
-    found = law.medians(draws=500)
-    estimates(ax, list(law.runs), found, color=color, cap=law.caps, label=label)
-    log_levels(ax)
-    ax.set_ylabel("samples to accuracy .90")
+@cache
+def closed_forms() -> dict[str, Any]:
+    """Exponents in d of the batch that puts half of the first update in the support.
+
+    Slopes between both `CLOSED_D`, of labels and of a checkpoint, for every `CLOSED_K`.
+    """
+
+    def slope(batch: Callable[[int, int], float], k: int) -> float:
+        low, high = (batch(d, k) for d in CLOSED_D)
+        return float(np.log(high / low) / np.log(CLOSED_D[1] / CLOSED_D[0]))
+
+    forms = {"labels": label_batch, "checkpoint": checkpoint_batch}
+    slopes = {who: [slope(f, k) for k in CLOSED_K] for who, f in forms.items()}
+    return {"d": CLOSED_D, "k": CLOSED_K, **slopes}
+
+
+def _color(name: str) -> str:
+    return color_of("two_shot" if name in ("chosen", "after") else name)
 
 
 if __name__ == "__main__":

@@ -172,10 +172,6 @@ class Study:
     def measure(self, r: Result) -> Any:
         """Further measurements, which figure and claims find in `r.measured`."""
 
-    def more(self, r: Result) -> Mapping[str, Setting]:
-        """Settings to run as well or again, with more teachers; none ends the study."""
-        return {}
-
     def figure(self, r: Result) -> Figure:
         """The figure; its docstring is the caption."""
         raise NotImplementedError
@@ -239,41 +235,36 @@ class Study:
             values = found.values
             seconds.append(found.wall_seconds)
         parts: dict[str, Taught] = {}
-        settings = self.settings
-        while True:
-            for key, setting in settings.items():
-                teachers = train_teachers(setting, root, progress)
-                specs = [
-                    t.students(self.lanes(t)) if t.usable.any() else ()
-                    for t in teachers
-                ]
-                students = [
-                    tuple(r for s in own for r in train_students(s, root, progress))
-                    for own in specs
-                ]
-                lanes = (s for own in specs for spec in own for s in spec.strategies)
-                names = tuple(dict.fromkeys(s.name for s in lanes if s.init == 0))
-                parts[key] = Taught(teachers=teachers, students=students, names=names)
-            result = Result(
-                teachers=[t for p in parts.values() for t in p.teachers],
-                students=[s for p in parts.values() for s in p.students],
-                names=tuple(dict.fromkeys(n for p in parts.values() for n in p.names)),
-                preset=preset,
-                scale=preset if self._is(preset) else None,
-                parts=parts,
-                plain=plain,
-                values=values,
-                measured=None,
-                root=root,
-                progress=progress,
-                seconds=[
-                    *seconds,
-                    *(t.chosen.seconds for p in parts.values() for t in p.teachers),
-                ],
-            )
-            settings = self.more(result)
-            if not settings:
-                return replace(result, measured=self.measure(result))
+        for key, setting in self.settings.items():
+            teachers = train_teachers(setting, root, progress)
+            specs = [
+                t.students(self.lanes(t)) if t.usable.any() else () for t in teachers
+            ]
+            students = [
+                tuple(r for s in own for r in train_students(s, root, progress))
+                for own in specs
+            ]
+            lanes = (s for own in specs for spec in own for s in spec.strategies)
+            names = tuple(dict.fromkeys(s.name for s in lanes if s.init == 0))
+            parts[key] = Taught(teachers=teachers, students=students, names=names)
+        result = Result(
+            teachers=[t for p in parts.values() for t in p.teachers],
+            students=[s for p in parts.values() for s in p.students],
+            names=tuple(dict.fromkeys(n for p in parts.values() for n in p.names)),
+            preset=preset,
+            scale=preset if self._is(preset) else None,
+            parts=parts,
+            plain=plain,
+            values=values,
+            measured=None,
+            root=root,
+            progress=progress,
+            seconds=[
+                *seconds,
+                *(t.chosen.seconds for p in parts.values() for t in p.teachers),
+            ],
+        )
+        return replace(result, measured=self.measure(result))
 
     def draw(self, r: Result) -> Figure:
         """The figure in the project's style, its legend and what is missing added."""

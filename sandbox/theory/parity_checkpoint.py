@@ -28,7 +28,10 @@ import numpy as np
 from jaxtyping import Float
 
 from sandbox.errors import ConfigError
-from sandbox.theory.parity_bounds import coefficient_pair
+from sandbox.theory.parity_bounds import aligned_batch, coefficient_pair
+
+TEACHERS, PAIRS, ROWS = 8, 64, 2048
+"""Of `checkpoint_batch`: teachers, mirrored pairs of each, inputs behind E[f_1^2]."""
 
 
 @dataclass(frozen=True)
@@ -137,3 +140,18 @@ def taught_noise(
       second_moment: E[f_1^2].
     """
     return second_moment / 2 - taught_gradient(degree1) ** 2
+
+
+def checkpoint_batch(d: int, k: int) -> float:
+    """`aligned_batch` of a neuron that a checkpoint teaches, median over teachers.
+
+    Their first weights and biases are random; E[f_1^2] is a mean over random inputs.
+    """
+    rng, found = np.random.default_rng(0), []
+    x = rng.choice((-1.0, 1.0), (ROWS, d))
+    for _ in range(TEACHERS):
+        w = rng.choice((-1.0, 1.0), (PAIRS, d))
+        f = first_step(w, rng.uniform(-1, 1, PAIRS), range(k))
+        noise = taught_noise(f.degree1, float(np.mean(f(x) ** 2)))
+        found.append(aligned_batch(taught_gradient(f.degree1), noise, f.support))
+    return float(np.median(found))

@@ -79,6 +79,26 @@ def median_estimate(values: Real[np.ndarray, " n"], *, seed: int = 0) -> Estimat
     return Estimate(value, *percentiles(np.median(v[rows], 1)), n)
 
 
+def median_quotient(
+    a: Real[np.ndarray, " n"], b: Real[np.ndarray, " m"], *, seed: int = 0
+) -> Estimate:
+    """Median of a over median of b, resampled apart: their teachers are no pairs.
+
+    Values are taken as by `median_estimate`; medians that are both infinite are a tie.
+    """
+    known = [v[~np.isnan(v)] for v in (np.asarray(a, float), np.asarray(b, float))]
+    n, rng = min(map(len, known)), np.random.default_rng(seed)
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    rows = [rng.integers(0, len(v), (DRAWS, len(v))) for v in known]
+    each = [
+        np.median(np.vstack([v, v[r]]), 1) for v, r in zip(known, rows, strict=True)
+    ]
+    value, *drawn = ratio(*each)
+    ends = percentiles(np.asarray(drawn)) if n >= LEAST else (np.nan, np.nan)
+    return Estimate(float(value), *ends, n)
+
+
 def percentiles(draws: Real[np.ndarray, " D"]) -> tuple[float, float]:
     """2.5% and 97.5% of the resamples that exist; NaN with fewer than forty of them."""
     v = np.sort(draws[~np.isnan(draws)])
@@ -94,8 +114,8 @@ def ratio(
     """Paired (broadcast) ratio of sample counts, where infinite means "beyond the cap".
 
     inf / finite is infinite and finite / inf is 0, so that both count on their side of
-    a median; inf / inf is a tie, 1. Anything over or under NaN is NaN.
+    a median; inf / inf is a tie, 1. Anything over or under NaN is NaN, and so is 0 / 0.
     """
     top, bottom = np.asarray(numerator, float), np.asarray(denominator, float)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.isinf(top) & np.isinf(bottom), 1.0, top / bottom)

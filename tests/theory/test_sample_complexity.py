@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sandbox.theory.sample_complexity import median_estimate, ratio, samples_to
+from sandbox.theory.sample_complexity import (
+    median_estimate,
+    median_quotient,
+    ratio,
+    samples_to,
+)
 
 
 def test_samples_to_takes_the_first_evaluation_at_the_level():
@@ -54,3 +59,18 @@ def test_ratio_counts_what_was_not_reached_on_its_side():
     got = ratio(top, bottom)
     assert got[:4].tolist() == [2, np.inf, 0, 1]  # the last is a tie
     assert np.isnan(got[4:]).all()
+
+
+def test_a_quotient_of_medians_resamples_both():
+    rng = np.random.default_rng(0)
+    a, b = (np.exp(m + 0.3 * rng.normal(size=40)) for m in (2.0, 1.0))
+    e = median_quotient(np.append(a, np.nan), b)
+    assert e.value == np.median(a) / np.median(b) and e.n == 40
+    # The error of a median of n normals is sigma sqrt(pi / 2 n), of a difference of two
+    # independent ones sqrt(2) times that.
+    width = 2 * 1.96 * 0.3 * np.sqrt(np.pi / 40)
+    assert np.log(e.upper / e.lower) == pytest.approx(width, rel=0.4)
+    assert median_quotient(np.full(5, np.inf), b)[:3] == (np.inf,) * 3
+    assert median_quotient(np.full(5, np.inf), np.full(5, np.inf)).value == 1
+    assert np.isnan(median_quotient(np.array([]), b).value)
+    assert np.isnan(median_quotient(a[:4], b).lower)
