@@ -150,7 +150,7 @@ class SampleComplexity(st.Study):
             main_k=5,
             teacher_width=1000,
             widths=(20, 100),
-            holds=(5120, 10_240, 20_480),
+            holds=(5120, 10_240, 20_480, 40_960),
             hold=20_480,
             ce_cap=16.0,
             cap=1.0,
