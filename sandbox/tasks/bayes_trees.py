@@ -136,7 +136,7 @@ class _Ways:
         weight = np.zeros(side.shape)
         for a, own in zip(plan.nonterminals, plan.rules, strict=True):
             i = number[a]
-            side[i, : len(own)] = [band(*x, starts=starts[i]) for x, _ in own]
+            side[i, : len(own)] = [band(*x, starts=int(starts[i])) for x, _ in own]
             weight[i, : len(own)] = [p for _, p in own]
         made = [(band(*x[:-2], starts=-x[-1]), number[x[-2]]) for x in beginnings]
         left, last = np.array([(-1, 0)] * len(chart) + made).T
