@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from genlm.grammar.cfg import CFG  # pyright: ignore[reportMissingImports]
+from genlm.grammar.parse.earley import Earley  # pyright: ignore[reportMissingImports]
 from genlm.grammar.semiring import Float  # pyright: ignore[reportMissingImports]
-from torch_struct import SentCFG  # pyright: ignore[reportMissingImports]
+from torch_struct import SampledSemiring, SentCFG  # pyright: ignore[reportMissingImports]
 
 from sandbox.tasks.grammar_arrays import GrammarArrays
 from sandbox.tasks.inside import chart_plan
 
+# torch-struct does not say what torch would check.
+torch.distributions.Distribution.set_default_validate_args(False)
 _NEVER = -1e9
 """Log weight of what is no rule; torch-struct has no gradient at -inf."""
 
@@ -64,3 +67,32 @@ def torch_sentences(arrays: GrammarArrays) -> Callable[[np.ndarray], Any]:
         return SentCFG(tuple(torch.tensor(a) for a in scores))
 
     return sentences
+
+
+def probabilities(arrays: GrammarArrays) -> dict[str, Callable[[Any], float]]:
+    """Of a string, by Earley's algorithm and by the chart."""
+    earley, sentences = Earley(genlm_grammar(arrays)), torch_sentences(arrays)
+
+    def genlm(tokens: Any) -> float:
+        earley.clear_cache()
+        return earley(tuple((arrays.n_nonterminals + tokens).tolist()))
+
+    return {
+        "genlm": genlm,
+        "torch": lambda tokens: sentences(tokens[None]).partition.exp().item(),
+    }
+
+
+def trees(arrays: GrammarArrays) -> dict[str, Callable[[Any], Any]]:
+    """torch-struct's best tree, draw and rule marginals (without entropy)."""
+    sentences = torch_sentences(arrays)
+    return {
+        "torch best_trees": lambda tokens: sentences(tokens[None]).argmax,
+        "torch draw_trees": lambda tokens: draws(sentences(tokens[None])),
+        "torch rule_counts": lambda tokens: sentences(tokens[None]).marginals,
+    }
+
+
+def draws(dist: Any) -> Any:
+    """A tree of each string; `SentCFG.sample` fails on its tuple of scores."""
+    return dist.struct(SampledSemiring).marginals(dist.log_potentials)
