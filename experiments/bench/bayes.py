@@ -14,7 +14,8 @@ probability by the same chart, a loop over rules and lengths with starts in vect
 short strings, `nltk` adds up the parses of its chart parser, and where genlm-grammar
 and torch-struct are installed (`bayes_oracles`), `genlm` is the probability by Earley's
 algorithm, `torch` that by a chart of binary rules, and `torch ...` its best tree, draw
-and marginals of rules. Memory is what XLA reserves beside inputs and outputs, by strings computed at once.
+and marginals of rules. Memory is what XLA reserves beside inputs and outputs, by
+strings computed at once.
 """
 
 from collections.abc import Callable, Sequence

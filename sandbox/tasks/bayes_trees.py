@@ -110,7 +110,8 @@ class _Ways:
       symbol: of the chart; -1 for the beginning of right sides.
       rows: lengths of a band.
       low: the first of them.
-      side: `(bands, R)`, of a symbol the bands of its rules' right sides.
+      side: `(bands, R)`, of a symbol the bands of its rules' right sides, unless these
+        are tokens.
       weight: `(bands, R)`, probabilities of these rules, 0 after the last.
       left: of a beginning the band of all symbols but the last; -1 for a symbol.
       last: of a beginning the band of its last symbol.
@@ -132,9 +133,11 @@ class _Ways:
             return number[side[0] if len(side) == 1 else (*side, -starts)]
 
         low, rows, starts = np.array([(b.low, *b.cells.shape) for b in bands]).T
-        side = np.zeros((len(bands), max(map(len, plan.rules))), np.int32)
+        words = set(plan.terminals)
+        rules = [[x for x in own if x[0][0] not in words] for own in plan.rules]
+        side = np.zeros((len(bands), max(map(len, rules))), np.int32)
         weight = np.zeros(side.shape)
-        for a, own in zip(plan.nonterminals, plan.rules, strict=True):
+        for a, own in zip(plan.nonterminals, rules, strict=True):
             i = number[a]
             side[i, : len(own)] = [band(*x, starts=int(starts[i])) for x, _ in own]
             weight[i, : len(own)] = [p for _, p in own]

@@ -194,8 +194,8 @@ def inside(
       rules: weights of all rules in the plan's order, by default their probabilities.
       add: how ways to write a span come together. `jnp.maximum` leaves the largest
         instead, which has no derivative here.
-      beginnings: gets the bands of right sides' first two symbols or more, by these
-        symbols and last the number of starts, negative.
+      beginnings: is given the bands of two or more symbols that right sides begin
+        with, named by these symbols and then, negative, the number of starts.
     """
     n = weights.shape[0]
     weights = kept(weights)
@@ -203,7 +203,7 @@ def inside(
     chart = {a: Band(1, weights[None, :, i]) for a, i in column.items()}
     low, high = dict(plan.shortest), dict(plan.longest)
     used = {x for sides in plan.rules for side, _ in sides for x in side}
-    pairs = {} if beginnings is None else beginnings
+    sequences = {} if beginnings is None else beginnings
     number = 0
     for a, own in zip(plan.nonterminals, plan.rules, strict=True):
         sides: Any = own
@@ -215,22 +215,24 @@ def inside(
         rows = max(top - low[a] + 1, 0)
         cells = jnp.zeros((rows, starts), weights.dtype)
         words = {side: p for side, p in sides if len(side) == 1 and side[0] in column}
-        if len(words) > _UNROLLED and rows:  # a lexicon in one product
+        # A lexicon in one product: a sum, but a known token has one word's weight.
+        if len(words) > _UNROLLED and rows:
             lexicon: Any = np.zeros(len(column))
-            at, values = [column[x] for (x,) in words], list(words.values())
+            place, values = [column[x] for (x,) in words], list(words.values())
             if rules is None:
-                lexicon[at] = values
+                lexicon[place] = values
             else:
-                lexicon = jnp.zeros(len(column)).at[np.array(at)].set(jnp.stack(values))
+                zero, place = jnp.zeros(len(column)), np.array(place)
+                lexicon = zero.at[place].set(jnp.stack(values))
             cells = cells.at[0].add(weights[:starts] @ lexicon)
             sides = [(side, p) for side, p in sides if side not in words]
         for side, probability in sides:
-            band = _sequence(chart, side, starts, pairs, add)
+            band = _sequence(chart, side, starts, sequences, add)
             k = min(band.cells.shape[0], low[a] + rows - band.low)
             if k > 0:
-                rows_k = slice(band.low - low[a], band.low - low[a] + k)
-                value = add(cells[rows_k], probability * band.cells[:k])
-                cells = cells.at[rows_k].set(value)
+                at = slice(band.low - low[a], band.low - low[a] + k)
+                both = add(cells[at], probability * band.cells[:k])
+                cells = cells.at[at].set(both)
         if factors is not None and a in factors:
             cells = cells * factors[a]
         chart[a] = Band(low[a], kept(cells))
@@ -241,7 +243,7 @@ def _sequence(
     chart: Mapping[int, Band],
     side: tuple[int, ...],
     starts: int,
-    pairs: dict[tuple[int, ...], Band],
+    sequences: dict[tuple[int, ...], Band],
     add: Callable[..., Array],
 ) -> Band:
     """The band of a sequence of symbols, sharing common beginnings."""
@@ -249,12 +251,12 @@ def _sequence(
         band = chart[side[0]]
         return Band(band.low, band.cells[:, :starts])
     key = (*side, -starts)
-    if key not in pairs:
-        first = _sequence(chart, side[:-1], starts, pairs, add)
+    if key not in sequences:
+        first = _sequence(chart, side[:-1], starts, sequences, add)
         last = chart[side[-1]]
         cells: Any = _concatenate(add, first.low, first.cells, last.cells)
-        pairs[key] = Band(first.low + last.low, kept(cells))
-    return pairs[key]
+        sequences[key] = Band(first.low + last.low, kept(cells))
+    return sequences[key]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
