@@ -180,11 +180,14 @@ def _read(
         u = iter((bits.astype(float) + 0.5) / 2**32)
 
     def choose(weight: Float[Array, "M K"]) -> Int[Array, " M"]:
-        if key is not None:
+        if key is None:
+            chosen = weight == weight.max(1, keepdims=True)
+        else:
             reached = jnp.cumsum(weight, 1)
             bound = next(u)[: len(weight), None] * reached[:, -1:]
-            weight = (reached > bound) & (weight > 0)
-        return lax.argmax(weight, 1, jnp.int32)
+            chosen = (reached > bound) & (weight > 0)
+        # Of float64, argmax would not lower in a caller's jit in single precision.
+        return lax.argmax(chosen, 1, jnp.int32)
 
     def below(level: int, node: Array) -> Array:
         band, first, span = node[:, :, None]
