@@ -1,4 +1,4 @@
-"""Speed and memory of the exact predictor, against plain NumPy and nltk.
+"""Speed and memory of the exact predictor, against NumPy and three libraries.
 
     python -m experiments.bench.bayes --rounds 5
 
@@ -8,16 +8,21 @@ process CPU time, medians over the rounds. Compile time is listed apart. Ours:
 `probability` is one inside pass, `leave_one_out` the prediction of every token from all
 others (inside and its gradient), `next_token` the distribution after every prefix,
 `levels` the posteriors of nonterminals, `best_trees` and `draw_trees` trees from the
-same chart. The others compute the probability alone: `numpy` is the same chart, a loop
-over rules and lengths with starts in vectors; `nltk` adds up the parses of its chart
-parser, which is tried on short strings only. Memory is what XLA reserves beside inputs
-and outputs, by strings computed at once.
+same chart, `rule_counts` gradients of rules, their counts, and the trees' entropy.
+A ratio `a:b` is the time of b over that of a. Of the others, `numpy` computes the
+probability by the same chart, a loop over rules and lengths with starts in vectors; on
+short strings, `nltk` adds up the parses of its chart parser, and where genlm-grammar
+and torch-struct are installed (`bayes_oracles`), `genlm` is the probability by Earley's
+algorithm, `torch` that by a chart of binary rules, and `torch ...` its best tree, draw
+and marginals of rules. Memory is what XLA reserves beside inputs and outputs, by
+strings computed at once.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
+from importlib import metadata, resources
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -26,12 +31,19 @@ import numpy as np
 from nltk.grammar import CFG, PCFG, Nonterminal
 
 from experiments.bench.command import Begun, Options, machine_line, run
-from experiments.bench.timing import RATE, WORDS, Candidate, take_turns, warm_up
+from experiments.bench.timing import (
+    RATE,
+    WORDS,
+    Candidate,
+    say,
+    take_turns,
+    warm_up,
+)
 from sandbox.platforms import platform
 from sandbox.tasks import bayes
 from sandbox.tasks.bayes_context import draw_strings
 from sandbox.tasks.bayes_levels import level_posteriors, predict_next
-from sandbox.tasks.bayes_trees import best_trees, draw_trees
+from sandbox.tasks.bayes_trees import best_trees, draw_trees, rule_counts
 from sandbox.tasks.channel import observed
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.grammar_arrays import GrammarArrays, compile_grammar
@@ -40,8 +52,11 @@ from sandbox.text import table
 
 AGREE = 1e-10
 """Largest relative difference of the probabilities that all of them find."""
-NLTK_LENGTH = 40
-"""Longest strings that nltk is tried on."""
+SHORT = 40
+"""Longest strings that other libraries are tried on."""
+OTHERS = {"genlm": "genlm-grammar", "torch_struct": "torch-struct"}
+"""Optional modules and their packages."""
+TREES = ("best_trees", "draw_trees", "rule_counts")
 
 
 @dataclass(frozen=True)
@@ -148,16 +163,17 @@ def nltk_parses(name: str, start: tuple[str, ...], arrays: GrammarArrays) -> Cal
     return probability
 
 
-def make_row(name: str, start: tuple[str, ...], batch: int) -> Row:
+def make_row(name: str, start: tuple[str, ...], batch: int, oracles: Any) -> Row:
     """Everything of one grammar; all candidates agree on probabilities."""
     arrays = compile_grammar(load_grammar(name, start))
     drawn = draw_strings(arrays, jax.random.key(0), 0, batch)
     tokens, known, length = drawn.tokens, drawn.valid, drawn.length
     rows = zip(np.asarray(tokens), np.asarray(length), strict=True)
     strings = [row[:n].astype(int) for row, n in rows]
-    single: dict[str, Callable[[Any], float]] = {"numpy": numpy_inside(arrays)}
-    if arrays.longest <= NLTK_LENGTH:
+    single: dict[str, Callable[[Any], Any]] = {"numpy": numpy_inside(arrays)}
+    if arrays.longest <= SHORT:
         single["nltk"] = nltk_parses(name, start, arrays)
+        single |= oracles.probabilities(arrays) if oracles else {}
     with jax.enable_x64(True):
         mine = np.exp(np.asarray(bayes.log_probability(arrays, tokens, length)))
     for other, f in single.items():
@@ -165,6 +181,8 @@ def make_row(name: str, start: tuple[str, ...], batch: int) -> Row:
         worst = np.abs(theirs / mine[:4] - 1).max()
         if not worst < AGREE:
             raise SystemExit(f"{other} and ours differ by {worst:.1e} on {name}")
+    if oracles and arrays.longest <= SHORT:
+        single |= oracles.trees(arrays)
     v = len(arrays.terminals)
     functions: dict[str, Callable[..., Any]] = {
         "probability": lambda t, _, n: bayes.log_probability(arrays, t, n),
@@ -173,6 +191,7 @@ def make_row(name: str, start: tuple[str, ...], batch: int) -> Row:
         "levels": lambda t, k, n: level_posteriors(arrays, observed(t, k, v), n),
         "best_trees": lambda t, _, n: best_trees(arrays, t, n),
         "draw_trees": lambda t, _, n: draw_trees(arrays, t, n, jax.random.key(0)),
+        "rule_counts": lambda t, _, n: rule_counts(arrays, t, n),
     }
     given = (tokens, known, length)
     cells = chart_plan(arrays).cells(arrays.longest)
@@ -197,7 +216,9 @@ def reserved(f: Callable[..., Any], given: tuple[Any, ...]) -> int:
 def row_record(row: Row) -> dict[str, Any]:
     """Rates, memory, and ratios of rates, as JSON data."""
     rates = {k: c.record() for k, c in row.candidates.items()}
-    mine = rates["probability"][RATE]
+    pairs = [(one, k) for one in ("probability", "leave_one_out") for k in TREES]
+    pairs += [("probability", k) for k in ("numpy", "nltk", "genlm", "torch")]
+    pairs += [(k, f"torch {k}") for k in TREES]
     return {
         "grammar": row.name,
         "longest": row.longest,
@@ -205,13 +226,9 @@ def row_record(row: Row) -> dict[str, Any]:
         "temporary_bytes": row.memory,
         "rates": rates,
         "ratios": {
-            f"probability:{k}": mine / rates[k][RATE]
-            for k in ("numpy", "nltk")
+            f"{one}:{k}": rates[one][RATE] / rates[k][RATE]
+            for one, k in pairs
             if k in rates
-        }
-        | {
-            f"levels:{k}": rates["levels"][RATE] / rates[k][RATE]
-            for k in ("best_trees", "draw_trees")
         },
     }
 
@@ -219,12 +236,21 @@ def row_record(row: Row) -> dict[str, Any]:
 def measure(begun: Begun[Options]) -> dict[str, Any]:
     """Everything, as JSON data."""
     sizes = QUICK if begun.options.quick else Sizes()
-    rows = [make_row(*case) for case in sizes.cases]
+    missing = [package for m, package in OTHERS.items() if not find_spec(m)]
+    oracles, used = None, {"nltk": nltk.__version__}
+    if missing:
+        say(f"{' and '.join(missing)} not installed: timed without these libraries")
+    else:
+        # lazily: they are optional
+        from experiments.bench import bayes_oracles as oracles
+
+        used |= {x: metadata.version(x) for x in (*OTHERS.values(), "torch")}
+    rows = [make_row(*case, oracles) for case in sizes.cases]
     made = {f"{r.name} {k}": c for r in rows for k, c in r.candidates.items()}
     warm_up(made, sizes.seconds)
     take_turns(made.values(), begun.options.rounds)
     return {
-        **begun.record(sizes, nltk=nltk.__version__),
+        **begun.record(sizes, **used),
         "rows": [row_record(row) for row in rows],
     }
 
@@ -232,7 +258,7 @@ def measure(begun: Begun[Options]) -> dict[str, Any]:
 def print_table(result: dict[str, Any]) -> None:
     """Rates, one grammar a line."""
     names = ("probability", "leave_one_out", "next_token")
-    names += ("levels", "best_trees", "draw_trees", "numpy", "nltk")
+    names += ("levels", *TREES, "numpy", "nltk", "genlm", "torch")
 
     def cells(row: dict[str, Any]) -> list[str]:
         rates, memory = row["rates"], row["temporary_bytes"]
@@ -245,7 +271,16 @@ def print_table(result: dict[str, Any]) -> None:
         f"\nstrings per second of {WORDS}, median of {result['rounds']}; memory of"
         " leave_one_out"
     )
-    print(table(header, [cells(r) for r in result["rows"]], right="l" + "r" * 10))
+    print(
+        table(
+            header,
+            [cells(r) for r in result["rows"]],
+            right="l" + "r" * (2 + len(names)),
+        )
+    )
+    for row in result["rows"]:
+        each = (f"{pair} {x:,.3g}" for pair, x in row["ratios"].items())
+        print(f"{row['grammar']}: {', '.join(each)}")
     print(machine_line(result))
 
 

@@ -35,10 +35,8 @@ from sandbox.platforms import platform
 from sandbox.tasks.channel import Channel, observed
 from sandbox.tasks.grammar_arrays import GrammarArrays
 from sandbox.tasks.inside import (
-    SUM,
     Band,
     ChartPlan,
-    Sum,
     chart_plan,
     inside,
     total,
@@ -130,11 +128,10 @@ def weighed(
     n: Array,
     factors: Mapping[int, Array] | None = None,
     rules: Array | None = None,
-    ways: Sum = SUM,
 ) -> tuple[Float[Array, ""], Totals]:
     """Z of one string, and what tells whether it is exact."""
-    chart = inside(plan, w, factors, rules=rules, ways=ways)
-    z = total(plan, chart, n, ways)
+    chart = inside(plan, w, factors, rules=rules)
+    z = total(plan, chart, n)
     return z, Totals.of(plan, w, chart, z, n)
 
 

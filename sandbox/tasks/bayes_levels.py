@@ -33,7 +33,7 @@ from sandbox.tasks.bayes import (
     weighed,
 )
 from sandbox.tasks.grammar_arrays import GrammarArrays
-from sandbox.tasks.inside import SUM, Band, ChartPlan, Sum, chart_plan, inside, kept
+from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, kept
 from sandbox.types import Array
 
 
@@ -60,12 +60,15 @@ def level_posteriors(
     Levels are depths, as in `grammar_arrays`; a terminal stands for itself at the
     levels where the path to it has ended.
     """
-    n_tokens = weights.shape[1]
+    plan, n_tokens = chart_plan(arrays, by_level=True), weights.shape[1]
 
     def use(w: Array, n: Array, _: Array) -> tuple[tuple[Array, Array], Totals]:
-        z, totals, cells = used_cells(arrays, w, n)
+        bands: dict[int, Band] = jax.eval_shape(partial(inside, plan), w)
+        ones = {a: jnp.ones(bands[a].cells.shape) for a in plan.nonterminals}
+        weigh = partial(weighed, plan, w, n)
+        (z, totals), cells = jax.value_and_grad(weigh, has_aux=True)(ones)
         each = {a: c / z for a, c in cells.items()}
-        over, ends = of_tokens(arrays, each, n_tokens)
+        over, ends = _of_tokens(arrays, each, n_tokens)
         return (jnp.clip(over, 0.0, 1.0), jnp.clip(ends, 0.0, 1.0)), totals
 
     (over, ends), _ = at_any_scale(
@@ -77,19 +80,7 @@ def level_posteriors(
     )
 
 
-def used_cells(
-    arrays: GrammarArrays, w: Array, n: Array, ways: Sum = SUM
-) -> tuple[Array, Totals, dict[int, Array]]:
-    """Z of one string, its totals, and how much of Z each cell of each level is in."""
-    plan = chart_plan(arrays, by_level=True)
-    bands: dict[int, Band] = jax.eval_shape(partial(inside, plan), w)
-    ones = {a: jnp.ones(bands[a].cells.shape) for a in plan.nonterminals}
-    weigh = partial(weighed, plan, w, n, ways=ways)
-    (z, totals), cells = jax.value_and_grad(weigh, has_aux=True)(ones)
-    return z, totals, cells
-
-
-def of_tokens(
+def _of_tokens(
     arrays: GrammarArrays, cells: Mapping[int, Array], n: int
 ) -> tuple[Float[Array, "levels N s"], Float[Array, "levels N"]]:
     """Sums over the cells that cover a token, by symbol, and that end at it."""

@@ -8,13 +8,14 @@ respect to the weights p_r of the rules are expected counts,
     H(tree | string) = log Z + log S - sum_r E[count of r] log p_r
 
 with S the number of start symbols, since a tree's probability is prod_r p_r^count / S.
-Where instead the largest is taken, Z is the likeliest tree's probability; where one is
-drawn in proportion to its weight, a tree is drawn from the posterior. In both, what is
-passed back is not a derivative but whether a cell is used, 0 or 1 (J. Eisner 2016; the
-backward sampling of A. Rush, "Torch-Struct", 2020).
+Where instead the largest is taken, Z is the likeliest tree's probability. A tree is
+read from a chart from its root down, in work proportional to its nodes: the likeliest
+from the chart of largest weights, one drawn from the posterior from that of sums
+(J. Goodman, "Parsing inside-out", 1998; M. Johnson et al., "Bayesian inference for
+PCFGs via Markov chain Monte Carlo", 2007).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,10 +26,9 @@ from jax import lax
 from jaxtyping import Bool, Float, Int
 
 from sandbox.tasks.bayes import Totals, at_any_scale, in_float64, weighed
-from sandbox.tasks.bayes_levels import of_tokens, used_cells
 from sandbox.tasks.channel import observed
 from sandbox.tasks.grammar_arrays import GrammarArrays
-from sandbox.tasks.inside import ChartPlan, Part, Sum, chart_plan
+from sandbox.tasks.inside import Band, ChartPlan, chart_plan, inside, total
 from sandbox.types import Array
 
 
@@ -42,147 +42,6 @@ class Trees(NamedTuple):
 
     symbols: Int[Array, "B levels N"]
     boundaries: Bool[Array, "B levels N"]
-
-
-class Pick(Sum):
-    """One of the ways: the likeliest, or one drawn in proportion to its weight."""
-
-    def __init__(self, key: Array | None = None) -> None:
-        """Draws with a key, takes the largest without."""
-        self.best, self.key, self.draws = key is None, key, 0
-
-    def either(self, cells: Array, parts: Sequence[Part]) -> Array:
-        """One of the lexicon and the rules, cell by cell."""
-        every = [cells]
-        for probability, at, part in parts:
-            below = len(cells) - at - len(part)
-            scaled = _scaled(jnp.asarray(probability, part.dtype), part)
-            every.append(jnp.pad(scaled, ((at, below), (0, 0))))
-        return _choose(self.best, self._uniform(cells), jnp.stack(every))
-
-    def join(self, low: int, left: Array, right: Array) -> Array:
-        """One place where the second begins, cell by cell."""
-        shape = (max(len(left) + len(right) - 1, 0), left.shape[1])
-        if not len(left) or not len(right):
-            return jnp.zeros((0, left.shape[1]), left.dtype)
-        u = self._uniform(jax.ShapeDtypeStruct(shape, left.dtype))
-        return _split(self.best, low, u, left, right)
-
-    def mark(self, cells: Array, factor: Array) -> Array:
-        """Cells; what comes back to a factor is whether its cell is used."""
-        return _marked(cells, factor)
-
-    def start(self, roots: Sequence[Array]) -> Array:
-        """One of the start symbols."""
-        chosen: Any = _choose(self.best, self._uniform(roots[0]), jnp.stack(roots))
-        return _scaled(jnp.asarray(1 / len(roots), chosen.dtype), chosen)
-
-    def _uniform(self, like: Any) -> Array:
-        if self.key is None:
-            return jnp.zeros(like.shape, like.dtype)
-        self.draws += 1
-        key = jax.random.fold_in(self.key, self.draws)
-        bits = jax.random.bits(key, like.shape, jnp.uint32)
-        # Below 1 by more than rounding, so that the last way is not missed.
-        return (bits.astype(like.dtype) + 0.5) / 2**32
-
-
-@jax.custom_vjp
-def _scaled(p: Array, cells: Array) -> Array:
-    """Cells times p, which are used as often as the product is."""
-    return p * cells
-
-
-_scaled.defvjp(lambda p, cells: (p * cells, p), lambda p, g: (jnp.zeros_like(p), g))
-
-
-@jax.custom_vjp
-def _marked(cells: Array, factor: Array) -> Array:
-    """A factor is used as often as its cell."""
-    return cells
-
-
-_marked.defvjp(lambda cells, factor: (cells, None), lambda _, g: (g, g))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _choose(best: bool, u: Array, every: Float[Array, "R ..."]) -> Array:
-    return every.max(0) if best else every.sum(0)
-
-
-def _choose_backward(best: bool, saved: Any, g: Array) -> tuple[Array, Array]:
-    u, every = saved
-    reached = jnp.cumsum(every, 0) > u[None] * every.sum(0)[None]
-    chosen = (every if best else reached).argmax(0)
-    which = jnp.arange(len(every)).reshape(-1, *[1] * g.ndim)
-    return jnp.zeros_like(u), jnp.where(which == chosen[None], g[None], 0)
-
-
-_choose.defvjp(lambda best, u, e: (_choose(best, u, e), (u, e)), _choose_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _split(
-    best: bool, low: int, u: Array, left: Float[Array, "J S"], right: Array
-) -> Float[Array, "JK S"]:
-    """As `inside._concatenate`, with the largest product or their sum."""
-    (n_left, starts), n_right = left.shape, len(right)
-    wide = jnp.pad(right, ((0, 0), (0, low + n_left)))
-
-    def add(j: Any, out: Array) -> Array:
-        value = left[j][None] * _at(wide, 0, low + j, n_right, starts)
-        old = _at(out, j, 0, n_right, starts)
-        new = jnp.maximum(old, value) if best else old + value
-        return lax.dynamic_update_slice(out, new, (j, jnp.int32(0)))
-
-    return lax.fori_loop(jnp.int32(0), jnp.int32(n_left), add, jnp.zeros_like(u))
-
-
-def _at(a: Array, row: Any, column: Any, rows: int, columns: int) -> Array:
-    at = (jnp.asarray(row, jnp.int32), jnp.asarray(column, jnp.int32))
-    return lax.dynamic_slice(a, at, (rows, columns))
-
-
-def _split_forward(best: bool, low: int, u: Array, left: Array, right: Array) -> Any:
-    out = _split(best, low, u, left, right)
-    return out, (u, left, right, out)
-
-
-def _split_backward(best: bool, low: int, saved: Any, g: Array) -> Any:
-    u, left, right, out = saved
-    (n_left, starts), n_right = left.shape, len(right)
-    wide = jnp.pad(right, ((0, 0), (0, low + n_left)))
-
-    def step(j: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        reached, open_, d_left, d_right = carry
-        value = left[j][None] * _at(wide, 0, low + j, n_right, starts)
-        old, bound = (_at(a, j, 0, n_right, starts) for a in (reached, u * out))
-        new = jnp.maximum(old, value) if best else old + value
-        largest = value == _at(out, j, 0, n_right, starts)
-        hit = (largest if best else new > bound) & (value > 0)
-        hit &= _at(open_, j, 0, n_right, starts)
-        used = jnp.where(hit, _at(g, j, 0, n_right, starts), 0)
-        rest = _at(open_, j, 0, n_right, starts) & ~hit
-        zero, at = jnp.int32(0), jnp.asarray(low + j, jnp.int32)
-        after = _at(d_right, 0, at, n_right, starts) + used
-        return (
-            lax.dynamic_update_slice(reached, new, (j, zero)),
-            lax.dynamic_update_slice(open_, rest, (j, zero)),
-            lax.dynamic_update_slice(d_left, used.sum(0)[None], (j, zero)),
-            lax.dynamic_update_slice(d_right, after, (zero, at)),
-        )
-
-    start = (
-        jnp.zeros_like(out),
-        jnp.ones(out.shape, bool),
-        jnp.zeros_like(left),
-        jnp.zeros_like(wide),
-    )
-    _, _, d_left, d_right = lax.fori_loop(jnp.int32(0), jnp.int32(n_left), step, start)
-    return jnp.zeros_like(u), d_left, d_right[:, : right.shape[1]]
-
-
-_split.defvjp(_split_forward, _split_backward)
 
 
 @in_float64
@@ -224,12 +83,16 @@ def draw_trees(
 def _trees(
     arrays: GrammarArrays, tokens: Array, length: Array, keys: Array | None
 ) -> tuple[Trees, Array, Array]:
-    n = tokens.shape[1]
+    plan, n = chart_plan(arrays, by_level=True), tokens.shape[1]
+    add = jnp.maximum if keys is None else jnp.add
 
     def use(w: Array, length: Array, _: Array, *key: Array) -> tuple[Any, Totals]:
-        z, totals, cells = used_cells(arrays, w, length, Pick(*key))
-        over, ends = of_tokens(arrays, cells, n)
-        return (over.argmax(-1).astype(z.dtype), ends, z), totals
+        beginnings: dict[tuple[int, ...], Band] = {}
+        chart = inside(plan, w, add=add, beginnings=beginnings)
+        z = total(plan, chart, length, add)
+        over, ends = _read(arrays, _Ways(plan, chart, beginnings), length, n, *key)
+        found = (over.astype(z.dtype), ends.astype(z.dtype), z)
+        return found, Totals.of(plan, w, chart, z, length)
 
     rows = (_observed(arrays, tokens),) + (() if keys is None else (keys,))
     (over, ends, z), g = at_any_scale(
@@ -238,6 +101,136 @@ def _trees(
     valid = (jnp.arange(n)[None, :] < length[:, None]) & (z > 0)[:, None]
     symbols = jnp.where(valid[:, None], over, -1).astype(jnp.int32)
     return Trees(symbols, (ends > 0) & valid[:, None]), z, g
+
+
+class _Ways:
+    """Tables of all bands, each a number: what its cells are made of.
+
+    Attributes:
+      symbol: of the chart; -1 for the beginning of right sides.
+      rows: lengths of a band.
+      low: the first of them.
+      side: `(bands, R)`, of a symbol the bands of its rules' right sides, unless these
+        are tokens.
+      weight: `(bands, R)`, probabilities of these rules, 0 after the last.
+      left: of a beginning the band of all symbols but the last; -1 for a symbol.
+      last: of a beginning the band of its last symbol.
+      start: of the start symbols.
+    """
+
+    def __init__(
+        self,
+        plan: ChartPlan,
+        chart: Mapping[int, Band],
+        beginnings: Mapping[tuple[int, ...], Band],
+    ) -> None:
+        """Of what `inside` makes."""
+        names: list[Any] = [*chart, *beginnings]
+        bands = [*chart.values(), *beginnings.values()]
+        number = {name: i for i, name in enumerate(names)}
+
+        def band(*side: int, starts: int) -> int:
+            return number[side[0] if len(side) == 1 else (*side, -starts)]
+
+        low, rows, starts = np.array([(b.low, *b.cells.shape) for b in bands]).T
+        words = set(plan.terminals)
+        rules = [[x for x in own if x[0][0] not in words] for own in plan.rules]
+        side = np.zeros((len(bands), max(map(len, rules))), np.int32)
+        weight = np.zeros(side.shape)
+        for a, own in zip(plan.nonterminals, rules, strict=True):
+            i = number[a]
+            side[i, : len(own)] = [band(*x, starts=int(starts[i])) for x, _ in own]
+            weight[i, : len(own)] = [p for _, p in own]
+        made = [(band(*x[:-2], starts=-x[-1]), number[x[-2]]) for x in beginnings]
+        left, last = np.array([(-1, 0)] * len(chart) + made).T
+        self.symbol = np.array([*chart] + [-1] * len(beginnings))
+        self.rows, self.start = rows, np.array([number[a] for a in plan.start])
+        self.low, self.left, self.last = (jnp.int32(a) for a in (low, left, last))
+        self.side, self.weight = jnp.asarray(side), jnp.asarray(weight)
+        self._rows, self._starts = jnp.int32(rows), jnp.int32(starts)
+        self._at = jnp.int32(np.cumsum(rows * starts) - rows * starts)
+        self._cells = jnp.concatenate([b.cells.ravel() for b in bands])
+
+    def cell(self, band: Array, first: Array, span: Array) -> Array:
+        """Of `span` tokens from `first` on; 0 outside a band."""
+        row, starts = span - self.low[band], self._starts[band]
+        known = (row >= 0) & (row < self._rows[band]) & (first < starts)
+        place = jnp.where(known, self._at[band] + row * starts + first, 0)
+        return jnp.where(known, jnp.take(self._cells, place, mode="clip"), 0.0)
+
+
+def _read(
+    arrays: GrammarArrays, ways: _Ways, length: Array, n: int, key: Any = None
+) -> tuple[Int[Array, "levels N"], Bool[Array, "levels N"]]:
+    """A tree from its root down: symbols over the tokens, and where nodes end.
+
+    A node takes one of its symbol's rules and then, from the last symbol of the right
+    side to the second, one of the places where that may begin: the likeliest, or with
+    a key one drawn in proportion. Of the chart only the tree's cells and their rivals
+    are read. A node is a column: band, first token, and tokens, 0 for none.
+    """
+    size, levels = len(arrays.symbols), arrays.n_levels
+    width = int(arrays.right_length.max())
+    nodes = [min(most, n) for most in arrays.max_nodes]
+    u = iter(())
+    if key is not None:
+        shape = (1 + (levels - 1) * width, max(nodes[: levels - 1], default=1))
+        bits = jax.random.bits(key, shape, jnp.uint32)
+        # Below 1 by more than rounding, so that the last way is not missed.
+        u = iter((bits.astype(float) + 0.5) / 2**32)
+
+    def choose(weight: Float[Array, "M K"]) -> Int[Array, " M"]:
+        if key is None:
+            chosen = weight == weight.max(1, keepdims=True)
+        else:
+            reached = jnp.cumsum(weight, 1)
+            bound = next(u)[: len(weight), None] * reached[:, -1:]
+            chosen = (reached > bound) & (weight > 0)
+        # Of float64, argmax would not lower in a caller's jit in single precision.
+        return lax.argmax(chosen, 1, jnp.int32)
+
+    def below(level: int, node: Array) -> Array:
+        band, first, span = node[:, :, None]
+        side = ways.side[node[0]]
+        chosen = choose(ways.weight[node[0]] * ways.cell(side, first, span))
+        band = jnp.take_along_axis(side, chosen[:, None], 1)
+        longest = ways.rows[ways.symbol // size == level + 1].max()
+        children = []
+        for _ in range(width - 1):
+            last = ways.last[band]
+            tokens = ways.low[last] + jnp.arange(longest, dtype=jnp.int32)[None]
+            begin = first + span - tokens
+            left = ways.cell(ways.left[band], first, begin - first)
+            chosen = choose(left * ways.cell(last, begin, tokens))
+            some = (ways.left[band] >= 0) & (span > 0)
+            tokens = jnp.where(some, ways.low[last] + chosen[:, None], 0)
+            span = span - tokens
+            children.append((last, first + span, tokens))
+            band = jnp.where(some, ways.left[band], band)
+        children.append((band, first, span))
+        every = jnp.stack(
+            [jnp.concatenate(x, 1) for x in zip(*children[::-1], strict=True)]
+        )
+        every = every.reshape(3, -1)
+        (there,) = jnp.nonzero(every[2] > 0, size=nodes[level + 1], fill_value=-1)
+        return jnp.where(there >= 0, every[:, there], 0)
+
+    def over_tokens(node: Array) -> tuple[Array, Array]:
+        band, first, span = node
+        end = jnp.where(span > 0, first + span - 1, n)
+        ends = jnp.zeros(n, bool).at[end].set(True, mode="drop")
+        over = jnp.take(band, jnp.cumsum(ends) - ends, mode="clip")
+        return jnp.asarray(ways.symbol % size)[over], ends
+
+    start = jnp.asarray(ways.start, jnp.int32)
+    root = start[choose(ways.cell(start, jnp.int32(0), length)[None])]
+    node = jnp.stack([root, jnp.zeros_like(root), length[None].astype(jnp.int32)])
+    every = [node]
+    for level in range(levels - 1):
+        every.append(below(level, every[-1]))
+    most = max(nodes[:levels])
+    padded = [jnp.pad(x, ((0, 0), (0, most - x.shape[1]))) for x in every]
+    return jax.vmap(over_tokens)(jnp.stack(padded))
 
 
 def _observed(arrays: GrammarArrays, tokens: Array) -> Array:

@@ -25,9 +25,9 @@ tokens has Z near 1e-75, well inside float64. Call everything under
 `jax.enable_x64(True)`; `bayes` does, and takes batches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -175,49 +175,14 @@ class Band(NamedTuple):
     cells: Array
 
 
-class Part(NamedTuple):
-    """Cells of one rule, times its probability, from row `at` of its symbol's on."""
-
-    probability: float | Array
-    at: int
-    cells: Array
-
-
-class Sum:
-    """How the ways to write a span come together: their weights add up.
-
-    Another one (`bayes_trees.Pick`) makes another chart of the same grammar.
-    """
-
-    def either(self, cells: Array, parts: Sequence[Part]) -> Array:
-        """Cells of a symbol, its lexicon's and those of its other rules together."""
-        for probability, at, part in parts:
-            cells = cells.at[at : at + len(part)].add(probability * part)
-        return cells
-
-    def join(self, low: int, left: Array, right: Array) -> Array:
-        """Cells of two neighbours, wherever the second begins; as `_concatenate`."""
-        return _concatenate(low, left, right)
-
-    def mark(self, cells: Array, factor: Array) -> Array:
-        """Cells times factors, whose derivatives say how much each is used."""
-        return cells * factor
-
-    def start(self, roots: Sequence[Array]) -> Array:
-        """Weight of a string from those of equally likely start symbols."""
-        return sum(roots, jnp.zeros((), jnp.result_type(float))) / len(roots)
-
-
-SUM = Sum()
-
-
 def inside(
     plan: ChartPlan,
     weights: Float[Array, "N V"],
     factors: Mapping[int, Array] | None = None,
     *,
     rules: Float[Array, " R"] | None = None,
-    ways: Sum = SUM,
+    add: Callable[..., Array] = jnp.add,
+    beginnings: dict[tuple[int, ...], Band] | None = None,
 ) -> dict[int, Band]:
     """The bands of all symbols for one string of at most N tokens.
 
@@ -227,7 +192,10 @@ def inside(
         that counts.
       factors: optional factors on the cells of nonterminals, shaped as `cells`.
       rules: weights of all rules in the plan's order, by default their probabilities.
-      ways: how they come together.
+      add: how ways to write a span come together. `jnp.maximum` leaves the largest
+        instead, which has no derivative here.
+      beginnings: is given the bands of two or more symbols that right sides begin
+        with, named by these symbols and then, negative, the number of starts.
     """
     n = weights.shape[0]
     weights = kept(weights)
@@ -235,7 +203,7 @@ def inside(
     chart = {a: Band(1, weights[None, :, i]) for a, i in column.items()}
     low, high = dict(plan.shortest), dict(plan.longest)
     used = {x for sides in plan.rules for side, _ in sides for x in side}
-    pairs: dict[tuple[int, ...], Band] = {}
+    sequences = {} if beginnings is None else beginnings
     number = 0
     for a, own in zip(plan.nonterminals, plan.rules, strict=True):
         sides: Any = own
@@ -247,24 +215,26 @@ def inside(
         rows = max(top - low[a] + 1, 0)
         cells = jnp.zeros((rows, starts), weights.dtype)
         words = {side: p for side, p in sides if len(side) == 1 and side[0] in column}
-        if len(words) > _UNROLLED and rows:  # a lexicon in one product
+        # A lexicon in one product: a sum, but a known token has one word's weight.
+        if len(words) > _UNROLLED and rows:
             lexicon: Any = np.zeros(len(column))
-            at, values = [column[x] for (x,) in words], list(words.values())
+            place, values = [column[x] for (x,) in words], list(words.values())
             if rules is None:
-                lexicon[at] = values
+                lexicon[place] = values
             else:
-                lexicon = jnp.zeros(len(column)).at[np.array(at)].set(jnp.stack(values))
+                zero, place = jnp.zeros(len(column)), np.array(place)
+                lexicon = zero.at[place].set(jnp.stack(values))
             cells = cells.at[0].add(weights[:starts] @ lexicon)
             sides = [(side, p) for side, p in sides if side not in words]
-        parts = []
         for side, probability in sides:
-            band = _sequence(chart, side, starts, pairs, ways)
+            band = _sequence(chart, side, starts, sequences, add)
             k = min(band.cells.shape[0], low[a] + rows - band.low)
             if k > 0:
-                parts.append(Part(probability, band.low - low[a], band.cells[:k]))
-        cells = ways.either(cells, parts)
+                at = slice(band.low - low[a], band.low - low[a] + k)
+                both = add(cells[at], probability * band.cells[:k])
+                cells = cells.at[at].set(both)
         if factors is not None and a in factors:
-            cells = ways.mark(cells, factors[a])
+            cells = cells * factors[a]
         chart[a] = Band(low[a], kept(cells))
     return chart
 
@@ -273,25 +243,28 @@ def _sequence(
     chart: Mapping[int, Band],
     side: tuple[int, ...],
     starts: int,
-    pairs: dict[tuple[int, ...], Band],
-    ways: Sum,
+    sequences: dict[tuple[int, ...], Band],
+    add: Callable[..., Array],
 ) -> Band:
     """The band of a sequence of symbols, sharing common beginnings."""
     if len(side) == 1:
         band = chart[side[0]]
         return Band(band.low, band.cells[:, :starts])
     key = (*side, -starts)
-    if key not in pairs:
-        first = _sequence(chart, side[:-1], starts, pairs, ways)
+    if key not in sequences:
+        first = _sequence(chart, side[:-1], starts, sequences, add)
         last = chart[side[-1]]
-        cells: Any = ways.join(first.low, first.cells, last.cells)
-        pairs[key] = Band(first.low + last.low, kept(cells))
-    return pairs[key]
+        cells: Any = _concatenate(add, first.low, first.cells, last.cells)
+        sequences[key] = Band(first.low + last.low, kept(cells))
+    return sequences[key]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _concatenate(
-    low: int, left: Float[Array, "J S"], right: Float[Array, "K N"]
+    add: Callable[..., Array],
+    low: int,
+    left: Float[Array, "J S"],
+    right: Float[Array, "K N"],
 ) -> Float[Array, "JK S"]:
     """out[j + k, s] = sum of left[j, s] right[k, s + low + j], zero beyond N."""
     n_left, starts = left.shape
@@ -300,19 +273,20 @@ def _concatenate(
         return jnp.zeros((0, starts), left.dtype)
     right = jnp.pad(right, ((0, 0), (0, low + n_left)))
 
-    def add(j: Any, out: Array) -> Array:
+    def step(j: Any, out: Array) -> Array:
         here = lax.dynamic_slice(right, (_ZERO, low + j), (n_right, starts))
         old = lax.dynamic_slice(out, (j, _ZERO), (n_right, starts))
-        return lax.dynamic_update_slice(out, old + left[j][None] * here, (j, _ZERO))
+        new = add(old, left[j][None] * here)
+        return lax.dynamic_update_slice(out, new, (j, _ZERO))
 
-    return _loop(n_left, add, jnp.zeros((n_left + n_right - 1, starts), left.dtype))
-
-
-def _forward(low: int, left: Array, right: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _concatenate(low, left, right), (left, right)
+    return _loop(n_left, step, jnp.zeros((n_left + n_right - 1, starts), left.dtype))
 
 
-def _backward(low: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+def _forward(add: Any, low: int, left: Array, right: Array) -> tuple[Array, Any]:
+    return _concatenate(add, low, left, right), (left, right)
+
+
+def _backward(add: Any, low: int, saved: Any, grad: Array) -> tuple[Array, Array]:
     left, right = saved
     n_left, starts = left.shape
     n_right, n = right.shape
@@ -320,7 +294,7 @@ def _backward(low: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array,
         return jnp.zeros_like(left), jnp.zeros_like(right)
     wide = jnp.pad(right, ((0, 0), (0, low + n_left)))
 
-    def add(j: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(j: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         d_left, d_right = carry
         here = lax.dynamic_slice(wide, (_ZERO, low + j), (n_right, starts))
         g = lax.dynamic_slice(grad, (j, _ZERO), (n_right, starts))
@@ -334,7 +308,7 @@ def _backward(low: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array,
         return d_left, d_right
 
     zero = (jnp.zeros_like(left), jnp.zeros_like(wide))
-    d_left, d_right = _loop(n_left, add, zero)
+    d_left, d_right = _loop(n_left, step, zero)
     return d_left, d_right[:, :n]
 
 
@@ -353,7 +327,7 @@ def total(
     plan: ChartPlan,
     chart: Mapping[int, Band],
     length: Int[Array, ""],
-    ways: Sum = SUM,
+    add: Callable[..., Array] = jnp.add,
 ) -> Float[Array, ""]:
     """Z of a string of the given length; 0 for a length that no string has."""
     roots = []
@@ -365,4 +339,4 @@ def total(
             cell = band.cells[jnp.clip(row, 0, rows - 1), 0]
             cell = jnp.where((row >= 0) & (row < rows), cell, 0.0)
         roots.append(cell)
-    return ways.start(roots)
+    return reduce(add, roots) / len(roots)
