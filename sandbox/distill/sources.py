@@ -16,7 +16,7 @@ Source: Panigrahi et al. (arXiv 2410.05464), section 2 and released code.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -247,13 +247,16 @@ class LiveSource(Source, Protocol):
         """
         ...
 
-    def own_loss(self, logits: Array, label: Array, student: Array) -> Array:
+    def own_loss(
+        self, logits: Array, label: Array, student: Callable[[], Array]
+    ) -> Array:
         """What its own training lowers, of each row; 0 where it is not trained.
 
         Args:
           logits: its own.
           label: one-hot.
-          student: the student's logits, through which no gradient passes.
+          student: makes the student's logits, through which no gradient passes; a pass
+            more, which `cost` counts.
         """
         return jnp.zeros(label.shape[:-1], label.dtype)
 

@@ -40,6 +40,7 @@ class Step:
       transform: optax transformation without a learning rate.
       loss: (phi, aux, teacher) -> mean loss of the student on the batch; no gradient
         of it reaches a live teacher.
+      through: the same, whose gradient does.
       own: (phi, teacher) -> mean loss of a live teacher on the batch; 0 for none.
       quiz: (phi) -> mean cross-entropy of the student on the quiz rows of the step.
     """
@@ -49,6 +50,7 @@ class Step:
     view: View
     transform: optax.GradientTransformation
     loss: Callable[[Params, Params, Params], Array]
+    through: Callable[[Params, Params, Params], Array]
     own: Callable[[Params, Params], Array]
     quiz: Callable[[Params], Array]
 

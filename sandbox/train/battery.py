@@ -228,7 +228,7 @@ def _check_cost(spec: RunSpec) -> None:
     plain = replace(plain, update=Joint())
     unit, seen = (_rows(replace(spec, strategies=(s,))) for s in (plain, lane))
     for who, claimed in (
-        ("student", lane.cost.student_forward),
+        ("student", lane.cost.student_forward + lane.update.quiz_rows),
         ("teacher", lane.cost.teacher_forward),
     ):
         made = seen[who] / unit[who]  # members pass one after the other, counted once

@@ -8,6 +8,7 @@ the floats' range is frozen at the start of that segment; the others do not noti
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -112,21 +113,28 @@ def _lane_step(
         extra = parted(more.logits, loss.copies, plan.in_turn)
         return Answers(out.logits, out.acts, extra)
 
-    def of_student(own: Any, rows: Rows, key: Array | None) -> Array:
+    def of_student(
+        own: Any, rows: Rows, key: Array | None, cut: Any = lax.stop_gradient
+    ) -> Array:
         phi, aux, teacher = own
         sup, keep = rows.sup, rows.keep
         if isinstance(source, LiveSource):
-            said = logits_of_teacher(*jax.lax.stop_gradient((phi, teacher)), rows)
+            said = logits_of_teacher(cut(phi), cut(teacher), rows)
             sup, keep = supervised(plan, rows.sup._replace(answers=Answers(said)))
         per_row = loss.value(answers(view.student(phi), rows, key), sup, aux)
         return per_row if keep is None else per_row * keep
 
     def of_teacher(own: Any, rows: Rows, key: Array | None) -> Array:
-        assert isinstance(source, LiveSource)
+        if not isinstance(source, LiveSource):  # a view's teacher that nobody trains
+            return jnp.zeros_like(rows.weight)
         phi, teacher = own
-        student = plan.model.apply(jax.lax.stop_gradient(view.student(phi)), rows.x)
+
+        def student() -> Array:
+            params = lax.stop_gradient(view.student(phi))
+            return plan.model.apply(params, rows.x).logits
+
         said = logits_of_teacher(phi, teacher, rows)
-        return source.own_loss(said, rows.sup.label, student.logits)
+        return source.own_loss(said, rows.sup.label, student)
 
     def of_quiz(phi: Params, rows: Rows, key: Array | None) -> Array:
         logits = plan.model.apply(view.student(phi), rows.x).logits
@@ -154,6 +162,7 @@ def _lane_step(
         return mean_loss
 
     student = mean(of_student, rows)
+    through = mean(partial(of_student, cut=lambda own: own), rows)
     teacher = mean(of_teacher, rows)
     step = Step(
         lr=rate,
@@ -161,6 +170,7 @@ def _lane_step(
         view=view,
         transform=plan.optimizer.transform(),
         loss=lambda phi, aux, teacher: student((phi, aux, teacher)),
+        through=lambda phi, aux, teacher: through((phi, aux, teacher)),
         own=lambda phi, own: teacher((phi, own)),
         quiz=lambda phi: mean(of_quiz, Rows(quiz[0], quiz[2], quiz[1], None, None))(
             phi

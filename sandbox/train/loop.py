@@ -148,7 +148,10 @@ class Training(Work):
         self.plan = LanePlan(spec, trajectory)
         self.plan.require_stored()
         self.absent = self.plan.absent
-        self.cost = Cost(*np.asarray([s.cost for s in spec.strategies]).T)
+        quiz = [s.update.quiz_rows / spec.batch_size for s in spec.strategies]
+        costs = np.asarray([s.cost for s in spec.strategies], float)
+        costs[:, :2] += np.asarray(quiz)[:, None]  # of the student, there and back
+        self.cost = Cost(*costs.T)
         self.state = LoopState(self.engine.init())
 
     @property
@@ -296,7 +299,7 @@ class Training(Work):
         seen = np.where(self.absent, 0, seen).astype(np.int64)
         for name, passes in self.cost._asdict().items():
             if name != "teacher_backward" or passes.any():
-                row[name] = seen * passes
+                row[name] = np.rint(seen * passes).astype(np.int64)
         row["teacher_step"] = self.plan.steps_at(max(state.t - 1, 0))
         state.steps.append(state.t)
         for name, value in row.items():

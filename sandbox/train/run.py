@@ -13,6 +13,7 @@ from sandbox.distill.methods import METHODS
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import ConfigError, DivergenceError, StoreError
 from sandbox.models.bit_transformer import BitTransformer
+from sandbox.models.dagfm import DAGFM
 from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
 from sandbox.store.code import foreign_sources, why_other_now
@@ -26,6 +27,7 @@ from sandbox.tasks.data import BUILT_IN_DATA
 from sandbox.tasks.gaussian import MultiIndex
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.masking import MaskedLM
+from sandbox.tasks.multi_view import MultiView, TwoViews
 from sandbox.tasks.next_token import NextToken
 from sandbox.tasks.parity import NoisyParity, Parity
 from sandbox.train.signals import say_once
@@ -35,7 +37,7 @@ BUILT_IN: tuple[type, ...] = (
     *METHODS,
     *BUILT_IN_DATA,
     *(Parity, NoisyParity, Hierarchy, Expansion, MultiIndex, MaskedLM, NextToken),
-    *(MLP, Transformer, BitTransformer),
+    *(MultiView, TwoViews, MLP, Transformer, BitTransformer, DAGFM),
 )
 """Parts a saved record may hold where its field is typed by a protocol."""
 

@@ -11,7 +11,6 @@ import pytest
 
 from sandbox.distill.losses import Answers, Loss, Objective, Sum, Taught, delta, value
 from sandbox.distill.methods import (
-    METHODS,
     TAID,
     ClassMeans,
     Damaged,
@@ -456,17 +455,6 @@ def test_the_battery_finds_wrong_costs_and_options() -> None:
         battery(with_loss(Cheap()))
     with pytest.raises(AssertionError, match="is not cross-entropy"):
         battery(with_loss(Brier()), off=with_loss(Loss()))
-
-
-def test_every_published_method_is_tried() -> None:
-    used = {type(p) for s, _ in EVERY.values() for p in _parts(s)}
-    assert set(METHODS) - used <= {DroppedHeads}  # of transformers
-
-
-def _parts(strategy: Strategy) -> list[Any]:
-    losses = getattr(strategy.loss, "losses", (strategy.loss,))
-    damage = getattr(strategy.source, "damage", None)
-    return [*strategy.target.transforms, *losses, strategy.source, damage]
 
 
 def test_plain_losses_are_what_they_were() -> None:

@@ -8,22 +8,47 @@
     extraction   Features                               the teacher's hidden layers
     damaged      Damaged(WeightNoise | OtherSupport)    the final teacher, changed
     parts        Damaged(SubNetwork | DroppedHeads)     and some of it alone
+    checkpoints  Fixed, Snapshots, Ensemble             stored networks throughout
+    exact        Bayes                                  the exact posterior
+    online       Online, Adapter                        teachers that learn meanwhile
+    averaged     Averaged, Sure                         the student's moving average
+    expansion    Expand                                 a teacher that shares tensors
+    gap          Dynamic, Branched, Flatten             and learns beside its student
+    meta         Beside, Tuned, MetaDistil              a teacher that learns to teach
+    pruning      Pruned                                 a student that loses units
+    exits        OneForAll                              early exits, unlike networks
+    features     NormDirection, OwnHead                 features of the last layer
+    batchwise    Relations, Lipschitz                   rows together
 
 Hinton et al.'s temperature T is `Target(tau=T)` with `Loss(tau_student=T, scale=T**2)`.
 """
 
+from sandbox.distill.methods.averaged import Averaged, Sure
+from sandbox.distill.methods.batchwise import Lipschitz, Relations
+from sandbox.distill.methods.checkpoints import Ensemble, Fixed, Snapshots
 from sandbox.distill.methods.damaged import Damaged, OtherSupport, WeightNoise
 from sandbox.distill.methods.decoupled import Decoupled
+from sandbox.distill.methods.exact import Bayes
+from sandbox.distill.methods.exits import OneForAll
+from sandbox.distill.methods.expansion import Expand
 from sandbox.distill.methods.extraction import Features
+from sandbox.distill.methods.features import NormDirection, OwnHead
 from sandbox.distill.methods.flips import Flips
+from sandbox.distill.methods.gap import Branched, Dynamic, Flatten
 from sandbox.distill.methods.knowledge import ClassMeans, OwnWeight, Smooth, TopK
 from sandbox.distill.methods.logits import TAID, LogitMatching
+from sandbox.distill.methods.meta import Beside, MetaDistil, Tuned
+from sandbox.distill.methods.online import Adapter, Online
 from sandbox.distill.methods.parts import DroppedHeads, SubNetwork
+from sandbox.distill.methods.pruning import Pruned
 from sandbox.distill.methods.wrong import SkipWrong, SwapWrong
 
 METHODS: tuple[type, ...] = (
     *(OwnWeight, Smooth, TopK, ClassMeans, SwapWrong, SkipWrong),
     *(Decoupled, LogitMatching, TAID, Flips, Features),
     *(Damaged, SubNetwork, WeightNoise, DroppedHeads, OtherSupport),
+    *(Fixed, Snapshots, Ensemble, Bayes, Online, Adapter, Averaged, Sure),
+    *(Expand, Branched, Dynamic, Flatten, Beside, Tuned, MetaDistil),
+    *(Pruned, OneForAll, NormDirection, OwnHead, Relations, Lipschitz),
 )
 """What a stored record may name."""

@@ -1,0 +1,103 @@
+r"""Losses on rows together, which need batches of many rows.
+
+    Relations   KL between softmax(-|f_i - f_j|^2 / tau) over j of teacher and student,
+                f of length 1: the first stage of REFILLED (arXiv 2205.01915), over all
+                other rows in place of semi-hard tuples
+    Lipschitz   (|T_S| / |T_T| - 1)^2, |T| the spectral norm of the mean outer product
+                of features and answers: after LONDON (arXiv 2108.12905)
+
+Every row gets the batch's value, or its own part of it.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+
+from sandbox.distill.losses import Answers, Objective, Taught
+from sandbox.distill.methods.features import last
+from sandbox.store.bounds import MoreThan, check_fields
+from sandbox.types import Array, Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batchwise(Objective):
+    """A loss on features of a batch.
+
+    Attributes:
+      layer: tap of the student.
+      teacher_layer: tap of the teacher.
+      weight: of the loss.
+    """
+
+    layer: str
+    teacher_layer: str
+    weight: Annotated[float, MoreThan(0)] = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses weights at or below 0."""
+        check_fields(self, "loss")
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The student's layer."""
+        return (self.layer,)
+
+    @property
+    def teacher_taps(self) -> tuple[str, ...]:
+        """The teacher's."""
+        return (self.teacher_layer,)
+
+    def supervise(self, label: Array, taught: Taught | None, numbers: Any) -> Any:
+        """The teacher's features and answers."""
+        assert taught is not None
+        h = last((taught.answers.acts or {})[self.teacher_layer], label)
+        return h, taught.answers.logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relations(_Batchwise):
+    """Which rows are alike.
+
+    Attributes:
+      tau: temperature of the distances.
+    """
+
+    tau: Annotated[float, MoreThan(0)] = 0.5
+
+    def value(self, out: Answers, sup: Any, aux: Params) -> Array:
+        """The divergence of each row."""
+        s = last((out.acts or {})[self.layer], out.logits)
+        log_p, log_q = (
+            self.log_likeness(h.reshape(-1, h.shape[-1])) for h in (sup[0], s)
+        )
+        gap = jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
+        return self.weight * gap.reshape(s.shape[:-1])
+
+    def log_likeness(self, h: Array) -> Array:
+        """Log probabilities `(B, B)` of the other rows, those of itself near 0."""
+        unit = h / jnp.sqrt(jnp.maximum(jnp.sum(h * h, -1, keepdims=True), 1e-12))
+        distance = 2 - 2 * jnp.dot(unit, unit.T, precision="highest")
+        own = 1e6 * jnp.eye(len(h), dtype=h.dtype)
+        return jax.nn.log_softmax(-(distance + own) / self.tau, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lipschitz(_Batchwise):
+    """How much answers move with features, by the spectral norm."""
+
+    def value(self, out: Answers, sup: Any, aux: Params) -> Array:
+        """The batch's value, at every row."""
+        s = last((out.acts or {})[self.layer], out.logits)
+        theirs, own = (spectral(h, z) for h, z in (sup, (s, out.logits)))
+        gap = (own / jnp.maximum(theirs, 1e-12) - 1) ** 2
+        return jnp.broadcast_to(self.weight * gap, out.logits.shape[:-1])
+
+
+def spectral(h: Array, z: Array) -> Array:
+    """Largest singular value of mean_i h_i z_i^T."""
+    rows_h, rows_z = (a.reshape(-1, a.shape[-1]) for a in (h, z))
+    m = jnp.dot(rows_h.T, rows_z, precision="highest") / len(rows_h)
+    gram = jnp.dot(m.T, m, precision="highest")
+    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 1e-24))

@@ -1,0 +1,133 @@
+"""A teacher that learns to teach: MetaDistil, Zhou et al. (arXiv 2106.04570).
+
+A step on rows B with quiz rows Q, teacher T and student S:
+
+    pilot   S' = S - eta dL(S, T; B)/dS
+    teach   T <- T - teacher_lr dCE(S'(T); Q)/dT        through the pilot step
+    real    S <- S - lr dL(S, T; B)/dS                  with the teacher that has moved
+
+    Strategy(name="meta", source=Tuned(), view=Beside(network=teacher),
+             update=MetaDistil(eta=0.05, teacher_lr=0.05, quiz=256))
+
+in a run whose `start` is the teacher's. At temperature 0 the teacher has no gradient.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import jax
+import optax
+
+from sandbox.distill.cost import Cost
+from sandbox.distill.losses import Answers
+from sandbox.distill.sources import LiveSource
+from sandbox.distill.updates import Step, Trained, Update
+from sandbox.distill.views import View
+from sandbox.models.base import Model
+from sandbox.store.bounds import AtLeast, check_fields
+from sandbox.types import Array, Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside(View):
+    """A student and, beside it, the network that the run starts from as its teacher.
+
+    Attributes:
+      network: the teacher.
+    """
+
+    network: Model
+
+    def init(self, key: Any, model: Model, given: Params | None) -> Params:
+        """A fresh student; the teacher is fresh as well where none is given."""
+        teacher = (
+            self.network.init(jax.random.fold_in(key, 1)) if given is None else given
+        )
+        return {"student": model.init(key), "teacher": teacher}
+
+    def student(self, phi: Params) -> Params:
+        """The student."""
+        return phi["student"]
+
+    def teacher(self, phi: Params) -> Params:
+        """The teacher."""
+        return phi["teacher"]
+
+
+@dataclass(frozen=True)
+class Tuned(LiveSource):
+    """The teacher of a `Beside`; only an update that says so moves it."""
+
+    def init(self, key: Any, model: Model) -> Params:
+        """Nothing but the view's tensors."""
+        return None
+
+    def outputs(
+        self,
+        teacher: Params,
+        phi: Params,
+        x: Any,
+        frozen: Answers | None,
+        view: View,
+        model: Model,
+    ) -> Array:
+        """Its logits."""
+        assert isinstance(view, Beside)
+        return view.network.apply(view.teacher(phi), x).logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaDistil(Update):
+    """Pilot step, teacher's step through it, student's step.
+
+    Attributes:
+      eta: rate of the pilot step; 0 leaves the teacher as it is.
+      teacher_lr: rate of the teacher.
+      quiz: rows of the quiz stream in each step.
+    """
+
+    eta: Annotated[float, AtLeast(0)] = 0.05
+    teacher_lr: Annotated[float, AtLeast(0)] = 0.05
+    quiz: Annotated[int, AtLeast(1)] = 256
+
+    def __post_init__(self) -> None:
+        """Refuses negative rates."""
+        check_fields(self, "update")
+
+    @property
+    def quiz_rows(self) -> int:
+        """As many."""
+        return self.quiz
+
+    @property
+    def cost(self) -> Cost:
+        """One more pass of both, and the gradient through the teacher's answers.
+
+        The loop counts the quiz rows.
+        """
+        return Cost(1, 1, teacher_forward=1, teacher_backward=1)
+
+    def init(self, trained: Trained, transform: optax.GradientTransformation) -> Any:
+        """The student's optimizer."""
+        return transform.init(trained.phi["student"])
+
+    def step(self, trained: Trained, step: Step) -> tuple[Trained, Array]:
+        """The three."""
+
+        def loss(student: Params, teacher: Params) -> Array:
+            phi = {"student": student, "teacher": teacher}
+            return step.through(phi, trained.aux, trained.teacher)
+
+        def quizzed(teacher: Params) -> Array:
+            grad = jax.grad(loss)(student, teacher)
+            pilot = jax.tree.map(lambda p, g: p - self.eta * g, student, grad)
+            return step.quiz({"student": pilot, "teacher": teacher})
+
+        student, teacher = trained.phi["student"], trained.phi["teacher"]
+        grad = jax.grad(quizzed)(teacher)
+        teacher = jax.tree.map(lambda p, g: p - self.teacher_lr * g, teacher, grad)
+        value, grad = jax.value_and_grad(loss)(student, teacher)
+        direction, kept = step.transform.update(grad, trained.optimizer, student)
+        moved = jax.tree.map(lambda p, u: p - step.lr * u, student, direction)
+        phi = {"student": moved, "teacher": teacher}
+        return trained._replace(phi=phi, optimizer=kept), value
