@@ -15,6 +15,7 @@ from sandbox.errors import ConfigError, DivergenceError, StoreError
 from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.dagfm import DAGFM
 from sandbox.models.mlp import MLP
+from sandbox.models.patches import PatchNet
 from sandbox.models.transformer import Transformer
 from sandbox.store.code import foreign_sources, why_other_now
 from sandbox.store.config import digest, from_json, to_json
@@ -37,7 +38,7 @@ BUILT_IN: tuple[type, ...] = (
     *METHODS,
     *BUILT_IN_DATA,
     *(Parity, NoisyParity, Hierarchy, Expansion, MultiIndex, MaskedLM, NextToken),
-    *(MultiView, TwoViews, MLP, Transformer, BitTransformer, DAGFM),
+    *(MultiView, TwoViews, MLP, Transformer, BitTransformer, DAGFM, PatchNet),
 )
 """Parts a saved record may hold where its field is typed by a protocol."""
 

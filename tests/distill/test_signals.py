@@ -17,6 +17,8 @@ from sandbox.distill.methods import (
     OwnHead,
     Pruned,
     Relations,
+    Sampled,
+    Truncated,
 )
 from sandbox.distill.methods.batchwise import spectral
 from sandbox.distill.sources import Final
@@ -247,6 +249,8 @@ EVERY = {
     "exits": with_loss(OneForAll(g=1.5, exits=("hidden_0",))),
     "direction": with_loss(NormDirection(**PARTS)),
     "head": with_loss(OwnHead(**PARTS)),
+    "truncated": with_loss(Truncated()),
+    "sampled": Strategy(name="m", source=Final(), loss=Sampled(n=1)),
     "relations": with_loss(Relations(**PARTS)),
     "lipschitz": with_loss(Lipschitz(**PARTS)),
     "pruning": Strategy(

@@ -19,6 +19,7 @@
     exits        OneForAll                              early exits, unlike networks
     features     NormDirection, OwnHead                 features of the last layer
     batchwise    Relations, Lipschitz                   rows together
+    classes      Truncated, Sampled                     some of the classes
 
 Hinton et al.'s temperature T is `Target(tau=T)` with `Loss(tau_student=T, scale=T**2)`.
 """
@@ -26,6 +27,7 @@ Hinton et al.'s temperature T is `Target(tau=T)` with `Loss(tau_student=T, scale
 from sandbox.distill.methods.averaged import Averaged, Sure
 from sandbox.distill.methods.batchwise import Lipschitz, Relations
 from sandbox.distill.methods.checkpoints import Ensemble, Fixed, Snapshots
+from sandbox.distill.methods.classes import Sampled, Truncated
 from sandbox.distill.methods.damaged import Damaged, OtherSupport, WeightNoise
 from sandbox.distill.methods.decoupled import Decoupled
 from sandbox.distill.methods.exact import Bayes
@@ -50,5 +52,6 @@ METHODS: tuple[type, ...] = (
     *(Fixed, Snapshots, Ensemble, Bayes, Online, Adapter, Averaged, Sure),
     *(Expand, Branched, Dynamic, Flatten, Beside, Tuned, MetaDistil),
     *(Pruned, OneForAll, NormDirection, OwnHead, Relations, Lipschitz),
+    *(Truncated, Sampled),
 )
 """What a stored record may name."""
