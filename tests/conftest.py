@@ -89,7 +89,8 @@ ON_DEMAND = re.compile(
             r"test_gaussian.*(support1|exponents\[degrees[578])",
             r"engines.*(seen.*generic|finite_parameters\[1-online)|preflight.*\[generic",
             r"test_mlp.*\[13-4|unrolled.*\[task2|attention_kernel.*numbers\[64"
-            r"|bayes_trees.*(of_rules|posterior|no_tree)\[uneven",
+            r"|bayes_trees.*(of_rules|posterior|no_tree)\[uneven"
+            r"|teacher_is_its_student\[(three|gpt2 untied)",
         )
     )
 )
@@ -102,6 +103,7 @@ IN_CI = re.compile(
     r"|contracts.*test_task\[MultiIndex"
     r"|engines.*equals_generic\[four classes, reverse"
     r"|bayes_context.*(enumeration\[3|smallest_and_the_largest)|knowledge.*scored_tok|tree_of_nltk"
+    r"|shares_of_the_middle|complex_and_a_coordinate"
 )
 """Variants that run with the long ones. What a normal variable is, to the last bit,
 depends on how many are drawn as `pytest_configure` compiles, not as users do."""

@@ -227,7 +227,7 @@ def test_the_meta_gradient_is_the_difference_quotient(key: Any) -> None:
     assert float(loss) == pytest.approx(float(through(moved, None, None)))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_teacher_that_stays_is_plain_distillation() -> None:
     parts: dict[str, Any] = {"source": Tuned(), "view": Beside(network=WIDE)}
@@ -327,13 +327,8 @@ EVERY = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=getattr(pytest.mark, "long" if n == "gap" else "slow"))
-        for n in EVERY
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
 def test_every_teacher_passes_the_battery(name: str) -> None:
     battery(EVERY[name])
 
