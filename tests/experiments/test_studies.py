@@ -144,7 +144,7 @@ def test_paper_rules_evaluate_on_any_result(root, mlp):
     assert {c.id for c in MLP.paper_claims(mlp)} == {"P1", "P2", "P3.ce", "P3.one_shot"}
     capped = replace(CURRICULUM, student_samples=2_048)
     result = capped.run(root=root, progress=Silent())
-    (run,) = result.students[0]
+    (run,) = result.runs("before")
     assert run.spec.stop.max_samples == PerSeed((2_048, 2_048))
     claims = {c.id: c for c in capped.paper_claims(result)}
     assert claims["P6.middle"].point in (True, False)
