@@ -6,6 +6,7 @@
 STUDIES = {
     "parity_mlp": "Accuracy against samples on sparse parity (claims P1, P2, P3).",
     "parity_curriculum": "The spike in a teacher's correlations (claims P5, P6).",
+    "parity_place": "Which checkpoints teach, and a rule without labels (PL, LF).",
     "parity_width": "Samples to .90 against width and learning rate (claim P7).",
     "parity_regions": "Where checkpoints help: temperature, noise, width (claim M).",
     "parity_hierarchy": "Tree labels: students, and which node leaks when (claim P8).",
