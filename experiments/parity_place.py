@@ -238,7 +238,6 @@ class ParityPlace(st.Study):
         log_levels(ax)
         ax.set(xlabel="place / middle", ylabel="RMS cov(p(1|x), χ_A(x))")
         ax.set_title("correlations in the support")
-        ax.legend(loc="lower left", fontsize=6)
 
     def _draw_problems(self, ax: Axes, r: st.Result) -> None:
         parts = [(d, k, r.parts[named(d, k)]) for d, k, _ in self.problems]
