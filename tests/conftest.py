@@ -90,7 +90,7 @@ ON_DEMAND = re.compile(
             r"engines.*(seen.*generic|finite_parameters\[1-online)|preflight.*\[generic",
             r"test_mlp.*\[13-4|unrolled.*\[task2|attention_kernel.*numbers\[64"
             r"|bayes_trees.*(of_rules|posterior|no_tree)\[uneven"
-            r"|teacher_is_its_student\[(three|gpt2 untied)",
+            r"|teacher_is_its_student\[(three|gpt2)|least_sensitive_heads",
         )
     )
 )
