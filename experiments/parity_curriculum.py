@@ -24,7 +24,7 @@ from sandbox.errors import require
 from sandbox.plotting.curves import band
 from sandbox.plotting.style import DEGREE_COLORS, color_of
 from sandbox.probes.fourier import FourierProbe
-from sandbox.store.bounds import AtLeast, Increasing
+from sandbox.store.bounds import AtLeast, Increasing, MoreThan
 from sandbox.study.rules import gaps, supports
 
 LABELS = {
@@ -45,6 +45,7 @@ ADDED = (
     *("P5.size", "P5.share_0.9", "P5.share_0.951", "P6.half_rise"),
     *("P6.share_0.9", "P6.share_0.951"),
 )
+Shares = Annotated[tuple[Annotated[float, MoreThan(0)], ...], Increasing(0)]
 ZOOM = 7_500_000, 7_900_000, 4_000
 """First and last sample of the closer checkpoints, and how far apart they are (5,000
 is no whole number of the engine's blocks of 32)."""
@@ -64,7 +65,7 @@ class ParityCurriculum(st.Study):
     setting: st.Setting = replace(parity_mlp.SMOKE, lanes=4)
     tau: float = 1.0
     candidates: tuple[str, ...] = ("before", "middle", "after", "blind")
-    shares: Annotated[tuple[float, ...], Increasing(0)] = ()
+    shares: Shares = ()
     student_samples: Annotated[int, AtLeast(0)] = 0
 
     presets = {

@@ -186,6 +186,10 @@ class Source(Protocol):
         """The per-seed values of the record, whose lengths are checked."""
         return ()
 
+    def refuses(self, task: Any) -> str:
+        """Why it cannot teach a run's task; empty if it can."""
+        return ""
+
 
 @runtime_checkable
 class Adaptive(Protocol):
@@ -215,7 +219,6 @@ class LiveSource(Source, Protocol):
 
     stored: ClassVar[bool] = False
 
-    @abstractmethod
     def init(self, key: Any, model: Model) -> Params:
         """Its own parameters at the start; None for none.
 
@@ -223,7 +226,7 @@ class LiveSource(Source, Protocol):
           key: of the lane's initialisation.
           model: the student.
         """
-        ...
+        return None
 
     @abstractmethod
     def outputs(

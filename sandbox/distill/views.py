@@ -38,6 +38,11 @@ class View(Protocol):
         """Parameters of a teacher that shares phi; None where there is none."""
         return None
 
+    @property
+    def taught_by(self) -> Model | None:
+        """The network of that teacher; None where there is none."""
+        return None
+
     def lr_scale(self, phi: Params) -> Params:
         """A learning-rate factor for every leaf."""
         return jax.tree.map(lambda _: 1.0, phi)

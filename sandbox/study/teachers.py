@@ -110,17 +110,21 @@ class Teachers:
         return stage
 
     def near(self, share: float) -> PerSeed:
-        """The checkpoint nearest to a share of the middle one's samples, not step 0."""
-        spec, (middle,) = self.spec, self.chosen.stages["middle"]
+        """The checkpoint nearest to a share of the middle one's samples.
 
-        def nearest(step: int | None) -> int | None:
-            if step is None:
+        From the first after step 0 to the final one.
+        """
+        every, stages = self.spacing, self.chosen.stages
+        (middle,), (final,) = stages["middle"], stages["final"]
+
+        def nearest(step: int | None, last: int | None) -> int | None:
+            if step is None or last is None:
                 return None
-            regular = round(share * step / self.spacing) * self.spacing
-            steps = (max(regular, self.spacing), *spec.checkpoints_at)
+            regular = min(max(round(share * step / every) * every, every), last)
+            steps = (regular, *(s for s in self.spec.checkpoints_at if s <= last))
             return min(steps, key=lambda s: abs(s - share * step))
 
-        return PerSeed(tuple(map(nearest, middle)))
+        return PerSeed(tuple(map(nearest, middle, final)))
 
     def stages(self, name: str) -> tuple[int | PerSeed, ...]:
         """Checkpoints that teach one after the other."""

@@ -204,6 +204,8 @@ class RunSpec:
                 not s.source.reads or self.teacher is not None,
                 f"strategy {s.name!r} needs a teacher; set teacher=.",
             )
+            why = s.source.refuses(self.task)
+            require(not why, f"strategy {s.name!r}: {why}")
         if self.teacher is not None:
             require(
                 self.teacher.spec.n_seeds == self.n_seeds

@@ -76,6 +76,8 @@ def test_the_exact_posterior_teaches() -> None:
     sure = Bayes(task=Parity(d=5, k=3))
     z = sure.outputs(None, None, cube.x, None, Identity(), SMALL)
     np.testing.assert_array_equal(jax.nn.softmax(z)[jnp.arange(32), cube.y], 1.0)
+    with pytest.raises(ConfigError, match=r"source\.task must equal the run's task"):
+        trained(Strategy(name="m", source=Bayes(task=Parity(d=10, k=2))))
     with pytest.raises(ConfigError, match="random support"):
         Bayes(task=Parity(d=5, k=3, support=RandomSupport()))
 

@@ -39,6 +39,7 @@ def test_bad_fields_are_refused():
         ({"problems": ((16, 4, 100),)}, "problems must hold multiples of 64"),
         ({"degrees": (2, 3)}, "degrees must hold 1"),
         ({"places": replace(SMOKE, rule=st.ByDrop())}, "places.rule must be ByGap"),
+        ({"shares": (-0.5, 1.0)}, "shares must be positive"),
     ):
         with pytest.raises(ConfigError, match=message):
             replace(STUDY, **changes)
@@ -53,8 +54,8 @@ def test_a_tiny_study_is_trained_drawn_and_judged(tmp_path):
     report = study.report(r)
     report.write(quiet=True)
     assert [c.id for c in report.claims] == [
-        *("PL.at.0.5", "PL.at.0.8", "PL.degree1.0.8", "PL.at.0.951"),
-        *("PL.degree1.0.951", "LF.found.10.3", "LF.pace.10.3"),
+        *("PL.at.0.5", "PL.at.0.8", "PL.leak.0.8", "PL.at.0.951"),
+        *("PL.leak.0.951", "LF.found.10.3", "LF.pace.10.3"),
     ]
     assert r.measured["inside"].shape == (2, 3, 2)
     part = r.parts["d=10, k=3"]

@@ -138,6 +138,7 @@ def test_shares_of_the_middle_teach_too(root, curriculum):
     assert len(study.draw(r).axes[2].get_lines()) == 2
     finer = replace(t, spec=replace(t.spec, checkpoints_at=(32,)))
     assert finer.near(0.001).values == (32,) * len(middle)
+    assert t.near(100.0).values == t.chosen.stages["final"][0]
 
 
 def test_paper_rules_evaluate_on_any_result(root, mlp):

@@ -42,12 +42,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def oracles():
-    pytest.importorskip("genlm.grammar")
-    pytest.importorskip("torch_struct")
-    # lazily: torch and the two are optional
-    from experiments.bench import bayes_oracles
-
-    return bayes_oracles
+    return pytest.importorskip("experiments.bench.bayes_oracles", exc_type=ImportError)
 
 
 @pytest.fixture(params=sorted(CASES))
@@ -64,13 +59,12 @@ def strings(tokens, length):
 
 
 def test_string_and_next_token_by_genlm(oracles, drawn):
-    from genlm.grammar.parse.earley import Earley, EarleyLM  # optional
-
+    earley = pytest.importorskip("genlm.grammar.parse.earley")
     arrays, tokens, length = drawn
     log_p = log_probability(arrays, tokens, length)
     p_next = predict_next(arrays, tokens, length)
     cfg = oracles.genlm_grammar(arrays)
-    whole, prefix = Earley(cfg), EarleyLM(cfg)
+    whole, prefix = earley.Earley(cfg), earley.EarleyLM(cfg)
     number = arrays.n_nonterminals
     for b, string in enumerate(strings(tokens, length)):
         words = tuple((number + string).tolist())

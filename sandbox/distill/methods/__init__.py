@@ -10,11 +10,11 @@
     parts        Damaged(SubNetwork | DroppedHeads)     and some of it alone
     checkpoints  Fixed, Snapshots, Ensemble             stored networks throughout
     exact        Bayes                                  the exact posterior
-    online       Online, Adapter                        teachers that learn meanwhile
+    online       Online, Tuned, Dynamic, Adapter        teachers that learn meanwhile
     averaged     Averaged, Sure                         the student's moving average
     expansion    Expand                                 a teacher that shares tensors
-    gap          Dynamic, Branched, Flatten             and learns beside its student
-    meta         Beside, Tuned, MetaDistil              a teacher that learns to teach
+    gap          Branched, Flatten                      and kernels beside its own
+    meta         Beside, MetaDistil                     a teacher that learns to teach
     pruning      Pruned                                 a student that loses units
     exits        OneForAll                              early exits, unlike networks
     features     NormDirection, OwnHead                 features of the last layer
@@ -36,11 +36,11 @@ from sandbox.distill.methods.expansion import Expand
 from sandbox.distill.methods.extraction import Features
 from sandbox.distill.methods.features import NormDirection, OwnHead
 from sandbox.distill.methods.flips import Flips
-from sandbox.distill.methods.gap import Branched, Dynamic, Flatten
+from sandbox.distill.methods.gap import Branched, Flatten
 from sandbox.distill.methods.knowledge import ClassMeans, OwnWeight, Smooth, TopK
 from sandbox.distill.methods.logits import TAID, LogitMatching
-from sandbox.distill.methods.meta import Beside, MetaDistil, Tuned
-from sandbox.distill.methods.online import Adapter, Online
+from sandbox.distill.methods.meta import Beside, MetaDistil
+from sandbox.distill.methods.online import Adapter, Dynamic, Online, Tuned
 from sandbox.distill.methods.parts import DroppedHeads, SubNetwork
 from sandbox.distill.methods.pruning import Pruned
 from sandbox.distill.methods.wrong import SkipWrong, SwapWrong

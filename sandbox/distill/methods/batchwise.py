@@ -15,40 +15,13 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
-from sandbox.distill.losses import Answers, Objective, Taught
-from sandbox.distill.methods.features import last
-from sandbox.store.bounds import MoreThan, check_fields
+from sandbox.distill.losses import Answers, Taught
+from sandbox.distill.methods.features import OfLayer, last
+from sandbox.store.bounds import MoreThan
 from sandbox.types import Array, Params
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Batchwise(Objective):
-    """A loss on features of a batch.
-
-    Attributes:
-      layer: tap of the student.
-      teacher_layer: tap of the teacher.
-      weight: of the loss.
-    """
-
-    layer: str
-    teacher_layer: str
-    weight: Annotated[float, MoreThan(0)] = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuses weights at or below 0."""
-        check_fields(self, "loss")
-
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """The student's layer."""
-        return (self.layer,)
-
-    @property
-    def teacher_taps(self) -> tuple[str, ...]:
-        """The teacher's."""
-        return (self.teacher_layer,)
-
+class _Batchwise(OfLayer):
     def supervise(self, label: Array, taught: Taught | None, numbers: Any) -> Any:
         """The teacher's features and answers."""
         assert taught is not None

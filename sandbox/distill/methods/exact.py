@@ -33,9 +33,11 @@ class Bayes(LiveSource):
         )
         task.supports(None)  # refuses random ones
 
-    def init(self, key: Any, model: Model) -> Params:
-        """Nothing is trained."""
-        return None
+    def refuses(self, task: Any) -> str:
+        """Another task, whose posterior is another."""
+        if task == self.task:
+            return ""
+        return f"source.task must equal the run's task, got {self.task!r:.60}."
 
     def outputs(
         self,

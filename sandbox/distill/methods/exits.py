@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from sandbox.distill.losses import Answers, Objective, Taught
+from sandbox.distill.methods.extraction import head
 from sandbox.store.bounds import MoreThan, check_fields
 from sandbox.types import Array, Params
 
@@ -76,9 +77,6 @@ class OneForAll(Objective):
     def value(self, out: Answers, sup: Any, aux: Params) -> Array:
         """The loss of each row, summed over output and exits."""
         every, heads = [out.logits], aux if self.exits else []
-        for name, (w, b) in zip(self.exits, heads, strict=True):
-            h = (out.acts or {})[name]
-            h = h[..., -1, :] if h.ndim > out.logits.ndim else h
-            z = jnp.dot(h, w, precision="highest")
-            every.append(z + jnp.broadcast_to(b, z.shape))
+        for name, wb in zip(self.exits, heads, strict=True):
+            every.append(head((out.acts or {})[name], out.logits, *wb))
         return -sum(jnp.sum(sup * jax.nn.log_softmax(z, -1), -1) for z in every)  # pyright: ignore

@@ -97,6 +97,11 @@ class Expand(View):
         """The wide network."""
         return phi
 
+    @property
+    def taught_by(self) -> Model:
+        """The wide network's record."""
+        return widened(self.network, self.r)
+
     def student(self, phi: Params) -> Params:
         """The leading part of every axis, times r where it was divided."""
         back = 1 / self.r if self.rate == "corrected" else float(self.r)

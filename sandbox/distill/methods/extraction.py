@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from sandbox.distill.losses import Answers, Objective, Taught
+from sandbox.distill.methods.features import last
 from sandbox.distill.targets import Known
 from sandbox.errors import require
 from sandbox.store.bounds import AtLeast, MoreThan, check_fields
@@ -63,7 +64,7 @@ class Features(Objective):
         """Projection `(width, dims)` of each layer, and minus that of its mean."""
         share, out = (known.weight / jnp.sum(known.weight))[None], []
         for i, h in enumerate((known.acts or {})[name] for name in self.layers):
-            h = h[:, -1] if h.ndim > 2 else h
+            h = last(h, known.logits)
             mean = jnp.dot(share, h, precision="highest")
             cov = jnp.dot((h - mean).T * share, h - mean, precision="highest")
             v = jax.random.normal(jax.random.key(i), (len(cov), self.dims), h.dtype)
@@ -78,7 +79,7 @@ class Features(Objective):
         """Projections, whether each layer and the output is matched, and the target."""
         assert taught and taught.known and taught.answers.acts and taught.t is not None
         pairs = zip(self.layers, taught.known.stats, strict=True)
-        g = [_head(taught.answers.acts[name], label, *vm) for name, vm in pairs]
+        g = [head(taught.answers.acts[name], label, *vm) for name, vm in pairs]
         one, stage = jnp.ones_like(taught.tau), taught.t // max(self.hold, 1)
         on = [self.weight * one * (not self.hold or stage == i) for i in range(len(g))]
         return g, on, one * (stage >= len(g)) * (self.hold > 0), taught.p
@@ -88,13 +89,12 @@ class Features(Objective):
         g, on, last, p = sup
         total = -last * jnp.sum(p * jax.nn.log_softmax(out.logits, -1), -1)
         for name, goal, share, own in zip(self.layers, g, on, aux, strict=True):
-            gap = _head((out.acts or {})[name], out.logits, *own) - goal
+            gap = head((out.acts or {})[name], out.logits, *own) - goal
             total += share * jnp.sum(gap**2, -1)
         return total
 
 
-def _head(acts: Array, like: Array, w: Array, b: Array) -> Array:
+def head(acts: Array, like: Array, w: Array, b: Array) -> Array:
     """Activations through w and b; of the last position where the label has none."""
-    rows = acts[..., -1, :] if acts.ndim > like.ndim else acts
-    out = jnp.dot(rows, w, precision="highest")
+    out = jnp.dot(last(acts, like), w, precision="highest")
     return out + jnp.broadcast_to(b, out.shape)

@@ -10,7 +10,6 @@ mean of the teacher's over rows of class y, W, b its last layer.
 read off the teacher's answers to held-out rows by least squares.
 """
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -24,8 +23,8 @@ from sandbox.types import Array, Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Matched(Objective):
-    """A loss on features of the last layers.
+class OfLayer(Objective):
+    """A loss on features of a layer.
 
     Attributes:
       layer: tap of the student.
@@ -36,8 +35,6 @@ class _Matched(Objective):
     layer: str
     teacher_layer: str
     weight: Annotated[float, MoreThan(0)] = 1.0
-
-    uses_known = True
 
     def __post_init__(self) -> None:
         """Refuses weights at or below 0."""
@@ -53,6 +50,15 @@ class _Matched(Objective):
         """The teacher's."""
         return (self.teacher_layer,)
 
+
+def last(acts: Array, like: Array) -> Array:
+    """Activations; of the last position where the answer has none."""
+    return acts[..., -1, :] if acts.ndim > like.ndim else acts
+
+
+class _Matched(OfLayer):
+    uses_known = True
+
     def init_aux(self, key: Any, student: Answers, teacher: Answers | None) -> Params:
         """The matrix from the student's features to the teacher's."""
         assert teacher is not None
@@ -64,16 +70,6 @@ class _Matched(Objective):
         """The student's features in the teacher's space."""
         s = last((out.acts or {})[self.layer], out.logits)
         return jnp.dot(s, aux, precision="highest")
-
-    @abstractmethod
-    def statistics(self, known: Known) -> Any:
-        """What is needed of held-out rows."""
-        ...
-
-
-def last(acts: Array, like: Array) -> Array:
-    """Activations; of the last position where the answer has none."""
-    return acts[..., -1, :] if acts.ndim > like.ndim else acts
 
 
 @dataclass(frozen=True, kw_only=True)

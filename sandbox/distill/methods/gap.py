@@ -1,4 +1,4 @@
-"""Losses of Gap Preserving Distillation (arXiv 2410.04140), and its branches.
+"""Branches and target of Gap Preserving Distillation (arXiv 2410.04140).
 
 The wide teacher D learns from labels, the student from labels and from D's smoothed
 answers, through which no gradient passes:
@@ -8,19 +8,14 @@ answers, through which no gradient passes:
              loss=Sum(losses=(Loss(alpha=1.0), Loss()), weights=(1.0, 3.0)))
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from sandbox.distill.losses import Answers
-from sandbox.distill.methods.expansion import Expand, widened
-from sandbox.distill.methods.online import cross_entropy
-from sandbox.distill.sources import LiveSource
+from sandbox.distill.methods.expansion import Expand
 from sandbox.distill.targets import Known, Transform
-from sandbox.distill.views import View
 from sandbox.models.base import Model
 from sandbox.store.bounds import AtLeast, Within, check_fields
 from sandbox.types import Array, Params
@@ -60,34 +55,6 @@ class Branched(Expand):
             every = jnp.concatenate([leaves[i][None], more])
             leaves[i] = jnp.einsum("b...o,bo->...o", every, g, precision="highest")
         return jax.tree.unflatten(tree, leaves)
-
-
-@dataclass(frozen=True)
-class Dynamic(LiveSource):
-    """The wide network of an `Expand`, which learns from labels."""
-
-    def init(self, key: Any, model: Model) -> Params:
-        """Nothing but the view's tensors."""
-        return None
-
-    def outputs(
-        self,
-        teacher: Params,
-        phi: Params,
-        x: Any,
-        frozen: Answers | None,
-        view: View,
-        model: Model,
-    ) -> Array:
-        """Its logits."""
-        assert isinstance(view, Expand)
-        return widened(view.network, view.r).apply(view.teacher(phi), x).logits
-
-    def own_loss(
-        self, logits: Array, label: Array, student: Callable[[], Array]
-    ) -> Array:
-        """Cross-entropy."""
-        return cross_entropy(logits, label)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,6 @@ import jax
 import optax
 
 from sandbox.distill.cost import Cost
-from sandbox.distill.losses import Answers
-from sandbox.distill.sources import LiveSource
 from sandbox.distill.updates import Step, Trained, Update
 from sandbox.distill.views import View
 from sandbox.models.base import Model
@@ -53,27 +51,10 @@ class Beside(View):
         """The teacher."""
         return phi["teacher"]
 
-
-@dataclass(frozen=True)
-class Tuned(LiveSource):
-    """The teacher of a `Beside`; only an update that says so moves it."""
-
-    def init(self, key: Any, model: Model) -> Params:
-        """Nothing but the view's tensors."""
-        return None
-
-    def outputs(
-        self,
-        teacher: Params,
-        phi: Params,
-        x: Any,
-        frozen: Answers | None,
-        view: View,
-        model: Model,
-    ) -> Array:
-        """Its logits."""
-        assert isinstance(view, Beside)
-        return view.network.apply(view.teacher(phi), x).logits
+    @property
+    def taught_by(self) -> Model:
+        """The network of these."""
+        return self.network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 Online   a network of its own, from labels: progressive distillation at a spacing of 1
          (Harutyunyan et al., arXiv 2301.12245)
+Tuned    the network that a view holds beside its student; updates may move it
+Dynamic  the same, from labels
 Adapter  a stored teacher plus a small network, after OKD (arXiv 2409.12512): its losses
          are ours, CE(y, p) + kappa KL(p || q)
 """
@@ -55,6 +57,36 @@ class Online(LiveSource):
     ) -> Array:
         """Its logits."""
         return self.network.apply(teacher, x).logits
+
+    def own_loss(
+        self, logits: Array, label: Array, student: Callable[[], Array]
+    ) -> Array:
+        """Cross-entropy."""
+        return cross_entropy(logits, label)
+
+
+@dataclass(frozen=True)
+class Tuned(LiveSource):
+    """The teacher that a view holds; only an update that says so moves it."""
+
+    def outputs(
+        self,
+        teacher: Params,
+        phi: Params,
+        x: Any,
+        frozen: Answers | None,
+        view: View,
+        model: Model,
+    ) -> Array:
+        """Its logits."""
+        network = view.taught_by
+        assert network is not None
+        return network.apply(view.teacher(phi), x).logits
+
+
+@dataclass(frozen=True)
+class Dynamic(Tuned):
+    """The teacher that a view holds, which learns from labels."""
 
     def own_loss(
         self, logits: Array, label: Array, student: Callable[[], Array]

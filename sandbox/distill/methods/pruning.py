@@ -101,15 +101,10 @@ class Pruned(View):
         new, a = self._summed(product), 1 / self.memory
         score = {k: (1 - a) * s + a * new[k] for k, s in phi["score"].items()}
         span = float(self.last - self.first)
-        part = jnp.clip((t.astype(a_dtype(score)) - self.first) / span, 0, 1)
-        share = self.kept + (1 - self.kept) * (1 - part) ** 3
+        part = (t.astype(jnp.result_type(float)) - self.first) / span
+        share = self.kept + (1 - self.kept) * (1 - jnp.clip(part, 0, 1)) ** 3
         mask = {k: _kept(score[k], m, share) for k, m in phi["mask"].items()}
         return {"params": phi["params"], "mask": mask, "score": score}
-
-
-def a_dtype(tree: Any) -> Any:
-    """Of the first leaf."""
-    return jax.tree.leaves(tree)[0].dtype
 
 
 def _kept(score: Array, mask: Array, share: Array) -> Array:
