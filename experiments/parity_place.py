@@ -96,7 +96,10 @@ class ParityPlace(st.Study):
             n_teachers=20,
         ),
     }  # fmt: skip
-    since = {"any": "2026-11-28 01ae3e1"}
+    since = {"any": "2026-11-28 01ae3e1"} | {
+        f"PL.leak.{share:g}": "2026-11-28 b4ef803 (added)"
+        for share in (0.7, 0.8, 0.85, 0.9, 0.951, 1.0, 1.05)
+    }
 
     def check(self) -> None:
         ok = isinstance(self.places.rule, st.ByGap)
