@@ -63,7 +63,10 @@ def read_metrics(run: RunFolder) -> Metrics:
     """Reads a finished run's table, after checking it against the manifest."""
     run.check(FILE)
     try:
-        table = pq.read_table(pa.BufferReader((run.path / FILE).read_bytes()))
+        # A thread of Arrow's that still holds these bytes when Python ends aborts it
+        # (apache/arrow#34314), so it starts none.
+        data = pa.BufferReader((run.path / FILE).read_bytes())
+        table = pq.ParquetFile(data, pre_buffer=False).read(use_threads=False)
         raw = {
             n: table.column(n).to_numpy(zero_copy_only=False)
             for n in table.column_names

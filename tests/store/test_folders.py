@@ -287,6 +287,32 @@ def test_metrics_round_trip(tmp_path: Path) -> None:
         read_metrics(run)
 
 
+THREADS = """
+import os, sys
+from pathlib import Path
+from sandbox.store.folders import RunFolder
+from sandbox.store.metrics import read_metrics
+count = lambda: len(os.listdir("/proc/self/task"))
+before = count()
+read_metrics(RunFolder(Path(sys.argv[1])))
+print(count() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads")
+def test_reading_the_table_starts_no_thread(tmp_path: Path) -> None:
+    """One that ends after Python does aborts a command that had succeeded."""
+    columns = {n: np.ones((50, 2, 2)) for n in "abcdefgh"}
+    run = RunFolder(tmp_path)
+    run.prepare()
+    table = Metrics(np.arange(50), (0, 1), ("x", "y"), columns).to_parquet()
+    write_atomic(tmp_path / FILE, table)
+    run.commit({})
+    command = [sys.executable, "-c", THREADS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
 def test_the_table_in_rows(tmp_path: Path) -> None:
     """What another tool sees: one row a step, seed and strategy."""
     import io
