@@ -75,7 +75,8 @@ def more() -> Iterator[Program]:
     yield Program("second stage", second, (w[0], bias[0]), 1)
 
 
-@pytest.mark.parametrize("name", [pytest.param("gpu", marks=pytest.mark.slow), "tpu"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpu", "tpu"])
 def test_no_factor_is_rounded_and_no_sum_has_a_random_order(name: str) -> None:
     found = {}
     with assumed(name):

@@ -128,7 +128,7 @@ def test_closed_forms_have_the_exponents_of_the_theory():
     np.testing.assert_allclose(forms["checkpoint"], 1, atol=0.1)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_facts_say_everything_and_the_figure_draws():
     times = make_times(slack=1.2)
     first, last = CPU.problems[0], CPU.along(6)[-1]

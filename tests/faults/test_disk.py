@@ -91,7 +91,7 @@ def disk(reference: Study, tmp_path: Path) -> Iterator[Disk]:
         keeper.kill()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_full_disk(disk: Disk, reference: Study) -> None:
     """No room for the teacher's checkpoints; after some is freed, the same bits."""
     disk.fill(0)  # not even for the note in the lock

@@ -35,7 +35,7 @@ def place(study: Study, name: str) -> Study:
     return Study(study.folder.parent / name, study.program, study.env)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_no_locale_no_home_no_network(study: Study, reference: Study) -> None:
     """ASCII only, in a folder whose name is anything but."""
     odd = place(study, "-x a b/héé ☃ 'q' \"$HOME\"\nline\ttwo %s {}")
@@ -51,7 +51,7 @@ def test_no_locale_no_home_no_network(study: Study, reference: Study) -> None:
     assert not made.stat().st_mode & 0o077
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_variables_that_a_notebook_sets(study: Study, reference: Study) -> None:
     """Its backend, which this environment may not have; and jax without jit."""
     backend = "module://no_such_package.backend_inline"
@@ -71,7 +71,7 @@ def test_where_runs_are_stored(monkeypatch):
     assert default_root() == Path.home() / "mine"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_relative_paths_from_two_folders(study: Study, reference: Study) -> None:
     """The first sitting is stopped in the teachers; HOME points nowhere."""
     study.folder.mkdir()
@@ -89,7 +89,7 @@ def test_relative_paths_from_two_folders(study: Study, reference: Study) -> None
     assert study.contents() == reference.contents()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_jumping_clock_and_a_long_path(study: Study, reference: Study) -> None:
     """Hours back and forth at every look; the working folder cannot be written."""
     long = place(study, "/".join(["n" * 200] * 12))

@@ -69,7 +69,7 @@ def same(study: Study, reference: Study) -> None:
     assert verified.returncode == 0, verified.stdout
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_three_kills(study: Study, reference: Study) -> None:
     """While the state is saved, between table and manifest, and in a figure's file."""
     assert kill_at(study, "os.rename", "resume", 2, 0)

@@ -112,6 +112,7 @@ def test_the_same_entries_are_dropped_as_on_a_cpu() -> None:
     assert 0.05 < (found == 0).mean() < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_bits_after_an_interruption(tmp_path: Path, name: str) -> None:
     spec = RUNS[name]

@@ -120,12 +120,8 @@ def test_more_teachers_train_only_the_new_ones(tmp_path: Path) -> None:
     assert told.seen("teacher") == ["seed 0", "seeds 2-3"]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "setting",
-    [BITS, pytest.param(STRINGS, marks=pytest.mark.slow)],
-    ids=["bits", "strings"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", [BITS, STRINGS], ids=["bits", "strings"])
 def test_more_strategies_train_only_the_new_ones(
     tmp_path: Path, setting: st.Setting
 ) -> None:

@@ -75,7 +75,7 @@ def test_its_parameters_are_those_that_were_saved(
         fit(run.spec, root=tmp_path, progress=Silent())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_it_is_probed_and_teaches(
     series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,7 +186,7 @@ class Quizzed(Update):
         return trained._replace(phi=phi, optimizer=kept), loss
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_updates_see_the_quiz_stream() -> None:
     """A step on its rows is a step of gradient descent on these rows, by hand."""
     spec = student(Strategy(name="a", update=Quizzed()), n_seeds=1, teacher=None)
@@ -222,7 +222,7 @@ class Two(Final):
         return lane.final - 64, lane.final
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_several_networks_teach_by_their_mean_logits(tmp_path: Path) -> None:
     run = fit(TEACHER, root=tmp_path, progress=Silent())
     spec = student(Strategy(name="a", source=Two()), Strategy(name="b", source=Final()))
