@@ -14,24 +14,29 @@ from dataclasses import dataclass
 
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
 from sandbox.distill.strategy import Anneal, Strategy, Target
+from sandbox.models.base import Model
 from sandbox.tasks.data import Data, Fresh
 
 
 @dataclass(frozen=True)
 class Capped:
-    """A strategy with a cap or training rows of its own.
+    """A strategy with a cap, training rows, a student or a start of its own.
 
     Attributes:
       strategy: what is trained.
       cap: multiple of the teacher's n90; 0 is the budget's.
       samples: cap in samples, which wins; 0 for none.
       data: which rows it is trained on.
+      model: the student; None for the setting's.
+      start: whether it begins as its teacher's final checkpoint, through its view.
     """
 
     strategy: Strategy
     cap: float = 0.0
     samples: int = 0
     data: Data = Fresh()
+    model: Model | None = None
+    start: bool = False
 
 
 Lane = Strategy | Capped

@@ -24,7 +24,6 @@ from sandbox.models.transformer import Transformer
 from sandbox.store.bounds import AtLeast, Increasing, MoreThan, Within, check_fields
 from sandbox.study.rules import ByDrop, ByGap, ByNode, Checked
 from sandbox.tasks.base import BooleanTask, VectorTask, is_sequence_task
-from sandbox.tasks.data import Data, Fresh
 from sandbox.tasks.grammar import load_grammar
 from sandbox.tasks.masking import MaskedLM
 from sandbox.tasks.next_token import NextToken
@@ -355,7 +354,7 @@ class Setting:
         """So many units in samples."""
         return count * self.one
 
-    def _spec(self, kind: Any, network: TwoLayer | Heads, **fields: Any) -> RunSpec:
+    def _spec(self, kind: Any, model: Model, **fields: Any) -> RunSpec:
         """What records of teachers and students have in common."""
         stop = fields["stop"].largest // self.batch
         rule = self.teacher_optimizer if kind == "teacher" else self.student_optimizer
@@ -365,7 +364,7 @@ class Setting:
         return RunSpec(
             kind=kind,
             task=self.made_task,
-            model=network.model(self.made_task),
+            model=model,
             optimizer=made,
             batch_size=self.batch,
             block=max(32, self.batch),
@@ -406,7 +405,7 @@ class Setting:
         every = self.samples(self.spacing)
         return self._spec(
             "teacher",
-            self.teacher,
+            self.teacher.model(self.made_task),
             strategies=(Strategy(name="teacher"),),
             stop=self.budget.teacher_stop(self),
             eval_every=every,
@@ -421,17 +420,22 @@ class Setting:
         strategies: tuple[Strategy, ...],
         teacher: TeacherRef,
         stop: Stop,
-        data: Data = Fresh(),
+        *,
+        model: Model | None = None,
+        **fields: Any,
     ) -> RunSpec:
-        """The record of one group's students, from every initialisation."""
+        """The record of one group's students, from every initialisation.
+
+        `model` is the student, the setting's by default; `fields` are further ones.
+        """
         return self._spec(
             "student",
-            self.student,
+            model or self.student.model(self.made_task),
             strategies=replicas(strategies, self.inits),
             stop=stop,
             eval_every=self.samples(self.student_every),
             teacher=teacher,
-            data=data,
+            **fields,
             n_seeds=teacher.spec.n_seeds,
             first_seed=teacher.spec.first_seed,
         )

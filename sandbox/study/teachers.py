@@ -185,7 +185,14 @@ class Teachers:
             most = self._each(tuple(map(int, caps)))
             level = STOP if self.setting.budget.varies else None
             stop = Stop(max_samples=most, accuracy=level)
-            made = self.setting.student_spec(tuple(members), ref, stop, own.data)
+            made = self.setting.student_spec(
+                tuple(members),
+                ref,
+                stop,
+                model=own.model,
+                data=own.data,
+                start=ref if own.start else None,
+            )
             specs.append(made)
         return specs
 

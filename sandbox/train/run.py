@@ -16,6 +16,7 @@ from sandbox.models.bit_transformer import BitTransformer
 from sandbox.models.dagfm import DAGFM
 from sandbox.models.mlp import MLP
 from sandbox.models.patches import PatchNet
+from sandbox.models.towers import TwoTowers
 from sandbox.models.transformer import Transformer
 from sandbox.store.code import foreign_sources, why_other_now
 from sandbox.store.config import digest, from_json, to_json
@@ -38,7 +39,16 @@ BUILT_IN: tuple[type, ...] = (
     *METHODS,
     *BUILT_IN_DATA,
     *(Parity, NoisyParity, Hierarchy, Expansion, MultiIndex, MaskedLM, NextToken),
-    *(MultiView, TwoViews, MLP, Transformer, BitTransformer, DAGFM, PatchNet),
+    *(
+        MultiView,
+        TwoViews,
+        MLP,
+        Transformer,
+        BitTransformer,
+        DAGFM,
+        PatchNet,
+        TwoTowers,
+    ),
 )
 """Parts a saved record may hold where its field is typed by a protocol."""
 

@@ -1,5 +1,7 @@
 """Other signals than answers, and students that shrink: identities and the battery."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +12,11 @@ import pytest
 from sandbox.distill.losses import Answers, Loss, Sum
 from sandbox.distill.methods import (
     METHODS,
+    Augmented,
+    Centres,
     DroppedHeads,
+    Embedding,
+    Inherited,
     Lipschitz,
     NormDirection,
     OneForAll,
@@ -24,9 +30,16 @@ from sandbox.distill.methods.batchwise import spectral
 from sandbox.distill.sources import Final
 from sandbox.distill.strategy import Strategy
 from sandbox.distill.targets import Known
+from sandbox.errors import ConfigError
 from sandbox.models.mlp import MLP
+from sandbox.models.towers import TwoTowers
 from sandbox.models.transformer import Transformer
+from sandbox.tasks.parity import Parity
 from sandbox.train.battery import battery
+from sandbox.train.loop import fit
+from sandbox.train.optim import SGD, LearningRate
+from sandbox.train.progress import Silent
+from sandbox.train.spec import RunSpec, Stop, TeacherRef
 from sandbox.types import Tokens
 from tests.distill import test_methods, test_teachers
 from tests.distill.test_methods import N, drawn, said
@@ -234,6 +247,119 @@ def test_the_least_sensitive_heads_go(key: Any) -> None:
     assert np.isfinite(whole).all()
 
 
+@pytest.mark.usefixtures("x64")
+def test_centres_of_the_classes_that_are_there(key: Any) -> None:
+    """0 where the student's logits are its teacher's nearness to them."""
+    z, _, label = drawn(3)
+    label = jnp.where(label[:, :1] > 0, label, jnp.eye(3)[1])  # no row of class 2
+    h = jax.random.normal(key, (N, 5))
+    loss = Centres(layer="s", teacher_layer="t")
+    sup = loss.supervise(label, said(z, label, acts={"t": h}), ())
+    y = np.asarray(label.argmax(-1))
+    centres = np.stack([np.asarray(h)[y == c].mean(0) for c in range(2)])
+    near = np.asarray(h) @ centres.T
+
+    def value(z: Any) -> Any:
+        return loss.value(Answers(z), sup, None)
+
+    same = jnp.concatenate([near, z[:, 2:]], 1)
+    np.testing.assert_allclose(value(same), 0, atol=1e-12)
+    p, q = (np.asarray(jax.nn.softmax(a / 2, -1)) for a in (near, z[:, :2]))
+    np.testing.assert_allclose(value(z), (p * np.log(p / q)).sum(1), atol=1e-12)
+    grad = jax.grad(lambda z: value(z).sum())(z)
+    assert (grad[:, 2] == 0).all() and (grad[:, :2] != 0).any()
+
+
+# ------------------------------------------------------------------ drawn rows
+
+
+@pytest.mark.usefixtures("x64")
+def test_drawn_rows_that_tell_most(key: Any) -> None:
+    """Their law maximises the mean score less its divergence from the uniform one."""
+    _, t, label = drawn(3)
+    own, theirs = 3 * jax.random.normal(key, (2, N, 4, 3))
+    loss = Augmented(n=4, beta=0.7)
+    p = loss.supervise(label, said(t, label, extra=theirs), ())
+    np.testing.assert_allclose(p, jax.nn.softmax(theirs), atol=1e-12)
+    log_q = jax.nn.log_softmax(own)
+    w = np.asarray(loss.weights(log_q, p))
+    y = np.asarray(p.argmax(-1))[..., None]
+    sure = np.take_along_axis(np.asarray(p), y, -1)[..., 0]
+    right = np.take_along_axis(np.exp(np.asarray(log_q)), y, -1)[..., 0]
+    score = np.log(sure) + np.log(1 - right)
+
+    def free(w: np.ndarray) -> np.ndarray:
+        return (w * score).sum(-1) - (w * np.log(4 * w)).sum(-1) / 0.7
+
+    for other in np.random.default_rng(0).dirichlet(np.ones(4), (50, N)):
+        assert (free(w) >= free(other) - 1e-12).all()
+    each = -(np.asarray(p) * np.asarray(log_q)).sum(-1)
+    got = loss.value(Answers(t, extra=own), p, None)
+    np.testing.assert_allclose(got, (w * each).sum(-1), atol=1e-12)
+    alike = Augmented(n=4, beta=0.0).value(Answers(t, extra=own), p, None)
+    np.testing.assert_allclose(alike, each.mean(-1), atol=1e-12)
+    rows = loss.inputs(key, jnp.ones(10))
+    assert rows.shape == (4, 10) and set(np.unique(rows)) == {-1.0, 1.0}
+
+
+# --------------------------------------------------------------------- towers
+
+SPLIT = TwoTowers(d=10, query=4, hidden=(6, 8), dims=3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_scores_differ_by_embeddings_at_most(key: Any) -> None:
+    teacher = replace(SPLIT, hidden=(20, 8))
+    view, given = Inherited(), teacher.init(key)
+    phi = view.init(jax.random.fold_in(key, 1), SPLIT, given)
+    x = jax.random.rademacher(key, (50, 10), float)
+    s, t = (
+        net.apply(params, x, taps=("query", "document"))
+        for net, params in ((SPLIT, phi), (teacher, given))
+    )
+    np.testing.assert_array_equal(s.acts["document"], t.acts["document"])
+    gap = s.acts["query"] - t.acts["query"]
+    score = s.logits[:, 0] - s.logits[:, 1] - t.logits[:, 0] + t.logits[:, 1]
+    most = np.linalg.norm(gap, axis=1) * np.linalg.norm(t.acts["document"], axis=1)
+    assert (np.abs(score) <= most + 1e-12).all() and (most > 0).all()
+    sup = Embedding().supervise(x, said(t.logits, x, acts=dict(t.acts)), ())
+    loss = Embedding().value(Answers(s.logits, dict(s.acts)), sup, None)
+    np.testing.assert_allclose(loss, (gap**2).sum(1), atol=1e-12)
+    rate = view.lr_scale(phi)
+    assert set(jax.tree.leaves(rate["document"])) == {0.0}
+    assert set(jax.tree.leaves(rate["query"])) == {1.0}
+    with pytest.raises(ConfigError, match="needs the run's start"):
+        view.init(key, SPLIT, None)
+    with pytest.raises(ConfigError, match="towers of student and start differ"):
+        view.init(key, replace(SPLIT, hidden=(6, 9)), given)
+
+
+@pytest.mark.slow
+def test_an_inherited_tower_is_not_trained(tmp_path: Path) -> None:
+    """And the student of both learns what its teacher knows."""
+    teacher = RunSpec(
+        kind="teacher",
+        task=Parity(d=10, k=2),
+        model=replace(SPLIT, hidden=(20, 8)),
+        strategies=(Strategy(name="ce"),),
+        stop=Stop(max_samples=6_400),
+        eval_every=640,
+        checkpoint_every=640,
+        optimizer=SGD(lr=LearningRate(peak=0.05)),
+    )
+    ref = TeacherRef(spec=teacher, final=6_400)
+    both = Sum(losses=(Loss(), Embedding()), weights=(1.0, 1.0))
+    embed = Strategy(name="embed", source=Final(), view=Inherited(), loss=both)
+    more = {"kind": "student", "model": SPLIT, "strategies": (embed,)}
+    spec = replace(teacher, **more, teacher=ref, start=ref)
+    first, run = (fit(s, root=tmp_path, progress=Silent()) for s in (teacher, spec))
+    kept, new = (r.trajectory.read(6_400, seed=0) for r in (first, run))
+    same = jax.tree.map(np.array_equal, kept["document"], new["document"])
+    assert all(jax.tree.leaves(same))
+    curves = [r.metrics.curves(n)[0] for r, n in ((first, "ce"), (run, "embed"))]
+    assert curves[0][-1] > 0.95 and curves[1][-1] > curves[0][-1] - 0.05
+
+
 # ------------------------------------------------------------------- battery
 
 PARTS: dict[str, Any] = {"layer": "hidden_0", "teacher_layer": "hidden_0"}
@@ -253,6 +379,8 @@ EVERY = {
     "sampled": Strategy(name="m", source=Final(), loss=Sampled(n=1)),
     "relations": with_loss(Relations(**PARTS)),
     "lipschitz": with_loss(Lipschitz(**PARTS)),
+    "centres": with_loss(Centres(**PARTS)),
+    "augmented": with_loss(Augmented(n=2)),
     "pruning": Strategy(
         name="m", source=Final(), view=Pruned(network=SMALL, kept=0.5, last=128)
     ),
@@ -269,7 +397,8 @@ def test_every_published_method_is_tried() -> None:
     tried = [s for s, _ in test_methods.EVERY.values()]
     tried += [*test_teachers.EVERY.values(), *EVERY.values()]
     used = {type(part) for s in tried for part in parts(s)}
-    assert set(METHODS) - used <= {DroppedHeads}  # of transformers
+    # of transformers, and of a run that starts from another
+    assert set(METHODS) - used <= {DroppedHeads, Embedding, Inherited}
 
 
 def parts(strategy: Strategy) -> list[Any]:

@@ -18,14 +18,17 @@
     pruning      Pruned                                 a student that loses units
     exits        OneForAll                              early exits, unlike networks
     features     NormDirection, OwnHead                 features of the last layer
-    batchwise    Relations, Lipschitz                   rows together
+    batchwise    Relations, Centres, Lipschitz          rows together
+    augmented    Augmented                              drawn rows that tell most
+    towers       Embedding, Inherited                   queries and documents
     classes      Truncated, Sampled                     some of the classes
 
 Hinton et al.'s temperature T is `Target(tau=T)` with `Loss(tau_student=T, scale=T**2)`.
 """
 
+from sandbox.distill.methods.augmented import Augmented
 from sandbox.distill.methods.averaged import Averaged, Sure
-from sandbox.distill.methods.batchwise import Lipschitz, Relations
+from sandbox.distill.methods.batchwise import Centres, Lipschitz, Relations
 from sandbox.distill.methods.checkpoints import Ensemble, Fixed, Snapshots
 from sandbox.distill.methods.classes import Sampled, Truncated
 from sandbox.distill.methods.damaged import Damaged, OtherSupport, WeightNoise
@@ -43,6 +46,7 @@ from sandbox.distill.methods.meta import Beside, MetaDistil
 from sandbox.distill.methods.online import Adapter, Dynamic, Online, Tuned
 from sandbox.distill.methods.parts import DroppedHeads, SubNetwork
 from sandbox.distill.methods.pruning import Pruned
+from sandbox.distill.methods.towers import Embedding, Inherited
 from sandbox.distill.methods.wrong import SkipWrong, SwapWrong
 
 METHODS: tuple[type, ...] = (
@@ -52,6 +56,6 @@ METHODS: tuple[type, ...] = (
     *(Fixed, Snapshots, Ensemble, Bayes, Online, Adapter, Averaged, Sure),
     *(Expand, Branched, Dynamic, Flatten, Beside, Tuned, MetaDistil),
     *(Pruned, OneForAll, NormDirection, OwnHead, Relations, Lipschitz),
-    *(Truncated, Sampled),
+    *(Truncated, Sampled, Centres, Augmented, Embedding, Inherited),
 )
 """What a stored record may name."""

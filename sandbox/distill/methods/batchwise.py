@@ -3,6 +3,9 @@ r"""Losses on rows together, which need batches of many rows.
     Relations   KL between softmax(-|f_i - f_j|^2 / tau) over j of teacher and student,
                 f of length 1: the first stage of REFILLED (arXiv 2205.01915), over all
                 other rows in place of semi-hard tuples
+    Centres     KL between softmax(f_i . c / tau) over the classes that the batch has,
+                c the mean of the teacher's features in each, and softmax(z_S / tau)
+                over the same: its second stage, beside labels
     Lipschitz   (|T_S| / |T_T| - 1)^2, |T| the spectral norm of the mean outer product
                 of features and answers: after LONDON (arXiv 2108.12905)
 
@@ -54,6 +57,40 @@ class Relations(_Batchwise):
         distance = 2 - 2 * jnp.dot(unit, unit.T, precision="highest")
         own = 1e6 * jnp.eye(len(h), dtype=h.dtype)
         return jax.nn.log_softmax(-(distance + own) / self.tau, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Centres(_Batchwise):
+    """Nearness to the centres of the classes that are there.
+
+    Attributes:
+      tau: temperature of both sides.
+    """
+
+    tau: Annotated[float, MoreThan(0)] = 2.0
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Logits alone are read."""
+        return ()
+
+    def supervise(self, label: Array, taught: Taught | None, numbers: Any) -> Any:
+        """The teacher's features and the labels."""
+        return super().supervise(label, taught, numbers)[0], label
+
+    def value(self, out: Answers, sup: Any, aux: Params) -> Array:
+        """The divergence of each row."""
+        h, label = (a.reshape(-1, a.shape[-1]) for a in sup)
+        n, z = jnp.sum(label, 0), out.logits.reshape(label.shape)
+        rows = jnp.dot(label.T, h, precision="highest")
+        centres = rows / jnp.maximum(n, 1)[:, None]
+        near = jnp.dot(h, centres.T, precision="highest")
+        log_p, log_q = (
+            jax.nn.log_softmax(jnp.where(n[None] > 0, a / self.tau, -1e30), -1)
+            for a in (near, z)
+        )
+        gap = jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
+        return self.weight * gap.reshape(out.logits.shape[:-1])
 
 
 @dataclass(frozen=True, kw_only=True)

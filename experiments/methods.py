@@ -1,0 +1,399 @@
+"""Every distillation method of our sources on the same tasks.
+
+    python -m experiments.methods smoke
+    python -m experiments.methods cpu
+    python -m experiments.methods --help
+
+Each with one choice of its knobs, made before the run and not tuned: what a method does
+at its best, `which_knowledge`, `final_teacher_only`, `which_teacher` and `who_moves`
+ask. All learn sparse parity from the same teachers; those whose loss looks at rows
+together, in batches; those that need more than two classes, on trees; eight of them
+fill in masked tokens of strings. Methods that change the student (`dagfm`) stand beside
+labels on the same student.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments import pcfg_accuracy, which_knowledge
+from sandbox.distill import methods as m
+from sandbox.distill.losses import Loss, Objective, Sum
+from sandbox.distill.sources import Final, Progressive, Source
+from sandbox.distill.strategy import Anneal, Strategy
+from sandbox.distill.targets import Target, Transform
+from sandbox.distill.views import View
+from sandbox.errors import require
+from sandbox.models.dagfm import DAGFM
+from sandbox.models.mlp import MLP
+from sandbox.plotting import curves as plots
+from sandbox.plotting.style import WIDE
+from sandbox.tasks.hierarchy import Hierarchy
+from sandbox.tasks.parity import Parity
+from sandbox.theory.sample_complexity import median_estimate
+from sandbox.train.optim import SGD, LearningRate
+
+SMOKE = replace(which_knowledge.SMOKE, hold=15_360)
+CPU = replace(which_knowledge.CPU, n_teachers=5, group=5, hold=61_440)
+TREES = replace(which_knowledge.TREES, n_teachers=5)
+
+
+def batched(s: st.Setting, size: int = 16) -> st.Setting:
+    """The setting in batches, the learning rate in proportion up to ten times."""
+    rule = SGD(lr=LearningRate(peak=0.1))
+    return replace(s, batch=size, teacher_optimizer=rule, student_optimizer=rule)
+
+
+FAMILIES = {
+    "#6b7280": ("ce", "one_shot", "dagfm_ce"),
+    "#1d4ed8": ("progressive", "two_shot", "fixed", "snapshots"),
+    "#0f766e": ("smooth", "means", "own", "top2", "swap", "skip"),
+    "#7c3aed": ("online", "adapter", "averaged", "gpd", "branched", "meta"),
+}
+"""Grey: labels and outputs; blue: checkpoints as they are; green: parts of their
+target; purple: teachers that move. The rest, other uses of the final one, is brown."""
+WORDS = {
+    "ce": "labels (CE)",
+    "one_shot": "one-shot",
+    "two_shot": "2-shot, middle",
+    "fixed": "middle throughout",
+    "snapshots": "last four snapshots",
+    "smooth": "label smoothing",
+    "means": "class means",
+    "own": "label's own weight",
+    "top2": "top two",
+    "swap": "wrong swapped",
+    "skip": "wrong skipped",
+    "logits": "logit matching",
+    "taid": "TAID",
+    "flips": "bit flips",
+    "extraction": "features, then outputs",
+    "units": "30% of units, then whole",
+    "exits": "one-for-all, exits",
+    "truncated": "truncated (Allen-Zhu, Li)",
+    "own_head": "teacher's head (srdL)",
+    "norm": "norm and direction",
+    "relations": "relations (REFILLED)",
+    "lipschitz": "Lipschitz (LONDON)",
+    "sampled": "four sampled classes",
+    "online": "online teacher",
+    "adapter": "adapter (OKD)",
+    "averaged": "moving average",
+    "gpd": "GPD, r = 8",
+    "branched": "GPD, branches",
+    "meta": "MetaDistil",
+    "dagfm": "DAGFM student",
+    "dagfm_ce": "DAGFM student, labels",
+}
+"""What figures call them."""
+
+
+class Methods(st.Study):
+    """Every method once.
+
+    Attributes:
+      parity: teachers and students, row by row.
+      batches: the same in batches; None leaves them out.
+      trees: tree labels; None leaves them out.
+      strings: masked strings, at a fixed length; None leaves them out.
+      ramp: samples in which TAID's target moves to the teacher's.
+    """
+
+    parity: st.Setting = SMOKE
+    batches: st.Setting | None = None
+    trees: st.Setting | None = None
+    strings: st.Setting | None = None
+    ramp: int = 64_000
+
+    presets = {
+        "smoke": st.preset("two teachers of d=24, k=6; no batches, trees or strings."),
+        "cpu": st.preset(
+            "five teachers of d=32, k=6, alone and in batches of 16, and of d=24, k=3,"
+            " C=8; three of cfg3b from level 13.",
+            parity=CPU,
+            batches=batched(CPU),
+            trees=TREES,
+            strings=replace(pcfg_accuracy.LEVEL_13, n_teachers=3),
+            ramp=150_000,
+        ),
+    }
+
+    def check(self) -> None:
+        ok = isinstance(self.parity.task, Parity) and self.parity.hold > 0
+        require(ok, "parity must be a Parity with a positive hold.")
+
+    @property
+    def settings(self) -> Mapping[str, st.Setting]:
+        every = {
+            "parity": self.parity,
+            "batches": self.batches,
+            "trees": self.trees,
+            "strings": self.strings,
+        }
+        return {name: s for name, s in every.items() if s is not None}
+
+    def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        if isinstance(t.setting.task, st.Strings):
+            return self._on_strings(t)
+        if isinstance(t.setting.task, Hierarchy):
+            return self._on_trees(t)
+        if t.setting.batch > 1:
+            return self._in_batches(t)
+        return self._on_bits(t)
+
+    def _first(self, t: st.Teachers, pace: Source) -> list[st.Lane]:
+        return [
+            *(st.ce(), st.one_shot(), Strategy(name="progressive", source=pace)),
+            st.two_shot(t["middle"], t.hold),
+            Strategy(name="fixed", source=m.Fixed(step=t["middle"])),
+        ]
+
+    def _on_bits(self, t: st.Teachers) -> list[st.Lane]:
+        task, hold = t.setting.made_task, t.setting.hold
+        student, teacher = t.setting.student.model(task), t.spec.model
+        assert isinstance(student, MLP)
+        pace = Progressive(every=t.spacing)
+        products = DAGFM(d=task.d, depth=task.k - 1)
+        some = m.Damaged(damage=m.SubNetwork(share=0.3), hold=hold)
+        average = m.Averaged(network=student, period=t.spacing)
+        return [
+            *self._first(t, pace),
+            _snapshots(t.spacing),
+            taught("smooth", pace, m.Smooth()),
+            taught("swap", pace, m.SwapWrong()),
+            taught("skip", pace, m.SkipWrong()),
+            told("logits", m.LogitMatching(weight=0.1)),
+            told("taid", self._taid(self.ramp)),
+            told("flips", beside(m.Flips(n=4), weight=4.0)),
+            told("extraction", m.Features(layers=("hidden_0",), dims=32, hold=hold)),
+            told("units", Loss(), some),
+            told("exits", beside(m.OneForAll(exits=("hidden_0",)), labels=True)),
+            told("truncated", beside(m.Truncated(), labels=True)),
+            told("own_head", beside(_own_head("hidden_0"), labels=True)),
+            told("online", Loss(), m.Online(network=teacher)),
+            told("adapter", Loss(), m.Adapter(network=student)),
+            taught("averaged", average, m.Sure(), loss=Loss(alpha=0.5)),
+            self._gpd("gpd", m.Expand(network=student, r=8)),
+            self._gpd("branched", m.Branched(network=student, r=8)),
+            st.Capped(Strategy(name="dagfm_ce"), model=products),
+            st.Capped(told("dagfm", m.LogitMatching(weight=0.1)), model=products),
+        ]
+
+    def _gpd(self, name: str, view: View) -> Strategy:
+        """Weights 1 and 3 of the published losses, which add up to 1 here."""
+        return Strategy(
+            name=name,
+            source=m.Dynamic(),
+            view=view,
+            target=Target(transforms=(m.Flatten(share=0.1),)),
+            loss=Sum(losses=(Loss(alpha=1.0), Loss()), weights=(0.25, 0.75)),
+        )
+
+    def _taid(self, ramp: int) -> m.TAID:
+        return m.TAID(share=Anneal(start=0.0, end=1.0, over=ramp))
+
+    def _in_batches(self, t: st.Teachers) -> list[st.Lane]:
+        layer = "hidden_0"
+        alike = m.Relations(layer=layer, teacher_layer=layer)
+        slope = m.Lipschitz(layer=layer, teacher_layer=layer)
+        meta = Strategy(
+            name="meta",
+            source=m.Tuned(),
+            view=m.Beside(network=t.spec.model),
+            loss=Loss(alpha=0.5),
+            update=m.MetaDistil(eta=0.1, teacher_lr=0.1, quiz=64),
+        )
+        return [
+            *self._first(t, Progressive(every=t.spacing)),
+            told("relations", beside(alike, labels=True)),
+            told("lipschitz", beside(slope, labels=True)),
+            st.Capped(meta, start=True),
+        ]
+
+    def _on_trees(self, t: st.Teachers) -> list[st.Lane]:
+        pace = Progressive(every=t.spacing)
+        norm = m.NormDirection(layer="hidden_0", teacher_layer="hidden_0")
+        return [
+            *self._first(t, pace),
+            taught("means", pace, m.ClassMeans()),
+            taught("own", pace, m.OwnWeight()),
+            taught("top2", pace, m.TopK(k=2)),
+            told("logits", m.LogitMatching(weight=0.1)),
+            told("exits", beside(m.OneForAll(exits=("hidden_0",)), labels=True)),
+            told("truncated", beside(m.Truncated(), labels=True)),
+            told("own_head", beside(_own_head("hidden_0"), labels=True)),
+            told("norm", beside(norm, labels=True)),
+            told("sampled", m.Sampled(n=4)),
+        ]
+
+    def _on_strings(self, t: st.Teachers) -> list[st.Lane]:
+        """The first stage is divided among the layers, TAID's ramp is as long."""
+        s, pace = t.setting, pcfg_accuracy.pace(t)
+        assert isinstance(s.teacher, st.Heads)
+        layers = tuple(f"residual_{i + 1}" for i in range(s.teacher.layers))
+        stage = s.samples(s.hold) // len(layers)
+        return [
+            *self._first(t, pace),
+            _snapshots(t.spacing),
+            taught("means", pace, m.ClassMeans()),
+            taught("swap", pace, m.SwapWrong()),
+            taught("skip", pace, m.SkipWrong()),
+            told("logits", m.LogitMatching(weight=0.1)),
+            told("taid", self._taid(s.samples(s.hold))),
+            told("flips", beside(m.Flips(n=1), weight=4.0)),
+            told("extraction", m.Features(layers=layers, dims=16, hold=stage)),
+        ]
+
+    def figure(self, r: st.Result) -> Figure:
+        """Samples and passes to .90 over the teacher's, a row a method.
+
+        Left: samples of every student over its teacher's; a dot a student, a bar the
+        median, triangles those not there by their cap. Middle: forward passes of both
+        networks and backward ones (counted twice) to .90, in units of what the teacher
+        took; an online teacher's own are counted in, a stored one's training is not.
+        Right: the same samples in batches of 16 and on trees of eight leaves, and
+        accuracy at the end on masked strings. Grey: labels and the final teacher's
+        outputs; blue: its checkpoints; green: parts of their target; brown: other uses
+        of the final teacher; purple: teachers that move.
+        """
+        fig = Figure(figsize=(WIDE, 6.2), layout="constrained")
+        more = [name for name in ("batches", "trees", "strings") if name in r.parts]
+        grid = fig.add_gridspec(1, 2 + bool(more))
+        p = r.parts["parity"]
+        names = [n for n in ORDER if n in p.strategies]
+        a, b = fig.add_subplot(grid[0]), fig.add_subplot(grid[1])
+        st.ratios(a, {"": p}, names, label=name_of, color=color_of)
+        a.set(xlabel="samples to .90 / n90 of teacher", title=str(p.setting))
+        passes = [self.passes(p, n).ravel() for n in names]
+        known = [v[np.isfinite(v)] for v in passes]
+        plots.strips(
+            b,
+            passes,
+            labels=["" for _ in names],
+            colors=[color_of(n) for n in names],
+            cap=max((float(v.max()) for v in known if len(v)), default=1.0),
+        )
+        b.set_xlabel("passes to .90 / those of teacher")
+        for ax in (a, b):
+            ax.axvline(1, color="0.6", lw=0.8)
+        if not more:
+            return fig
+        sizes = [len(r.parts[name].strategies) for name in more]
+        right = grid[2].subgridspec(len(more), 1, height_ratios=sizes)
+        for i, name in enumerate(more):
+            ax, p = fig.add_subplot(right[i]), r.parts[name]
+            rows = [n for n in ORDER if n in p.strategies]
+            if name == "strings":
+                st.endings(ax, p, rows, label=name_of, color=color_of)
+                ax.set_title(pcfg_accuracy.level(p.setting))
+                continue
+            st.ratios(ax, {"": p}, rows, label=name_of, color=color_of)
+            ax.set(xlabel="samples / n90 of teacher", title=title(p.setting))
+            ax.axvline(1, color="0.6", lw=0.8)
+        return fig
+
+    def passes(self, p: st.Taught, name: str) -> np.ndarray:
+        """Passes to .90, backward ones counted twice, over the teacher's, `(T, I)`."""
+        own = p.strategies[name].cost
+        each = own.student_forward + 2 * own.student_backward
+        each += own.teacher_forward + 2 * own.teacher_backward
+        return (p.n90[name] / p.n90.teacher).values * each / 3.0
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        for part, p in r.parts.items():
+            for name in p.strategies:
+                if part == "strings" or name in ("ce", "one_shot", "dagfm_ce"):
+                    continue
+                words = f"{part}: {name_of(name)} learns no later than its teacher"
+                pace = p.n90[name] / p.n90.teacher
+                yield st.at_most(f"M.{part}.{name}", pace, 1.0, words, also=(0.5, 2.0))
+        if "strings" not in r.parts:
+            return
+        p = r.parts["strings"]
+        for name in p.strategies:
+            if name not in ("ce", "one_shot"):
+                words = f"strings: {name_of(name)} ends above labels"
+                yield st.positive(f"M.strings.{name}", p.at(name) - p.at("ce"), words)
+
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for part, p in r.parts.items():
+            rows = {}
+            for name, s in p.strategies.items():
+                ends = p.at(name).values.ravel()
+                row: dict[str, Any] = {"passes_a_sample": s.cost._asdict()}
+                row["accuracy"] = np.nanmedian(ends)
+                if part != "strings":
+                    pace = (p.n90[name] / p.n90.teacher).values.ravel()
+                    row |= median_estimate(pace).to_json("pace")
+                    row["learned"] = int(np.isfinite(pace).sum())
+                rows[name] = row
+            out[part] = rows
+        return out
+
+
+ORDER = (
+    *("ce", "one_shot", "dagfm_ce", "progressive", "two_shot", "fixed", "snapshots"),
+    *[n for n in WORDS if n in FAMILIES["#0f766e"]],
+    *("logits", "taid", "flips", "extraction", "units", "exits", "truncated"),
+    *("own_head", "norm", "relations", "lipschitz", "sampled", "dagfm"),
+    *FAMILIES["#7c3aed"],
+)
+"""Rows of the figure."""
+
+
+def told(name: str, loss: Objective, source: Source | None = None) -> Strategy:
+    """The final teacher, or another source, under a loss."""
+    return Strategy(name=name, source=source or Final(), loss=loss)
+
+
+def taught(
+    name: str, source: Source, transform: Transform, loss: Objective | None = None
+) -> Strategy:
+    """A source with a transform of its target."""
+    target = Target(transforms=(transform,))
+    return Strategy(name=name, source=source, target=target, loss=loss or Loss())
+
+
+def beside(loss: Objective, *, weight: float = 1.0, labels: bool = False) -> Sum:
+    """A loss beside the teacher's outputs, or beside labels."""
+    own = Loss(alpha=1.0) if labels else Loss()
+    return Sum(losses=(own, loss), weights=(1.0, weight))
+
+
+def _snapshots(every: int) -> Strategy:
+    """Wang et al.'s temperature and weights."""
+    source = m.Snapshots(last=4, every=every)
+    loss = Loss(alpha=0.5, tau_student=5.0, scale=25.0)
+    return Strategy(name="snapshots", source=source, target=Target(tau=5.0), loss=loss)
+
+
+def _own_head(layer: str) -> m.OwnHead:
+    return m.OwnHead(layer=layer, teacher_layer=layer, weight=0.1)
+
+
+def title(s: st.Setting) -> str:
+    """E.g. `in batches of 16`."""
+    if s.batch > 1:
+        return f"in batches of {s.batch}"
+    task = s.made_task
+    return f"trees, d={task.d}, k={task.feature_complexity}, C={task.n_classes}"
+
+
+def name_of(name: str) -> str:
+    """What figures call a strategy."""
+    return WORDS.get(name, name)
+
+
+def color_of(name: str) -> str:
+    """The colour of a strategy's family."""
+    found = (color for color, names in FAMILIES.items() if name in names)
+    return next(found, "#b45309")
+
+
+if __name__ == "__main__":
+    Methods.main()
