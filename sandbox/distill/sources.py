@@ -250,6 +250,18 @@ class LiveSource(Source, Protocol):
         """
         ...
 
+    def inputs(self, phi: Params, x: Any, key: Any, view: View, model: Model) -> Any:
+        """The rows of a step in place of x, of the same shapes.
+
+        Args:
+          phi: the tensors of the view before the step.
+          x: the run's rows.
+          key: of the step.
+          view: of the strategy.
+          model: the student.
+        """
+        return x
+
     def own_loss(
         self, logits: Array, label: Array, student: Callable[[], Array]
     ) -> Array:

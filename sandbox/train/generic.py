@@ -24,6 +24,8 @@ from sandbox.train.forward import joined, parted
 from sandbox.train.teaching import ALIVE, Plan, Segment, in_turn, supervised
 from sandbox.types import Array, Params
 
+_INPUTS = 2**32 - 1  # fold of a step's key; those of micro-batches are small
+
 
 class GenericState(NamedTuple):
     """What is trained (see `Trained`) with leading axes (S, L), and bookkeeping.
@@ -98,6 +100,10 @@ def _lane_step(
     structure = plan.structure
     loss, view, source = structure.loss, structure.view, structure.source
     drops = getattr(plan.model, "dropout", 0) > 0
+    if isinstance(source, LiveSource):
+        own = jax.random.fold_in(noise, _INPUTS)
+        x = source.inputs(trained.phi, rows.x, own, view, plan.model)
+        rows = rows._replace(x=x)
 
     def logits_of_teacher(phi: Params, teacher: Params, rows: Rows) -> Array:
         assert isinstance(source, LiveSource)
