@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from sandbox.distill.losses import Answers, Loss, Sum
 from sandbox.distill.methods import (
     METHODS,
     Augmented,
+    Beside,
     Centres,
     DroppedHeads,
     Embedding,
@@ -20,6 +22,7 @@ from sandbox.distill.methods import (
     Lipschitz,
     NormDirection,
     OneForAll,
+    OnPolicy,
     OwnHead,
     Pruned,
     Relations,
@@ -27,17 +30,21 @@ from sandbox.distill.methods import (
     Truncated,
 )
 from sandbox.distill.methods.batchwise import spectral
+from sandbox.distill.methods.on_policy import written
 from sandbox.distill.sources import Final
 from sandbox.distill.strategy import Strategy
 from sandbox.distill.targets import Known
+from sandbox.distill.views import Identity
 from sandbox.errors import ConfigError
 from sandbox.models.mlp import MLP
 from sandbox.models.towers import TwoTowers
 from sandbox.models.transformer import Transformer
+from sandbox.tasks.grammar import load_grammar
+from sandbox.tasks.next_token import NextToken
 from sandbox.tasks.parity import Parity
 from sandbox.train.battery import battery
 from sandbox.train.loop import fit
-from sandbox.train.optim import SGD, LearningRate
+from sandbox.train.optim import SGD, Adam, LearningRate
 from sandbox.train.progress import Silent
 from sandbox.train.spec import RunSpec, Stop, TeacherRef
 from sandbox.types import Tokens
@@ -360,6 +367,87 @@ def test_an_inherited_tower_is_not_trained(tmp_path: Path) -> None:
     assert curves[0][-1] > 0.95 and curves[1][-1] > curves[0][-1] - 0.05
 
 
+# ------------------------------------------------------------------ on policy
+
+
+def test_strings_have_the_probability_that_the_student_gives_them(key: Any) -> None:
+    """All 27 of three tokens, by the product of its conditionals; ends are kept."""
+    task = NextToken(grammar=load_grammar("cfg3b", start=("7", "8", "9")))
+    model = Transformer(
+        kind="gpt2", positions=5, vocab=task.vocabulary.size, n_classes=3, heads=1
+    )
+    params = jax.tree.map(lambda a: 2 * a, model.init(key))
+    n, bos, pad = 20_000, task.vocabulary.bos, task.vocabulary.pad
+    ids = jnp.broadcast_to(jnp.array([bos, 0, 1, 2, pad]), (n, 5))
+    valid = jnp.broadcast_to(jnp.arange(5) < 4, (n, 5))
+    found = written(model, params, Tokens(ids, valid, valid), key)
+    np.testing.assert_array_equal(found[:, [0, 4]], ids[:, [0, 4]])
+    every = np.stack(np.meshgrid(*[range(3)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    rows = jnp.asarray(np.pad(every, ((0, 0), (1, 1)), constant_values=(bos,)))
+    z = model.apply(params, Tokens(rows, valid[:27], valid[:27])).logits
+    log_q = np.asarray(jax.nn.log_softmax(z[:, :3], -1))
+    want = np.exp(np.take_along_axis(log_q, every[..., None], -1).sum((1, 2)))
+    seen = np.bincount(np.asarray(found[:, 1:4]) @ [9, 3, 1], minlength=27)
+    assert abs(want.sum() - 1) < 1e-5 and want.max() > 2 * want.min()
+    assert chisquare(seen, n * want / want.sum()).pvalue > 1e-3
+
+
+def test_a_student_writes_a_share_of_the_rows(key: Any) -> None:
+    model = Transformer(kind="gpt2", positions=5, vocab=8, n_classes=3, heads=1)
+    valid = jnp.ones((400, 5), bool)
+    x = Tokens(jnp.full((400, 5), 7), valid, valid)
+
+    def rows(share: float) -> Any:
+        source = OnPolicy(positions=5, share=share)
+        drawn = source.inputs(model.init(key), x, key, Identity(), model).ids
+        return (drawn != x.ids).any(1)
+
+    assert not rows(0.0).any() and rows(1.0).all()
+    assert 0.4 < rows(0.5).mean() < 0.6
+    task = NextToken(grammar=load_grammar("cfg3b", start=("7", "8", "9")))
+    assert not OnPolicy(positions=task.positions).refuses(task)
+    assert "positions must be" in OnPolicy(positions=99).refuses(task)
+    assert "next token" in OnPolicy(positions=5).refuses(Parity(d=4, k=2))
+
+
+@pytest.mark.slow
+def test_a_student_that_writes_learns_from_its_teacher(tmp_path: Path) -> None:
+    """Without own strings it is distilled as ever: from the same teacher, frozen."""
+    task = NextToken(grammar=load_grammar("cfg3b", start=("10", "11", "12")))
+    sizes = {"positions": task.positions, "vocab": task.vocabulary.size}
+    model = Transformer(kind="gpt2", n_classes=3, heads=2, layers=1, **sizes)
+    teacher = RunSpec(
+        kind="teacher",
+        task=task,
+        model=model,
+        strategies=(Strategy(name="ce"),),
+        stop=Stop(max_samples=6_400),
+        eval_every=1_600,
+        checkpoint_every=1_600,
+        batch_size=32,
+        dtype="float64",
+        optimizer=Adam(lr=LearningRate(peak=0.01)),
+    )
+    ref = TeacherRef(spec=teacher, final=6_400)
+    fit(teacher, root=tmp_path, progress=Silent())
+
+    def accuracy(source: Any, view: Any, start: Any) -> Any:
+        one = Strategy(name="m", source=source, view=view)
+        more = {"kind": "student", "strategies": (one,), "teacher": ref}
+        spec = replace(teacher, **more, start=start)
+        run = fit(spec, root=tmp_path, progress=Silent())
+        return run.metrics.curves("m")[0]
+
+    view = Beside(network=model)
+    plain = accuracy(Final(), Identity(), None)
+    none, all_ = (
+        accuracy(OnPolicy(positions=task.positions, share=s), view, ref)
+        for s in (0.0, 1.0)
+    )
+    np.testing.assert_allclose(none, plain, atol=1e-9)
+    assert all_[-1] > plain[0] + 0.05
+
+
 # ------------------------------------------------------------------- battery
 
 PARTS: dict[str, Any] = {"layer": "hidden_0", "teacher_layer": "hidden_0"}
@@ -397,8 +485,8 @@ def test_every_published_method_is_tried() -> None:
     tried = [s for s, _ in test_methods.EVERY.values()]
     tried += [*test_teachers.EVERY.values(), *EVERY.values()]
     used = {type(part) for s in tried for part in parts(s)}
-    # of transformers, and of a run that starts from another
-    assert set(METHODS) - used <= {DroppedHeads, Embedding, Inherited}
+    # of transformers, and of runs that start from another
+    assert set(METHODS) - used <= {DroppedHeads, Embedding, Inherited, OnPolicy}
 
 
 def parts(strategy: Strategy) -> list[Any]:

@@ -20,6 +20,7 @@
     features     NormDirection, OwnHead                 features of the last layer
     batchwise    Relations, Centres, Lipschitz          rows together
     augmented    Augmented                              drawn rows that tell most
+    on_policy    OnPolicy                               the student's own strings
     towers       Embedding, Inherited                   queries and documents
     classes      Truncated, Sampled                     some of the classes
 
@@ -43,6 +44,7 @@ from sandbox.distill.methods.gap import Branched, Flatten
 from sandbox.distill.methods.knowledge import ClassMeans, OwnWeight, Smooth, TopK
 from sandbox.distill.methods.logits import TAID, LogitMatching
 from sandbox.distill.methods.meta import Beside, MetaDistil
+from sandbox.distill.methods.on_policy import OnPolicy
 from sandbox.distill.methods.online import Adapter, Dynamic, Online, Tuned
 from sandbox.distill.methods.parts import DroppedHeads, SubNetwork
 from sandbox.distill.methods.pruning import Pruned
@@ -56,6 +58,6 @@ METHODS: tuple[type, ...] = (
     *(Fixed, Snapshots, Ensemble, Bayes, Online, Adapter, Averaged, Sure),
     *(Expand, Branched, Dynamic, Flatten, Beside, Tuned, MetaDistil),
     *(Pruned, OneForAll, NormDirection, OwnHead, Relations, Lipschitz),
-    *(Truncated, Sampled, Centres, Augmented, Embedding, Inherited),
+    *(Truncated, Sampled, Centres, Augmented, Embedding, Inherited, OnPolicy),
 )
 """What a stored record may name."""
