@@ -77,7 +77,9 @@ WORDS = {
     "truncated": "truncated (Allen-Zhu, Li)",
     "own_head": "teacher's head (srdL)",
     "norm": "norm and direction",
+    "augmented": "telling rows (TST)",
     "relations": "relations (REFILLED)",
+    "centres": "centres (REFILLED)",
     "lipschitz": "Lipschitz (LONDON)",
     "sampled": "four sampled classes",
     "online": "online teacher",
@@ -174,6 +176,7 @@ class Methods(st.Study):
             told("exits", beside(m.OneForAll(exits=("hidden_0",)), labels=True)),
             told("truncated", beside(m.Truncated(), labels=True)),
             told("own_head", beside(_own_head("hidden_0"), labels=True)),
+            told("augmented", beside(m.Augmented(n=4))),
             told("online", Loss(), m.Online(network=teacher)),
             told("adapter", Loss(), m.Adapter(network=student)),
             taught("averaged", average, m.Sure(), loss=Loss(alpha=0.5)),
@@ -198,6 +201,7 @@ class Methods(st.Study):
 
     def _in_batches(self, t: st.Teachers) -> list[st.Lane]:
         layer = "hidden_0"
+        near = m.Centres(layer=layer, teacher_layer=layer)
         alike = m.Relations(layer=layer, teacher_layer=layer)
         slope = m.Lipschitz(layer=layer, teacher_layer=layer)
         meta = Strategy(
@@ -209,6 +213,7 @@ class Methods(st.Study):
         )
         return [
             *self._first(t, Progressive(every=t.spacing)),
+            told("centres", beside(near, labels=True)),
             told("relations", beside(alike, labels=True)),
             told("lipschitz", beside(slope, labels=True)),
             st.Capped(meta, start=True),
@@ -268,11 +273,11 @@ class Methods(st.Study):
         a, b = fig.add_subplot(grid[0]), fig.add_subplot(grid[1])
         st.ratios(a, {"": p}, names, label=name_of, color=color_of)
         a.set(xlabel="samples to .90 / n90 of teacher", title=str(p.setting))
-        passes = [self.passes(p, n).ravel() for n in names]
-        known = [v[np.isfinite(v)] for v in passes]
+        taken = [passes(p, n).ravel() for n in names]
+        known = [v[np.isfinite(v)] for v in taken]
         plots.strips(
             b,
-            passes,
+            taken,
             labels=["" for _ in names],
             colors=[color_of(n) for n in names],
             cap=max((float(v.max()) for v in known if len(v)), default=1.0),
@@ -295,13 +300,6 @@ class Methods(st.Study):
             ax.set(xlabel="samples / n90 of teacher", title=title(p.setting))
             ax.axvline(1, color="0.6", lw=0.8)
         return fig
-
-    def passes(self, p: st.Taught, name: str) -> np.ndarray:
-        """Passes to .90, backward ones counted twice, over the teacher's, `(T, I)`."""
-        own = p.strategies[name].cost
-        each = own.student_forward + 2 * own.student_backward
-        each += own.teacher_forward + 2 * own.teacher_backward
-        return (p.n90[name] / p.n90.teacher).values * each / 3.0
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         for part, p in r.parts.items():
@@ -340,7 +338,8 @@ ORDER = (
     *("ce", "one_shot", "dagfm_ce", "progressive", "two_shot", "fixed", "snapshots"),
     *[n for n in WORDS if n in FAMILIES["#0f766e"]],
     *("logits", "taid", "flips", "extraction", "units", "exits", "truncated"),
-    *("own_head", "norm", "relations", "lipschitz", "sampled", "dagfm"),
+    *("own_head", "norm", "augmented", "relations", "centres", "lipschitz"),
+    *("sampled", "dagfm"),
     *FAMILIES["#7c3aed"],
 )
 """Rows of the figure."""
@@ -363,6 +362,14 @@ def beside(loss: Objective, *, weight: float = 1.0, labels: bool = False) -> Sum
     """A loss beside the teacher's outputs, or beside labels."""
     own = Loss(alpha=1.0) if labels else Loss()
     return Sum(losses=(own, loss), weights=(1.0, weight))
+
+
+def passes(p: st.Taught, name: str) -> np.ndarray:
+    """Passes to .90, backward ones counted twice, over the teacher's, `(T, I)`."""
+    own = p.strategies[name].cost
+    each = own.student_forward + 2 * own.student_backward
+    each += own.teacher_forward + 2 * own.teacher_backward
+    return (p.n90[name] / p.n90.teacher).values * each / 3.0
 
 
 def _snapshots(every: int) -> Strategy:

@@ -1,15 +1,26 @@
-"""The two studies of methods: every lane is named, and costs are those of its parts."""
+"""Studies of methods: every lane is named, and costs are those of its parts."""
 
 import dataclasses
 
 import numpy as np
 
 import sandbox.study as st
-from experiments import final_teacher_only, which_knowledge
+from experiments import final_teacher_only, methods, which_knowledge, who_moves
 from experiments.final_teacher_only import NAMES, FinalTeacherOnly, _in_and_off
+from experiments.methods import Methods
 from experiments.which_knowledge import WhichKnowledge
+from experiments.which_teacher import WhichTeacher
+from experiments.who_moves import WhoMoves
+from sandbox.distill.methods import (
+    METHODS,
+    DroppedHeads,
+    Embedding,
+    Ensemble,
+    Inherited,
+)
 from sandbox.distill.strategy import Strategy
 from sandbox.tasks.data import Fresh, Phased
+from tests.distill.test_signals import parts
 
 
 def strategies(study: st.Study, part: str) -> dict[str, Strategy]:
@@ -55,6 +66,29 @@ def test_parts_of_two_classes_are_left_out() -> None:
     hinton = strategies(study, "parity")["T4"]
     assert hinton.target.tau == hinton.loss.tau_student == 4.0  # pyright: ignore
     assert hinton.loss.scale == 16.0  # pyright: ignore
+
+
+def test_every_method_is_run_by_a_study() -> None:
+    """But for those of other networks than these studies have."""
+    used = set()
+    for study in (Methods, WhoMoves, FinalTeacherOnly, WhichKnowledge, WhichTeacher):
+        made = study.preset("cpu")
+        for part in made.settings:
+            for s in strategies(made, part).values():
+                used |= {type(part) for part in parts(s)}
+    assert set(METHODS) - used == {DroppedHeads, Embedding, Inherited, Ensemble}
+
+
+def test_every_arm_is_drawn() -> None:
+    for study, module in ((Methods, methods), (WhoMoves, who_moves)):
+        made = study.preset("cpu")
+        found = {n for part in made.settings for n in strategies(made, part)}
+        for name in found:
+            assert module.name_of(name) and module.color_of(name)
+    moves = strategies(WhoMoves.preset("cpu"), "parity")
+    assert tuple(moves["online"].cost) == (1, 1, 1, 1)
+    assert tuple(moves["adapter"].cost) == (2, 1, 1, 1)
+    assert set(methods.ORDER) >= set(strategies(Methods.preset("cpu"), "trees"))
 
 
 def test_means_in_and_off_a_support() -> None:

@@ -46,6 +46,11 @@ class Online(LiveSource):
         """Its own weights."""
         return self.network.init(jax.random.fold_in(key, _OWN))
 
+    @property
+    def cost(self) -> Cost:
+        """Its own backward pass."""
+        return Cost(teacher_backward=1)
+
     def outputs(
         self,
         teacher: Params,
@@ -87,6 +92,11 @@ class Tuned(LiveSource):
 @dataclass(frozen=True)
 class Dynamic(Tuned):
     """The teacher that a view holds, which learns from labels."""
+
+    @property
+    def cost(self) -> Cost:
+        """Its own backward pass."""
+        return Cost(teacher_backward=1)
 
     def own_loss(
         self, logits: Array, label: Array, student: Callable[[], Array]
@@ -134,8 +144,8 @@ class Adapter(LiveSource):
 
     @property
     def cost(self) -> Cost:
-        """The student's answers, once more."""
-        return Cost(student_forward=1)
+        """The student's answers, once more, and its own backward pass."""
+        return Cost(student_forward=1, teacher_backward=1)
 
     def own_loss(
         self, logits: Array, label: Array, student: Callable[[], Array]

@@ -1,0 +1,392 @@
+"""Who moves: the stored path of a teacher, a teacher that learns, or the student?
+
+    python -m experiments.who_moves smoke
+    python -m experiments.who_moves cpu
+    python -m experiments.who_moves --help
+
+Progressive distillation replays the path of a teacher that is paid for. Its rivals need
+no stored checkpoint: a teacher that learns from labels beside its student (Harutyunyan
+et al., arXiv 2301.12245), or on shared tensors (GPD, 2410.04140), an adapter on the
+final teacher (OKD, 2409.12512), a teacher that learns to teach (MetaDistil,
+2106.04570), the student's moving average under label noise (ATSEN, 2212.06522), a
+student that shrinks from its teacher (HomoDistil, 2302.09632), and one that writes its
+own strings (GKD, 2306.13649). All are compared by samples and by passes, in which the
+training of a teacher that learns meanwhile counts.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import sqrt
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import sandbox.study as st
+from experiments import methods as every
+from experiments import pcfg_accuracy, which_knowledge
+from sandbox.distill import methods as m
+from sandbox.distill.losses import Loss, Sum
+from sandbox.distill.methods.expansion import widened
+from sandbox.distill.methods.on_policy import written
+from sandbox.distill.sources import Source
+from sandbox.distill.strategy import Strategy
+from sandbox.distill.targets import Target
+from sandbox.distill.views import Identity, View
+from sandbox.errors import require
+from sandbox.models.mlp import MLP
+from sandbox.plotting import curves as plots
+from sandbox.plotting.style import WIDE
+from sandbox.tasks import bayes
+from sandbox.tasks.next_token import NextToken
+from sandbox.tasks.parity import NoisyParity, Parity
+from sandbox.theory.sample_complexity import median_estimate
+from sandbox.train.teaching import task_key
+
+SMOKE = which_knowledge.SMOKE
+CPU = replace(which_knowledge.CPU, n_teachers=5, group=5)
+NOISY = replace(
+    CPU,
+    task=NoisyParity(d=24, k=5, eps=0.2),
+    student=st.TwoLayer(100),
+    spacing=2560,
+    student_every=2560,
+)
+NEXT = replace(
+    pcfg_accuracy.LEVEL_13,
+    task=st.Strings(predict="next"),
+    budget=st.Fixed(teacher=1600, student=400),
+    hold=100,
+    n_teachers=3,
+)
+ARMS = {
+    "ce": ("labels (CE)", "#6b7280"),
+    "one_shot": ("one-shot", "#6b7280"),
+    "progressive": ("progressive", "#1d4ed8"),
+    "online": ("online, as wide as the teacher", "#7c3aed"),
+    "online_narrow": ("online, r times as wide", "#7c3aed"),
+    "gpd": ("GPD", "#0f766e"),
+    "gpd_raw": ("GPD, student's rate raw", "#0f766e"),
+    "gpd_off": ("GPD, no gap loss", "#0f766e"),
+    "gpd_apart": ("GPD, nothing shared", "#0f766e"),
+    "branched": ("GPD, branches", "#0f766e"),
+    "adapter": ("adapter (OKD)", "#7c3aed"),
+    "averaged": ("moving average", "#7c3aed"),
+    "sure": ("moving average, where sure", "#7c3aed"),
+    "meta": ("MetaDistil", "#db2777"),
+    "meta_still": ("MetaDistil, teacher fixed", "#db2777"),
+    "meta_fresh": ("MetaDistil, fresh teacher", "#db2777"),
+    "pruned": ("shrinks to its width", "#b45309"),
+    "reverse": ("reverse divergence", "#b45309"),
+    "gkd": ("own strings (GKD)", "#b45309"),
+    "gkd_half": ("half own strings", "#b45309"),
+}
+"""Arms, what figures call them, and their colours."""
+STRINGS = 1024
+"""Strings that every student writes at the end."""
+
+
+class WhoMoves(st.Study):
+    """Teachers and students that move, at equal passes.
+
+    Attributes:
+      parity: plain parity, row by row.
+      r: how many times as wide as its student a teacher on shared tensors is.
+      batches: the same in batches, for MetaDistil; None leaves them out.
+      noisy: labels with noise; None leaves them out.
+      strings: next tokens; None leaves them out.
+    """
+
+    parity: st.Setting = SMOKE
+    r: int = 8
+    batches: st.Setting | None = None
+    noisy: st.Setting | None = None
+    strings: st.Setting | None = None
+
+    presets = {
+        "smoke": st.preset("two teachers of d=24, k=6; nothing else."),
+        "cpu": st.preset(
+            "five teachers of d=32, k=6, alone and in batches of 16, and of d=24, k=5"
+            " with a fifth of the labels wrong; three of cfg3b from level 13.",
+            parity=CPU,
+            batches=every.batched(CPU),
+            noisy=NOISY,
+            strings=NEXT,
+        ),
+    }
+
+    def check(self) -> None:
+        require(isinstance(self.parity.task, Parity), "parity must be a Parity.")
+        require(self.r >= 2, f"r must be at least 2, got {self.r}.")
+        strings = self.strings is None or isinstance(self.strings.made_task, NextToken)
+        require(strings, "strings.task must predict next tokens.")
+
+    @property
+    def settings(self) -> Mapping[str, st.Setting]:
+        found = {
+            "parity": self.parity,
+            "batches": self.batches,
+            "noisy": self.noisy,
+            "strings": self.strings,
+        }
+        return {name: s for name, s in found.items() if s is not None}
+
+    def lanes(self, t: st.Teachers) -> list[st.Lane]:
+        if t.setting == self.strings:
+            return self._on_strings(t)
+        first = [st.ce(), st.one_shot(), st.progressive(t.spacing)]
+        if t.setting == self.batches:
+            return [*first, *self._meta(t)]
+        if t.setting == self.noisy:
+            return [*first, *self._averaged(t)]
+        return [*first, *self._moving(t)]
+
+    def _moving(self, t: st.Teachers) -> list[st.Lane]:
+        small, large = t.setting.student.model(t.setting.made_task), t.spec.model
+        assert isinstance(small, MLP)
+        wide = widened(small, self.r)
+        share = {"network": small, "r": self.r}
+        off = Loss(alpha=1.0)
+        return [
+            Strategy(name="online", source=m.Online(network=large)),
+            Strategy(name="online_narrow", source=m.Online(network=wide)),
+            _gap("gpd", m.Expand(**share)),
+            _gap("gpd_raw", m.Expand(**share, rate="raw")),
+            replace(_gap("gpd_off", m.Expand(**share)), loss=off),
+            _gap("gpd_apart", Identity(), m.Online(network=wide)),
+            _gap("branched", m.Branched(**share)),
+            Strategy(name="adapter", source=m.Adapter(network=small)),
+            self._pruned(t),
+        ]
+
+    def _pruned(self, t: st.Teachers) -> st.Capped:
+        """From the teacher to the student's width, for as long as a 2-shot stage."""
+        small, large = t.setting.student, t.setting.teacher
+        assert isinstance(small, st.TwoLayer) and isinstance(large, st.TwoLayer)
+        model = t.spec.model
+        view = m.Pruned(
+            network=model,
+            kept=small.width / large.width,
+            last=32 * t.setting.spacing,
+            memory=1000,
+        )
+        one = Strategy(name="pruned", source=st.one_shot().source, view=view)
+        return st.Capped(one, model=model, start=True)
+
+    def _meta(self, t: st.Teachers) -> list[st.Lane]:
+        def arm(name: str, eta: float) -> Strategy:
+            update = m.MetaDistil(eta=eta, teacher_lr=0.1, quiz=64)
+            view = m.Beside(network=t.spec.model)
+            return Strategy(name=name, source=m.Tuned(), view=view, update=update)
+
+        return [
+            st.Capped(arm("meta", 0.1), start=True),
+            st.Capped(arm("meta_still", 0.0), start=True),
+            arm("meta_fresh", 0.1),
+        ]
+
+    def _averaged(self, t: st.Teachers) -> list[st.Lane]:
+        small = t.setting.student.model(t.setting.made_task)
+        source = m.Averaged(network=small, period=t.spacing)
+        half = Loss(alpha=0.5)
+        sure = Target(transforms=(m.Sure(),))
+        return [
+            Strategy(name="averaged", source=source, loss=half),
+            Strategy(name="sure", source=source, target=sure, loss=half),
+        ]
+
+    def _on_strings(self, t: st.Teachers) -> list[st.Lane]:
+        task, back = t.setting.made_task, Loss(direction="reverse")
+        source = m.OnPolicy(positions=task.positions)
+        view = m.Beside(network=t.spec.model)
+        own = Strategy(name="gkd", source=source, view=view, loss=back)
+        half = replace(own, name="gkd_half", source=replace(source, share=0.5))
+        return [
+            *(st.ce(), st.one_shot()),
+            Strategy(name="progressive", source=pcfg_accuracy.pace(t)),
+            replace(st.one_shot(name="reverse"), loss=back),
+            *(st.Capped(s, start=True) for s in (own, half)),
+        ]
+
+    def measure(self, r: st.Result) -> dict[str, np.ndarray]:
+        """What students write: `(T, 2)` by strategy, see `_writes`."""
+        if "strings" not in r.parts:
+            return {}
+        p, out = r.parts["strings"], dict[str, np.ndarray]()
+        for name in ("teacher", *p.strategies):
+            rows = []
+            for t, run in zip(p.teachers, p.runs(name), strict=True):
+                assert run is not None
+                lane = [s.name for s in run.spec.strategies].index(name)
+                read = run.trajectory.read(run.trajectory.steps[-1])
+                for s, seed in enumerate(run.spec.seeds):
+                    net = jax.tree.map(lambda a, s=s, i=lane: a[s, i], read)
+                    rows.append(_writes(t.setting.made_task, run.spec.model, net, seed))
+            out[name] = np.asarray(rows)
+        return out
+
+    def figure(self, r: st.Result) -> Figure:
+        """Samples and passes to .90 over the teacher's, a row an arm.
+
+        Top left: samples of every student on plain parity over its teacher's; a dot a
+        student, a bar the median, triangles those not there by their cap. The pruned
+        one starts as its teacher and is judged by the accuracy at the end, in brackets.
+        Top right: passes of student and of whoever teaches, backward ones counted
+        twice, in units of what the teacher took; the path of a stored teacher was paid
+        for before. Bottom: the same samples for MetaDistil in batches, and under label
+        noise; and strings that students of next tokens write: the share that the
+        grammar cannot make, against accuracy on its own strings.
+        """
+        fig = Figure(figsize=(WIDE, 6.0), layout="constrained")
+        top, bottom = fig.add_gridspec(2, 1, height_ratios=(1.5, 1))
+        a, b = (fig.add_subplot(g) for g in top.subgridspec(1, 2))
+        p = r.parts["parity"]
+        names = [n for n in ARMS if n in p.strategies and n != "pruned"]
+        st.ratios(a, {"": p}, names, label=name_of, color=color_of)
+        kept = np.nanmedian(p.at("pruned").values)
+        words = f"samples to .90 / n90 of teacher (pruned: accuracy {kept:.2f})"
+        a.set(xlabel=words, title=str(p.setting))
+        passes = [every.passes(p, n).ravel() for n in names]
+        known = [v[np.isfinite(v)] for v in passes]
+        plots.strips(
+            b,
+            passes,
+            labels=["" for _ in names],
+            colors=[color_of(n) for n in names],
+            cap=max((float(v.max()) for v in known if len(v)), default=1.0),
+        )
+        b.set_xlabel("passes to .90 / those of teacher")
+        for ax in (a, b):
+            ax.axvline(1, color="0.6", lw=0.8)
+        rest = [n for n in ("batches", "noisy", "strings") if n in r.parts]
+        if rest:
+            axes = bottom.subgridspec(1, len(rest)).subplots(squeeze=False).ravel()
+            for ax, name in zip(axes, rest, strict=True):
+                self._draw(ax, name, r)
+        return fig
+
+    def _draw(self, ax: Axes, name: str, r: st.Result) -> None:
+        p = r.parts[name]
+        if name == "strings":
+            for arm, rows in r.measured.items():
+                ends = _at_end(p, arm)
+                off = 1 - rows[:, 0]
+                words = name_of(arm) if arm != "teacher" else "teacher"
+                color = color_of(arm) if arm != "teacher" else "#111827"
+                ax.plot(ends, off, "o", ms=4, mew=0, color=color, label=words)
+            ax.set(xlabel="accuracy at the end", ylabel="not of the language")
+            ax.set_title(pcfg_accuracy.level(p.setting))
+            ax.legend(fontsize=6)
+            return
+        rows = [n for n in ARMS if n in p.strategies]
+        st.ratios(ax, {"": p}, rows, label=name_of, color=color_of)
+        title = f"in batches of {p.setting.batch}" if name == "batches" else "noisy"
+        ax.set(xlabel="samples / n90 of teacher", title=title)
+        ax.axvline(1, color="0.6", lw=0.8)
+
+    def claims(self, r: st.Result) -> Iterator[st.Claim]:
+        n90 = (p := r.parts["parity"]).n90
+        also = (sqrt(1.5), 2.25)
+        for name in ("online", "gpd", "gpd_apart"):
+            words = (
+                f"{name_of(name)}: a teacher that learns meanwhile is as good a path"
+            )
+            ratio = n90[name] / n90["progressive"]
+            yield st.at_most(f"V1.{name}", ratio, 1.5, words, also=also)
+        words = "sharing tensors alone, without the gap loss, is slower than with it"
+        ratio = n90["gpd_off"] / n90["gpd"]
+        yield st.at_least("V2.shared", ratio, 1.5, words, also=also)
+        words = "an adapter on the final teacher is slower than its path"
+        ratio = n90["adapter"] / n90["progressive"]
+        yield st.at_least("V3.adapter", ratio, 2.0, words, also=(sqrt(2), 4.0))
+        words = "a teacher pruned to the student's width keeps its accuracy"
+        yield st.at_least("V4.pruned", p.at("pruned"), 0.9, words, also=(0.55, 0.7))
+        if "batches" in r.parts:
+            b = r.parts["batches"].n90
+            words = "a final teacher that learns to teach shows a path where CE fails"
+            yield st.at_most("V5.meta", b["meta"] / b.teacher, 1.0, words, also=(2.0,))
+        if "noisy" in r.parts:
+            n = r.parts["noisy"].n90
+            words = "under label noise the student's own average beats labels"
+            ratio = n["averaged"] / n["ce"]
+            yield st.at_most("V6.averaged", ratio, 1.0, words, also=(0.5, 2.0))
+        if "strings" in r.parts:
+            gain = r.measured["gkd"][:, 0] - r.measured["reverse"][:, 0]
+            words = "own strings make students write more strings of the language"
+            what = st.of_teachers(gain, "share of the language: gkd - reverse")
+            yield st.positive("V7.language", what, words)
+
+    def facts(self, r: st.Result) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for part, p in r.parts.items():
+            rows = {}
+            for name, s in p.strategies.items():
+                row: dict[str, Any] = {"passes_a_sample": s.cost._asdict()}
+                row["accuracy"] = np.nanmedian(p.at(name).values)
+                if part != "strings":
+                    pace = (p.n90[name] / p.n90.teacher).values.ravel()
+                    row |= median_estimate(pace).to_json("pace")
+                rows[name] = row
+            out[part] = rows
+        language = {n: np.median(v, 0) for n, v in r.measured.items()}
+        return out | {"written": language}
+
+
+class _Law(NamedTuple):
+    """Of what a network writes."""
+
+    share: float
+    gap: float
+
+
+def _writes(task: NextToken, model: Any, params: Any, seed: int) -> _Law:
+    """Share of its strings that the grammar makes, and log q - log P of these.
+
+    Both laws given the length, which is that of the task's strings; nats a string.
+    """
+    key = task_key(seed)
+    x = task.sample(key, jnp.uint32(0), STRINGS, split="probe").x
+    ids = written(model, params, x, jax.random.fold_in(key, 1))
+    z = model.apply(params, x._replace(ids=ids)).logits[:, :-1]
+    there, tokens = x.valid[:, 1:], jnp.where(x.valid, ids, 0)[:, 1:]
+    each = jnp.take_along_axis(jax.nn.log_softmax(z, -1), tokens[..., None], -1)
+    log_q = np.asarray((each[..., 0] * there).sum(1), float)
+    length = np.asarray(there.sum(1))
+    log_p = np.asarray(bayes.log_probability(task.arrays, tokens, jnp.asarray(length)))
+    log_n = np.log(np.asarray(task.arrays.level_length_distribution[0])[length])
+    inside = np.isfinite(log_p)
+    gap = log_q[inside] - (log_p - log_n)[inside]
+    return _Law(float(inside.mean()), float(gap.mean()) if inside.any() else np.nan)
+
+
+def _gap(name: str, view: View, source: Source | None = None) -> Strategy:
+    """The published losses, whose weights 1 and 3 add up to 1 here."""
+    return Strategy(
+        name=name,
+        source=source or m.Dynamic(),
+        view=view,
+        target=Target(transforms=(m.Flatten(share=0.1),)),
+        loss=Sum(losses=(Loss(alpha=1.0), Loss()), weights=(0.25, 0.75)),
+    )
+
+
+def _at_end(p: st.Taught, who: str) -> np.ndarray:
+    """Accuracy at the last record, one a teacher."""
+    return np.concatenate([y[:, 0, -1] for _, y in p.curves(who)])
+
+
+def name_of(name: str) -> str:
+    """What figures call an arm."""
+    return ARMS[name][0]
+
+
+def color_of(name: str) -> str:
+    """The colour of an arm."""
+    return ARMS[name][1]
+
+
+if __name__ == "__main__":
+    WhoMoves.main()
