@@ -322,9 +322,8 @@ class Methods(st.Study):
         for part, p in r.parts.items():
             rows = {}
             for name, s in p.strategies.items():
-                ends = p.at(name).values.ravel()
                 row: dict[str, Any] = {"passes_a_sample": s.cost._asdict()}
-                row["accuracy"] = np.nanmedian(ends)
+                row["accuracy"] = median_estimate(p.at(name).values.ravel()).value
                 if part != "strings":
                     pace = (p.n90[name] / p.n90.teacher).values.ravel()
                     row |= median_estimate(pace).to_json("pace")

@@ -240,15 +240,18 @@ class WhoMoves(st.Study):
         noise; and strings that students of next tokens write: the share that the
         grammar cannot make, against accuracy on its own strings.
         """
-        fig = Figure(figsize=(WIDE, 6.0), layout="constrained")
-        top, bottom = fig.add_gridspec(2, 1, height_ratios=(1.5, 1))
-        a, b = (fig.add_subplot(g) for g in top.subgridspec(1, 2))
+        rest = [n for n in ("batches", "noisy", "strings") if n in r.parts]
+        fig = Figure(figsize=(WIDE, 6.0 if rest else 3.4), layout="constrained")
+        grid = fig.add_gridspec(
+            1 + bool(rest), 1, height_ratios=(1.5, 1)[: 1 + bool(rest)]
+        )
+        a, b = (fig.add_subplot(g) for g in grid[0].subgridspec(1, 2))
         p = r.parts["parity"]
         names = [n for n in ARMS if n in p.strategies and n != "pruned"]
         st.ratios(a, {"": p}, names, label=name_of, color=color_of)
         kept = np.nanmedian(p.at("pruned").values)
-        words = f"samples to .90 / n90 of teacher (pruned: accuracy {kept:.2f})"
-        a.set(xlabel=words, title=str(p.setting))
+        a.set_xlabel("samples to .90 / n90 of teacher")
+        a.set_title(f"{p.setting} (pruned: accuracy {kept:.2f})")
         passes = [every.passes(p, n).ravel() for n in names]
         known = [v[np.isfinite(v)] for v in passes]
         plots.strips(
@@ -261,9 +264,8 @@ class WhoMoves(st.Study):
         b.set_xlabel("passes to .90 / those of teacher")
         for ax in (a, b):
             ax.axvline(1, color="0.6", lw=0.8)
-        rest = [n for n in ("batches", "noisy", "strings") if n in r.parts]
         if rest:
-            axes = bottom.subgridspec(1, len(rest)).subplots(squeeze=False).ravel()
+            axes = grid[1].subgridspec(1, len(rest)).subplots(squeeze=False).ravel()
             for ax, name in zip(axes, rest, strict=True):
                 self._draw(ax, name, r)
         return fig
@@ -325,7 +327,7 @@ class WhoMoves(st.Study):
             rows = {}
             for name, s in p.strategies.items():
                 row: dict[str, Any] = {"passes_a_sample": s.cost._asdict()}
-                row["accuracy"] = np.nanmedian(p.at(name).values)
+                row["accuracy"] = median_estimate(p.at(name).values.ravel()).value
                 if part != "strings":
                     pace = (p.n90[name] / p.n90.teacher).values.ravel()
                     row |= median_estimate(pace).to_json("pace")

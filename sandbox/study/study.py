@@ -59,7 +59,7 @@ from sandbox.study.lanes import Lane
 from sandbox.study.report import COLUMNS, Report, summary_rows, write_csv
 from sandbox.study.result import Result, Taught
 from sandbox.study.setting import Setting
-from sandbox.study.teachers import Teachers, train_students, train_teachers
+from sandbox.study.teachers import Teachers, train_group, train_teachers
 from sandbox.tasks.base import check_target
 from sandbox.text import table
 from sandbox.train.arithmetic import pinned
@@ -240,10 +240,7 @@ class Study:
             specs = [
                 t.students(self.lanes(t)) if t.usable.any() else () for t in teachers
             ]
-            students = [
-                tuple(r for s in own for r in train_students(s, root, progress))
-                for own in specs
-            ]
+            students = [train_group(own, root, progress) for own in specs]
             lanes = (s for own in specs for spec in own for s in spec.strategies)
             names = tuple(dict.fromkeys(s.name for s in lanes if s.init == 0))
             parts[key] = Taught(teachers=teachers, students=students, names=names)

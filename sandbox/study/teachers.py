@@ -204,6 +204,29 @@ def _shares(strategy: Strategy, members: list[Strategy]) -> bool:
     return all(fits(s, first) for s in group)
 
 
+def train_group(
+    specs: Iterable[RunSpec], root: Path, progress: Progress | None = None
+) -> tuple[Run, ...]:
+    """Trains every record of one group's students; what exists is only opened.
+
+    A record whose students all became non-finite is kept.
+
+    Raises:
+      DivergenceError: that is every record.
+    """
+    out: list[Run] = []
+    failed: list[DivergenceError] = []
+    for spec in specs:
+        try:
+            out += train_students(spec, root, progress)
+        except DivergenceError as e:
+            failed.append(e)
+            out.append(Run(folder_of(spec, root), spec))
+    if failed and len(failed) == len(out):
+        raise failed[0]
+    return tuple(out)
+
+
 def train_students(
     spec: RunSpec, root: Path, progress: Progress | None = None
 ) -> tuple[Run, ...]:

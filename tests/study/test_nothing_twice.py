@@ -10,8 +10,9 @@ import pytest
 import sandbox.study as st
 from sandbox.distill.sources import Final
 from sandbox.distill.strategy import Loss, Strategy
+from sandbox.errors import DivergenceError
 from sandbox.study.result import Taught, student_lanes
-from sandbox.study.teachers import Teachers, train_students, train_teachers
+from sandbox.study.teachers import Teachers, train_group, train_students, train_teachers
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.train.progress import Silent
 from sandbox.train.run import Run
@@ -186,6 +187,19 @@ def test_a_strategy_that_diverges_apart_is_listed(tmp_path: Path) -> None:
         runs = train_students(spec, root, Silent())
         lost = [lane["strategy"] for r in runs for lane in r.lost("failed")]
         assert lost == ["wild"]
+
+
+@pytest.mark.slow
+def test_a_strategy_that_diverges_alone_stops_no_other(tmp_path: Path) -> None:
+    one = replace(BITS, n_teachers=1, alone=True)
+    (t,) = train_teachers(one, tmp_path, Silent())
+    wild = Strategy(name="wild", source=Final(), loss=Loss(scale=1e38))
+    for _ in range(2):  # trained, then opened
+        first, second = train_group(t.students([wild, st.ce()]), tmp_path, Silent())
+        assert [lane["strategy"] for lane in first.lost("failed")] == ["wild"]
+        assert second.lost("failed") == [] and len(second.metrics.steps) > 1
+    with pytest.raises(DivergenceError):
+        train_group(t.students([wild]), tmp_path, Silent())
 
 
 @pytest.mark.slow
