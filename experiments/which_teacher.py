@@ -360,7 +360,9 @@ class WhichTeacher(st.Study):
         ax.set_xticks(self.sizes, [f"{n / 1000:g}k" for n in self.sizes])
         ax.set(xlabel="different rows", ylabel="accuracy on clean labels")
         ax.set_title(str(self.few))
-        ax.legend(fontsize=6.5)
+        low, high = ax.get_ylim()
+        ax.set_ylim(low - 0.3 * (high - low), high)  # room for the legend
+        ax.legend(fontsize=6.5, loc="lower left", ncols=2)
 
     def _draw_students(self, ax: Axes, r: st.Result) -> None:
         for n, p in self.by_width(r).items():
