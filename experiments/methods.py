@@ -124,6 +124,8 @@ class Methods(st.Study):
         ),
     }
 
+    since = {"any": "2026-11-28 4fa5277"}
+
     def check(self) -> None:
         ok = isinstance(self.parity.task, Parity) and self.parity.hold > 0
         require(ok, "parity must be a Parity with a positive hold.")

@@ -155,6 +155,8 @@ class WhichTeacher(st.Study):
         ),
     }
 
+    since = {"any": "2026-11-28 4fa5277"}
+
     def check(self) -> None:
         ok = isinstance(self.places.rule, st.ByGap)
         require(ok, "places.rule must be ByGap(), which measures correlations.")

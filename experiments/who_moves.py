@@ -118,6 +118,8 @@ class WhoMoves(st.Study):
         ),
     }
 
+    since = {"any": "2026-11-28 4fa5277"}
+
     def check(self) -> None:
         require(isinstance(self.parity.task, Parity), "parity must be a Parity.")
         require(self.r >= 2, f"r must be at least 2, got {self.r}.")
