@@ -12,11 +12,12 @@ fill in masked tokens of strings. Methods that change the student (`dagfm`) stan
 labels on the same student.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import sandbox.study as st
@@ -43,16 +44,23 @@ TREES = replace(which_knowledge.TREES, n_teachers=5)
 
 
 def batched(s: st.Setting, size: int = 16) -> st.Setting:
-    """The setting in batches, the learning rate in proportion up to ten times."""
-    rule = SGD(lr=LearningRate(peak=0.1))
-    return replace(s, batch=size, teacher_optimizer=rule, student_optimizer=rule)
+    """The setting in batches, at ten times the learning rate and twice the limit."""
+    rule, budget = SGD(lr=LearningRate(peak=0.1)), s.budget
+    assert isinstance(budget, st.UntilLearned)
+    return replace(
+        s,
+        batch=size,
+        teacher_optimizer=rule,
+        student_optimizer=rule,
+        budget=replace(budget, limit=2 * budget.limit),
+    )
 
 
 FAMILIES = {
     "#6b7280": ("ce", "one_shot", "dagfm_ce"),
     "#1d4ed8": ("progressive", "two_shot", "fixed", "snapshots"),
     "#0f766e": ("smooth", "means", "own", "top2", "swap", "skip"),
-    "#7c3aed": ("online", "adapter", "averaged", "gpd", "branched", "meta"),
+    "#7c3aed": ("online", "adapter", "averaged", "sure", "gpd", "branched", "meta"),
 }
 """Grey: labels and outputs; blue: checkpoints as they are; green: parts of their
 target; purple: teachers that move. The rest, other uses of the final one, is brown."""
@@ -85,6 +93,7 @@ WORDS = {
     "online": "online teacher",
     "adapter": "adapter (OKD)",
     "averaged": "moving average",
+    "sure": "moving average, where sure",
     "gpd": "GPD, r = 8",
     "branched": "GPD, branches",
     "meta": "MetaDistil",
@@ -163,7 +172,6 @@ class Methods(st.Study):
         pace = Progressive(every=t.spacing)
         products = DAGFM(d=task.d, depth=task.k - 1)
         some = m.Damaged(damage=m.SubNetwork(share=0.3), hold=hold)
-        average = m.Averaged(network=student, period=t.spacing)
         return [
             *self._first(t, pace),
             _snapshots(t.spacing),
@@ -171,7 +179,7 @@ class Methods(st.Study):
             taught("swap", pace, m.SwapWrong()),
             taught("skip", pace, m.SkipWrong()),
             told("logits", m.LogitMatching(weight=0.1)),
-            told("taid", self._taid(self.ramp)),
+            told("taid", _taid(self.ramp)),
             told("flips", beside(m.Flips(n=4), weight=4.0)),
             told("extraction", m.Features(layers=("hidden_0",), dims=32, hold=hold)),
             told("units", Loss(), some),
@@ -181,29 +189,16 @@ class Methods(st.Study):
             told("augmented", beside(m.Augmented(n=4))),
             told("online", Loss(), m.Online(network=teacher)),
             told("adapter", Loss(), m.Adapter(network=student)),
-            taught("averaged", average, m.Sure(), loss=Loss(alpha=0.5)),
-            self._gpd("gpd", m.Expand(network=student, r=8)),
-            self._gpd("branched", m.Branched(network=student, r=8)),
+            *averaged(t),
+            gpd("gpd", m.Expand(network=student, r=8)),
+            gpd("branched", m.Branched(network=student, r=8)),
             st.Capped(Strategy(name="dagfm_ce"), model=products),
             st.Capped(told("dagfm", m.LogitMatching(weight=0.1)), model=products),
         ]
 
-    def _gpd(self, name: str, view: View) -> Strategy:
-        """Weights 1 and 3 of the published losses, which add up to 1 here."""
-        return Strategy(
-            name=name,
-            source=m.Dynamic(),
-            view=view,
-            target=Target(transforms=(m.Flatten(share=0.1),)),
-            loss=Sum(losses=(Loss(alpha=1.0), Loss()), weights=(0.25, 0.75)),
-        )
-
-    def _taid(self, ramp: int) -> m.TAID:
-        return m.TAID(share=Anneal(start=0.0, end=1.0, over=ramp))
-
     def _in_batches(self, t: st.Teachers) -> list[st.Lane]:
         layer = "hidden_0"
-        near = m.Centres(layer=layer, teacher_layer=layer)
+        near = m.Centres(teacher_layer=layer)
         alike = m.Relations(layer=layer, teacher_layer=layer)
         slope = m.Lipschitz(layer=layer, teacher_layer=layer)
         meta = Strategy(
@@ -250,7 +245,7 @@ class Methods(st.Study):
             taught("swap", pace, m.SwapWrong()),
             taught("skip", pace, m.SkipWrong()),
             told("logits", m.LogitMatching(weight=0.1)),
-            told("taid", self._taid(s.samples(s.hold))),
+            told("taid", _taid(s.samples(s.hold))),
             told("flips", beside(m.Flips(n=1), weight=4.0)),
             told("extraction", m.Features(layers=layers, dims=16, hold=stage)),
         ]
@@ -261,7 +256,8 @@ class Methods(st.Study):
         Left: samples of every student over its teacher's; a dot a student, a bar the
         median, triangles those not there by their cap. Middle: forward passes of both
         networks and backward ones (counted twice) to .90, in units of what the teacher
-        took; an online teacher's own are counted in, a stored one's training is not.
+        took; an online teacher's own are counted in, a stored one's training is not;
+        triangles at the right edge.
         Right: the same samples in batches of 16 and on trees of eight leaves, and
         accuracy at the end on masked strings. Grey: labels and the final teacher's
         outputs; blue: its checkpoints; green: parts of their target; brown: other uses
@@ -272,24 +268,10 @@ class Methods(st.Study):
         grid = fig.add_gridspec(1, 2 + bool(more))
         p = r.parts["parity"]
         names = [n for n in ORDER if n in p.strategies]
-        a, b = fig.add_subplot(grid[0]), fig.add_subplot(grid[1])
-        st.ratios(a, {"": p}, names, label=name_of, color=color_of)
-        a.set(xlabel="samples to .90 / n90 of teacher", title=str(p.setting))
-        taken = [passes(p, n).ravel() for n in names]
-        known = [v[np.isfinite(v)] for v in taken]
-        plots.strips(
-            b,
-            taken,
-            labels=["" for _ in names],
-            colors=[color_of(n) for n in names],
-            cap=max((float(v.max()) for v in known if len(v)), default=1.0),
-        )
-        b.set_xlabel("passes to .90 / those of teacher")
-        for ax in (a, b):
-            ax.axvline(1, color="0.6", lw=0.8)
+        draw(fig.add_subplot(grid[0]), fig.add_subplot(grid[1]), p, names)
         if not more:
             return fig
-        sizes = [len(r.parts[name].strategies) for name in more]
+        sizes = [max(len(r.parts[name].strategies), 1) for name in more]
         right = grid[2].subgridspec(len(more), 1, height_ratios=sizes)
         for i, name in enumerate(more):
             ax, p = fig.add_subplot(right[i]), r.parts[name]
@@ -309,8 +291,8 @@ class Methods(st.Study):
                 if part == "strings" or name in ("ce", "one_shot", "dagfm_ce"):
                     continue
                 words = f"{part}: {name_of(name)} learns no later than its teacher"
-                pace = p.n90[name] / p.n90.teacher
-                yield st.at_most(f"M.{part}.{name}", pace, 1.0, words, also=(0.5, 2.0))
+                seen = pace(p, name)
+                yield st.at_most(f"M.{part}.{name}", seen, 1.0, words, also=(0.5, 2.0))
         if "strings" not in r.parts:
             return
         p = r.parts["strings"]
@@ -320,19 +302,7 @@ class Methods(st.Study):
                 yield st.positive(f"M.strings.{name}", p.at(name) - p.at("ce"), words)
 
     def facts(self, r: st.Result) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for part, p in r.parts.items():
-            rows = {}
-            for name, s in p.strategies.items():
-                row: dict[str, Any] = {"passes_a_sample": s.cost._asdict()}
-                row["accuracy"] = median_estimate(p.at(name).values.ravel()).value
-                if part != "strings":
-                    pace = (p.n90[name] / p.n90.teacher).values.ravel()
-                    row |= median_estimate(pace).to_json("pace")
-                    row["learned"] = int(np.isfinite(pace).sum())
-                rows[name] = row
-            out[part] = rows
-        return out
+        return {part: rows_of(p) for part, p in r.parts.items()}
 
 
 ORDER = (
@@ -360,17 +330,98 @@ def taught(
 
 
 def beside(loss: Objective, *, weight: float = 1.0, labels: bool = False) -> Sum:
-    """A loss beside the teacher's outputs, or beside labels."""
-    own = Loss(alpha=1.0) if labels else Loss()
-    return Sum(losses=(own, loss), weights=(1.0, weight))
+    """A loss beside the teacher's outputs, or, each half, beside labels."""
+    if labels:
+        return Sum(losses=(Loss(alpha=1.0), loss), weights=(0.5, 0.5 * weight))
+    return Sum(losses=(Loss(), loss), weights=(1.0, weight))
 
 
-def passes(p: st.Taught, name: str) -> np.ndarray:
-    """Passes to .90, backward ones counted twice, over the teacher's, `(T, I)`."""
-    own = p.strategies[name].cost
-    each = own.student_forward + 2 * own.student_backward
-    each += own.teacher_forward + 2 * own.teacher_backward
-    return (p.n90[name] / p.n90.teacher).values * each / 3.0
+def cost(p: st.Taught, name: str) -> dict[str, float]:
+    """Passes a sample by kind, those on quiz rows counted in."""
+    s = p.strategies[name]
+    quiz = s.update.quiz_rows / p.setting.batch
+    more = {"student_forward": quiz, "student_backward": quiz}
+    return {k: v + more.get(k, 0.0) for k, v in s.cost._asdict().items()}
+
+
+def pace(p: st.Taught, name: str) -> st.Quantity:
+    """Samples to .90 over the teacher's; a student that became non-finite is not there.
+
+    Nor is one whose teacher has no such checkpoint.
+    """
+    q, known = p.n90[name] / p.n90.teacher, ~np.isnan(p.n90.teacher.values)
+    lost = np.isnan(q.values) & known
+    return replace(q, values=np.where(lost, np.inf, q.values))
+
+
+def draw(
+    a: Axes,
+    b: Axes,
+    p: st.Taught,
+    names: Sequence[str],
+    label: Callable[[str], str] | None = None,
+    color: Callable[[str], str] | None = None,
+) -> None:
+    """Samples to .90, and passes, backward ones counted twice, over the teacher's."""
+    label, color = label or name_of, color or color_of
+    st.ratios(a, {"": p}, names, label=label, color=color)
+    a.set(xlabel="samples to .90 / n90 of teacher", title=str(p.setting))
+    taken = []
+    for name in names:
+        own = cost(p, name)
+        each = sum(n * (2 if k.endswith("backward") else 1) for k, n in own.items())
+        taken.append(pace(p, name).values.ravel() * each / 3.0)
+    known = [v[np.isfinite(v)] for v in taken]
+    plots.strips(
+        b,
+        taken,
+        labels=["" for _ in names],
+        colors=[color(n) for n in names],
+        cap=1.2 * max((float(v.max()) for v in known if len(v)), default=1.0),
+    )
+    b.set_xlabel("passes to .90 / those of teacher")
+    for ax in (a, b):
+        ax.axvline(1, color="0.6", lw=0.8)
+
+
+def rows_of(p: st.Taught) -> dict[str, dict[str, Any]]:
+    """What the result file records of every method."""
+    out = {}
+    for name in p.strategies:
+        row: dict[str, Any] = {"passes_a_sample": cost(p, name)}
+        row["accuracy"] = median_estimate(p.at(name).values.ravel()).value
+        if isinstance(p.setting.budget, st.UntilLearned):
+            each = pace(p, name).values.ravel()
+            row |= median_estimate(each).to_json("pace")
+            row["learned"] = int(np.isfinite(each).sum())
+        out[name] = row
+    return out
+
+
+def gpd(name: str, view: View, source: Source | None = None) -> Strategy:
+    """GPD; the weights 1 and 3 of the published losses add up to 1 here."""
+    return Strategy(
+        name=name,
+        source=source or m.Dynamic(),
+        view=view,
+        target=Target(transforms=(m.Flatten(share=0.1),)),
+        loss=Sum(losses=(Loss(alpha=1.0), Loss()), weights=(0.25, 0.75)),
+    )
+
+
+def averaged(t: st.Teachers) -> list[Strategy]:
+    """The student's average, which moves until the cap, beside labels."""
+    s, budget = t.setting, t.setting.budget
+    assert isinstance(budget, st.UntilLearned)
+    network, end = s.student.model(s.made_task), round(budget.cap * budget.limit)
+    source = m.Averaged(network=network, period=t.spacing, over=s.samples(end))
+    plain = Strategy(name="averaged", source=source, loss=Loss(alpha=0.5))
+    sure = Target(transforms=(m.Sure(),))
+    return [plain, replace(plain, name="sure", target=sure)]
+
+
+def _taid(ramp: int) -> m.TAID:
+    return m.TAID(share=Anneal(start=0.0, end=1.0, over=ramp))
 
 
 def _snapshots(every: int) -> Strategy:

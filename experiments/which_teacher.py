@@ -48,7 +48,7 @@ from sandbox.tasks.data import Finite
 from sandbox.tasks.parity import NoisyParity, Parity, RandomSupport
 from sandbox.theory.ranks import rank_correlation
 from sandbox.theory.sample_complexity import median_estimate
-from sandbox.train.teaching import task_key
+from sandbox.train.teaching import init_key, task_key
 
 SMOKE = st.Setting(
     task=Parity(d=16, k=4, support=RandomSupport()),
@@ -179,7 +179,7 @@ class WhichTeacher(st.Study):
         if t.setting == self.few:
             return [lane for n in self.sizes for lane in self._of_rows(t, n)]
         if t.setting != self.places:
-            return [st.ce(), st.one_shot(), st.progressive(t.spacing)]
+            return [st.progressive(t.spacing)]
         near = {f"{share:g}": t.near(share) for share in self.shares}
         first = [st.two_shot(s, t.hold, name=f"first_{n}") for n, s in near.items()]
         alone = [_throughout(f"fixed_{n}", s) for n, s in near.items()]
@@ -195,7 +195,8 @@ class WhichTeacher(st.Study):
             _throughout("middle", middle),
             st.two_shot(middle, t.hold),
         ):
-            yield st.Capped(replace(s, name=f"{s.name}_{n}"), data=Finite(n=n))
+            named = replace(s, name=f"{s.name}_{n}")
+            yield st.Capped(named, data=Finite(n=n), whole=True)
 
     def measure(self, r: st.Result) -> Measured:
         """Scores of the checkpoints that teach, on inputs of their own."""
@@ -297,7 +298,7 @@ class WhichTeacher(st.Study):
         out = {}
         for name, rows in r.measured.scores.items():
             each = [
-                np.nan if np.isnan(v).any() else rank_correlation(v, -t)
+                np.nan if np.isnan([v, t]).any() else rank_correlation(v, -t)
                 for v, t in zip(rows, times, strict=True)
             ]
             text = f"rank correlation of {SCORES[name]} and speed"
@@ -313,7 +314,7 @@ class WhichTeacher(st.Study):
         dashed, on the right axis. Top right: rank correlation, within each teacher, of
         a checkpoint's score and how soon its 2-shot student learns; a dot a teacher,
         bars the medians; 1 is a perfect order, below 0 the wrong one. Bottom left:
-        accuracy on clean labels at the end of students that see so many rows with noisy
+        accuracy on clean labels at the cap of students that see so many rows with noisy
         labels again and again. Bottom right: DisWOT of students of every width against
         the samples to .90 of progressive ones.
         """
@@ -406,7 +407,9 @@ class WhichTeacher(st.Study):
         }
         joint = r.measured.joint
         return {
-            "pace": dict(zip(map(str, self.shares), np.median(times, 0), strict=True)),
+            "pace": dict(
+                zip(map(str, self.shares), np.nanmedian(times, 0), strict=True)
+            ),
             "orders": {
                 n: median_estimate(q.values.ravel()).to_json("rank")
                 for n, q in self.orders(r).items()
@@ -433,7 +436,7 @@ def _diswot(t: st.Teachers, seed: int) -> float:
     x = task.sample(key, jnp.uint32(0), 256, split="probe").x
     tap = ("hidden_0",)
     nets = (t.spec.model, t.setting.student.model(task))
-    keys = (jax.random.fold_in(key, i) for i in range(2))
+    keys = (init_key(seed, kind) for kind in ("teacher", "student"))
     acts = [
         np.asarray(net.apply(net.init(k), x, taps=tap).acts[tap[0]], float)
         for net, k in zip(nets, keys, strict=True)

@@ -29,6 +29,7 @@ class Capped:
       data: which rows it is trained on.
       model: the student; None for the setting's.
       start: whether it begins as its teacher's final checkpoint, through its view.
+      whole: whether it trains to its cap, also after it has learned.
     """
 
     strategy: Strategy
@@ -37,6 +38,7 @@ class Capped:
     data: Data = Fresh()
     model: Model | None = None
     start: bool = False
+    whole: bool = False
 
 
 Lane = Strategy | Capped

@@ -183,7 +183,8 @@ class Teachers:
             if own.samples:
                 caps = np.where(self.usable, own.samples, caps)
             most = self._each(tuple(map(int, caps)))
-            level = STOP if self.setting.budget.varies else None
+            varies = self.setting.budget.varies and not own.whole
+            level = STOP if varies else None
             stop = Stop(max_samples=most, accuracy=level)
             made = self.setting.student_spec(
                 tuple(members),

@@ -106,7 +106,7 @@ class Totals(NamedTuple):
         """
         n, low = len(self.leaves), dict(plan.shortest)
         bands = [(low[a], c) for a, c in self.cells.items() if c.size]
-        longest = max(k + len(c) for k, c in bands)
+        longest = max((k + len(c) for k, c in bands), default=2)
         best = jnp.zeros((longest, n))
         for k, c in [(1, self.leaves.max(-1)[None]), *bands]:
             rest = ((k, longest - k - len(c)), (0, n - c.shape[1]))

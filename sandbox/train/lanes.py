@@ -45,8 +45,9 @@ def begin_from(spec: RunSpec, root: Path) -> Params | None:
     if spec.start is None:
         return None
     found = Run(folder_of(spec.start.spec, root), spec.start.spec).trajectory
-    finals = enumerate(of_seed(spec.start.final, i) for i in range(spec.n_seeds))
-    rows = [found.read(step, seed=i) for i, step in finals if step is not None]
+    finals = [of_seed(spec.start.final, i) for i in range(spec.n_seeds)]
+    steps = [found.steps[-1] if step is None else step for step in finals]
+    rows = [found.read(step, seed=i) for i, step in enumerate(steps)]
     return jax.tree.map(lambda *p: np.stack(p), *rows)
 
 

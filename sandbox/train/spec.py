@@ -122,7 +122,7 @@ class RunSpec:
         (`sandbox.train.imported`).
       data: which rows are trained on; the task's own, all new, by default.
       start: the run whose final checkpoint each seed starts from, in place of a fresh
-        initialisation.
+        initialisation; a seed without one, which has no results, from its last.
     """
 
     kind: Literal["teacher", "student"]
@@ -271,12 +271,12 @@ class RunSpec:
             (own.n_seeds, own.first_seed, own.dtype)
             == (self.n_seeds, self.first_seed, self.dtype)
             and all(
-                (lane := start.lane(i)) is not None and own.stores(lane.final)
+                (lane := start.lane(i)) is None or own.stores(lane.final)
                 for i in range(self.n_seeds)
             )
             and start.lanes == 1,
             "start.spec must train one strategy on the same seeds at the same dtype,"
-            " each with a final checkpoint that it stores.",
+            " with final checkpoints that it stores.",
         )
         view = self.strategies[0].view
         require(

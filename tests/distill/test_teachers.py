@@ -272,9 +272,10 @@ def test_the_average_moves_as_it_should_on_average() -> None:
 def test_rows_of_unsure_teachers_are_left_out() -> None:
     z = jnp.asarray([[2.0, -2.0], [0.1, -0.1], [0.0, 0.0]])
     p = jax.nn.softmax(z)
-    same, keep = Sure(above=0.9, tau=0.5).apply(p, z, p, None)
-    np.testing.assert_array_equal(same, p)
-    np.testing.assert_array_equal(keep, [1.0, 0.0, 0.0])
+    label = jax.nn.one_hot(jnp.array([1, 1, 0]), 2)
+    target, keep = Sure(above=0.9, tau=0.5).apply(p, z, label, None)
+    np.testing.assert_array_equal(target, jnp.stack([p[0], label[1], label[2]]))
+    assert keep is None
     source = Averaged(network=SMALL, period=64)
     one, other = SMALL.init(jax.random.key(0)), SMALL.init(jax.random.key(1))
     x = rows(SMALL, jax.random.key(2))

@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import jax
 import numpy as np
+import pytest
 
 import sandbox.study as st
 from experiments import final_teacher_only, methods, which_knowledge, who_moves
@@ -19,7 +21,11 @@ from sandbox.distill.methods import (
     Inherited,
 )
 from sandbox.distill.strategy import Strategy
+from sandbox.models.transformer import Transformer
+from sandbox.tasks import bayes
 from sandbox.tasks.data import Fresh, Phased
+from sandbox.tasks.grammar import load_grammar
+from sandbox.tasks.next_token import NextToken
 from tests.distill.test_signals import parts
 
 
@@ -80,15 +86,39 @@ def test_every_method_is_run_by_a_study() -> None:
 
 
 def test_every_arm_is_drawn() -> None:
-    for study, module in ((Methods, methods), (WhoMoves, who_moves)):
+    for study, names in ((Methods, methods.ORDER), (WhoMoves, who_moves.ARMS)):
         made = study.preset("cpu")
-        found = {n for part in made.settings for n in strategies(made, part)}
-        for name in found:
-            assert module.name_of(name) and module.color_of(name)
+        for part in made.settings:
+            assert set(strategies(made, part)) <= set(names)
+    assert set(methods.ORDER) - set(methods.WORDS) == {"progressive"}
     moves = strategies(WhoMoves.preset("cpu"), "parity")
     assert tuple(moves["online"].cost) == (1, 1, 1, 1)
-    assert tuple(moves["adapter"].cost) == (2, 1, 1, 1)
-    assert set(methods.ORDER) >= set(strategies(Methods.preset("cpu"), "trees"))
+    assert tuple(moves["adapter"].cost) == (2, 1, 2, 1)
+
+
+def test_laws_of_strings() -> None:
+    """A network that knows nothing, of whose strings of two the grammar makes some."""
+    task = NextToken(grammar=load_grammar("cfg3b", start=("7", "8", "9")))
+    sizes = {"positions": task.positions, "vocab": task.vocabulary.size}
+    model = Transformer(kind="gpt2", n_classes=3, heads=1, layers=1, **sizes)
+    zero = jax.tree.map(np.zeros_like, model.init(jax.random.key(0)))
+    found = who_moves.law(task, model, zero, 0)
+    every: dict[int, list[np.ndarray]] = {}
+    for n in range(1, task.positions):
+        rows = np.stack(np.meshgrid(*[range(3)] * n, indexing="ij"), -1).reshape(-1, n)
+        log_p = bayes.log_probability(task.arrays, rows, np.full(len(rows), n))
+        every[n] = np.exp(np.asarray(log_p, float))
+    of = np.asarray(task.arrays.level_length_distribution[0])
+    share = sum(of[n] * (p > 0).mean() for n, p in every.items())
+    assert abs(found.share - share) < 5 * (share * (1 - share) / 1024) ** 0.5
+    # the uniform law over strings of a length that the grammar makes, from its own
+    gaps = [
+        (of[n] * (p > 0).mean() / share)
+        * (-np.log(len(p)) - np.log(p[p > 0] / of[n])).mean()
+        for n, p in every.items()
+        if of[n] > 0
+    ]
+    assert found.gap == pytest.approx(sum(gaps) - np.log(share), abs=0.1)
 
 
 def test_means_in_and_off_a_support() -> None:

@@ -4,9 +4,10 @@ After the step from sample t each tensor, with probability `share`, moves to
 
     T <- m T + (1 - m) S,   m = 1 - (1 - least) (cos(pi min(t / over, 1)) + 1) / 2
 
-which rises from `least` to 1. Rows count where the teacher and its copy of the last
-`period` samples agree, and the sharpened answer is surer than a threshold (`Sure`).
-There two such pairs teach each other's students, with weights that minimise the norm of
+which rises from `least` to 1. It teaches where it and its copy of the last `period`
+samples agree and its sharpened answer is surer than a threshold (`Sure`); elsewhere the
+label does. Theirs leaves such rows out, after training on labels alone. There two such
+pairs teach each other's students, with weights that minimise the norm of
 the gradients' mean; here one pair does.
 """
 
@@ -54,7 +55,7 @@ class Averaged(LiveSource):
         return Cost(teacher_forward=int(self.period > 0))
 
     def init(self, key: Any, model: Model) -> Params:
-        """The student's own initial weights."""
+        """Another draw of the student's initial weights."""
         params = self.network.init(key)
         return (params, params) if self.period else params
 
@@ -96,7 +97,7 @@ class Averaged(LiveSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Sure(Transform):
-    """Rows on which the teacher is unsure are not trained on.
+    """Where the teacher is unsure the label teaches.
 
     Attributes:
       above: least probability of its top class, sharpened.
@@ -112,7 +113,8 @@ class Sure(Transform):
 
     def apply(
         self, p: Array, logits: Array, label: Array, known: Known | None
-    ) -> tuple[Array, Array]:
-        """The target as it is, and 1 where the teacher is sure."""
+    ) -> tuple[Array, None]:
+        """The target where the teacher is sure, else the label."""
         q = soften(logits, jnp.full(logits.shape[:-1], self.tau, logits.dtype))
-        return p, (q.max(-1) > self.above).astype(p.dtype)
+        sure = q.max(-1, keepdims=True) > self.above
+        return jnp.where(sure, p, label.astype(p.dtype)), None

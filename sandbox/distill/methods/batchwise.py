@@ -64,9 +64,11 @@ class Centres(_Batchwise):
     """Nearness to the centres of the classes that are there.
 
     Attributes:
+      layer: none of the student's.
       tau: temperature of both sides.
     """
 
+    layer: str = ""
     tau: Annotated[float, MoreThan(0)] = 2.0
 
     @property

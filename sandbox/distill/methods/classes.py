@@ -1,7 +1,8 @@
 r"""Losses on some of the classes.
 
     Truncated   weight * sum_i sg[softmax(F)_i - softmax(G)_i]^- F_i, logits clipped
-                from above: only classes that the teacher likes better are pushed
+                from above, also the last ones: without, both are pushed up for ever
+                where the student cannot follow
                 (Allen-Zhu and Li, arXiv 2012.09816)
     Sampled     soft cross-entropy from n classes drawn with replacement,
                 -sum_s p_s z_s / (n r_s) + log sum_s e^{z_s} / (n r_s)
@@ -55,7 +56,8 @@ class Truncated(Objective):
     def value(self, out: Answers, sup: Any, aux: Params) -> Array:
         """The loss of each row, whose gradient is the truncated one."""
         gap = jnp.minimum(self._softmax(out.logits) - sup, 0)
-        return self.weight * jnp.sum(jax.lax.stop_gradient(gap) * out.logits, -1)
+        logits = jnp.minimum(out.logits, self.most)
+        return self.weight * jnp.sum(jax.lax.stop_gradient(gap) * logits, -1)
 
 
 @dataclass(frozen=True, kw_only=True)

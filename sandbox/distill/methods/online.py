@@ -144,8 +144,8 @@ class Adapter(LiveSource):
 
     @property
     def cost(self) -> Cost:
-        """The student's answers, once more, and its own backward pass."""
-        return Cost(student_forward=1, teacher_backward=1)
+        """The student's answers, once more, and its own passes."""
+        return Cost(student_forward=1, teacher_forward=1, teacher_backward=1)
 
     def own_loss(
         self, logits: Array, label: Array, student: Callable[[], Array]
