@@ -71,14 +71,14 @@ ARMS = {
     "branched": ("GPD, branches", "#0f766e"),
     "adapter": ("adapter (OKD)", "#7c3aed"),
     "averaged": ("moving average", "#7c3aed"),
-    "sure": ("moving average, where sure", "#7c3aed"),
+    "sure": ("average, where sure", "#7c3aed"),
     "meta": ("MetaDistil", "#db2777"),
     "meta_still": ("its teacher, fixed", "#db2777"),
-    "meta_fresh": ("MetaDistil, fresh teacher", "#db2777"),
+    "meta_fresh": ("MetaDistil, fresh", "#db2777"),
     "pruned": ("shrinks to its width", "#b45309"),
     "reverse": ("reverse divergence", "#b45309"),
-    "gkd": ("own strings (GKD)", "#b45309"),
-    "gkd_half": ("half own strings", "#b45309"),
+    "gkd": ("own strings (GKD)", "#db2777"),
+    "gkd_half": ("half own strings", "#f59e0b"),
 }
 """Arms, what figures call them, and their colours."""
 STRINGS = 1024
@@ -260,7 +260,7 @@ class WhoMoves(st.Study):
                 ax.plot(ends, off, "o", ms=4, mew=0, color=color, label=words)
             ax.set(xlabel="accuracy at the end", ylabel="not of the language")
             ax.set_title(pcfg_accuracy.level(p.setting))
-            ax.legend(fontsize=6)
+            ax.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
             return
         rows = [n for n in ARMS if n in p.strategies]
         st.ratios(ax, {"": p}, rows, label=name_of, color=color_of)
