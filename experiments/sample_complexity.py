@@ -347,16 +347,17 @@ class SampleComplexity(st.Study):
                 )  # fmt: skip
         d = np.asarray([p.d for p in self.along(k)], float)
         fine, mid = np.geomspace(d[0], d[-1]), np.sqrt(d[0] * d[-1])
-        for name, f, text, side in (
-            ("ce", lambda x: x ** (k - 1.0), f"$d^{{{k - 1}}}$", "bottom"),
-            ("after", lambda x: x * np.log(x), "$d\\,\\log\\,d$", "bottom"),
-            ("after", lambda x: x, "$d$", "top"),
+        for name, f, text, shift in (
+            ("ce", lambda x: x ** (k - 1.0), f"$d^{{{k - 1}}}$", 1.0),
+            ("after", lambda x: x * np.log(x), "", 1.0),
+            ("after", lambda x: x, "$d$ and $d\\,\\log\\,d$", 0.12),
         ):
             fit = self.law(times, k, name).exponent(draws=0)
             if np.isfinite(fit.value):
                 line = fit.at(np.asarray(mid)) * f(fine) / f(mid)
                 ax.plot(fine, line, ":", color="0.35", lw=0.9)
-                ax.text(d[-1], line[-1], text, fontsize=6, ha="right", va=side)
+                at = shift * line[-1]
+                ax.text(d[-1], at, text, fontsize=6, ha="right", va="bottom")
         ax.plot(d, d + 1, color="0.7", lw=1.2, label="elimination: d + 1")
         log_levels(ax)
         log_ticks(ax, d.tolist())
@@ -374,7 +375,7 @@ class SampleComplexity(st.Study):
             ax.plot(CLOSED_K, closed[who], "x:", color=_color(name), ms=4, lw=0.8)
         ax.plot(CLOSED_K, np.asarray(CLOSED_K) - 1, ":", color="0.35", lw=0.9)
         top = max(ks[-1], 4) + 0.5
-        ax.set(xlim=(1.7, top), ylim=(-0.2, top + 0.5), xticks=range(2, int(top) + 1))
+        ax.set(xlim=(1.7, top), ylim=(-0.8, top + 0.5), xticks=range(2, int(top) + 1))
         ax.set(xlabel="k", ylabel="exponent in d", title="exponents; × closed forms")
 
     def _draw_gains(self, ax: Axes, times: Solved) -> None:
