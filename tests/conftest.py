@@ -96,6 +96,11 @@ ON_DEMAND = re.compile(
             r"bayes_trees.*likeliest.*uneven|scored_tok|device.*once\[transformer"
             r"|other_code.*(same_programs_is_adopted|a_package\.deep)"
             r"|unrolled.*task1-2|ten_thousand_steps.*3-20-24|other_parts_come_back"
+            r"|eight_devices|battery\[(swap|flips)|any_chunking|best_guess\[hidden"
+            r"|a_saved_bert|what_is_missing_is_made|gpu.*equals_generic",
+            r"leaf_replaced\[student|give_up_where|goes_to_the_device_once"
+            r"|another_kind_of_device|is_no_series_is_refused|exponents_of_the_theory"
+            r"|test_bayes\.py.*come_at_once"
             r"|limits_stand_before|what_is_dropped_is_the_same|help_says_what_is_timed",
         )
     )
