@@ -112,12 +112,15 @@ class LanePlan:
 
     @property
     def absent(self) -> np.ndarray:
-        """Lanes that have no teacher to learn from, `(S, L)` bool.
+        """Lanes that have no teacher to learn from, or no start, `(S, L)` bool.
 
         The arithmetic of a group runs for them too, but on nothing meaningful: what
         they hold is no result, their metrics are NaN, and the outcome lists them.
         """
-        return self.steps_at(0) == ABSENT
+        out, start = self.steps_at(0) == ABSENT, self.spec.start
+        for s in range(self.spec.n_seeds if start else 0):
+            out[s] |= start is not None and start.lane(s) is None
+        return out
 
     def next_switch(self, t: int) -> int | None:
         """The first sample after t at which any lane's teacher changes."""

@@ -39,16 +39,8 @@ BUILT_IN: tuple[type, ...] = (
     *METHODS,
     *BUILT_IN_DATA,
     *(Parity, NoisyParity, Hierarchy, Expansion, MultiIndex, MaskedLM, NextToken),
-    *(
-        MultiView,
-        TwoViews,
-        MLP,
-        Transformer,
-        BitTransformer,
-        DAGFM,
-        PatchNet,
-        TwoTowers,
-    ),
+    *(MultiView, TwoViews),
+    *(MLP, Transformer, BitTransformer, DAGFM, PatchNet, TwoTowers),
 )
 """Parts a saved record may hold where its field is typed by a protocol."""
 

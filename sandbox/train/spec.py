@@ -122,7 +122,7 @@ class RunSpec:
         (`sandbox.train.imported`).
       data: which rows are trained on; the task's own, all new, by default.
       start: the run whose final checkpoint each seed starts from, in place of a fresh
-        initialisation; a seed without one, which has no results, from its last.
+        initialisation; the lanes of a seed without one are absent.
     """
 
     kind: Literal["teacher", "student"]

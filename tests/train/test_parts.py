@@ -12,7 +12,7 @@ import pytest
 
 from sandbox.distill.losses import Answers, Loss
 from sandbox.distill.methods import Features, Flips, LogitMatching, SkipWrong
-from sandbox.distill.sources import Final, Lane, LiveSource, Member
+from sandbox.distill.sources import Final, Lane, LiveSource, Member, PerSeed
 from sandbox.distill.strategy import Strategy
 from sandbox.distill.targets import Target
 from sandbox.distill.updates import Step, Trained, Update
@@ -256,6 +256,13 @@ def test_a_student_starts_from_a_stored_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"start\.spec\.model must equal"):
         student(start=REF)
     assert from_json(RunSpec, to_json(spec), extra=BUILT_IN) == spec
+    # A seed without a start has no results; the other's are the same.
+    one = replace(REF, final=PerSeed((None, REF.final)))
+    part = fit(replace(spec, start=one), root=tmp_path, progress=Silent())
+    assert [lane["seed"] for lane in part.outcome["absent"]] == [spec.seeds[0]]
+    curves, whole = (r.metrics.curves("ce") for r in (part, out))
+    assert np.isnan(curves[0]).all()
+    np.testing.assert_array_equal(curves[1], whole[1])
 
 
 SKEWED = replace(TASK, p=0.1)
