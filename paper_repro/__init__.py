@@ -21,7 +21,7 @@ STUDIES = {
     "final_teacher_only": "Students of the final teacher alone (claims F1 to F6).",
     "which_teacher": "Scores of checkpoints against their students (T1 to T4).",
     "who_moves": "Teachers and students that move, at equal passes (V1 to V7).",
-    "methods": "Every method of our sources on the same tasks (claim M.*).",
+    "methods": "Every method of our sources on the same tasks (claim A).",
     "pcfg_bayes": "Exact ceilings and use of context on grammars (nothing is trained).",
 }
 SCALES = ("smoke", "cpu", "paper")
