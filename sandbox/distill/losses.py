@@ -144,8 +144,13 @@ class Objective(Protocol):
         return Cost(student_forward=n, student_backward=n, teacher_forward=n)
 
     def refuses(self, target: Target) -> str:
-        """Why the loss cannot be computed for a target; empty if it can."""
-        return ""
+        """Why the loss cannot be computed for a target; empty if it can.
+
+        By default one with transforms, where rows are made that have no labels.
+        """
+        name = type(self).__name__.lower()
+        bad = self.copies > 0 and len(target.transforms) > 0
+        return f"{name} take no target.transforms." if bad else ""
 
     def inputs(self, key: Any, x: Any) -> Any:
         """The `copies` rows that are made of a row, on a first axis.

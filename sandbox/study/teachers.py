@@ -183,9 +183,8 @@ class Teachers:
             if own.samples:
                 caps = np.where(self.usable, own.samples, caps)
             most = self._each(tuple(map(int, caps)))
-            varies = self.setting.budget.varies and not own.whole
-            level = STOP if varies else None
-            stop = Stop(max_samples=most, accuracy=level)
+            ends = self.setting.budget.varies and not own.whole
+            stop = Stop(max_samples=most, accuracy=STOP if ends else None)
             made = self.setting.student_spec(
                 tuple(members),
                 ref,

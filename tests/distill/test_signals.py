@@ -385,8 +385,7 @@ def test_strings_have_the_probability_that_the_student_gives_them(key: Any) -> N
     every = np.stack(np.meshgrid(*[range(3)] * 3, indexing="ij"), -1).reshape(-1, 3)
     rows = jnp.asarray(np.pad(every, ((0, 0), (1, 1)), constant_values=(bos,)))
     z = model.apply(params, Tokens(rows, valid[:27], valid[:27])).logits
-    log_q = np.asarray(jax.nn.log_softmax(z[:, :3], -1))
-    log_q = log_q.astype(float)
+    log_q = np.asarray(jax.nn.log_softmax(z[:, :3], -1), float)
     want = np.exp(np.take_along_axis(log_q, every[..., None], -1).sum((1, 2)))
     seen = np.bincount(np.asarray(found[:, 1:4]) @ [9, 3, 1], minlength=27)
     assert abs(want.sum() - 1) < 1e-5 and want.max() > 2 * want.min()

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from sandbox.distill.losses import Answers, Objective, Taught
-from sandbox.distill.targets import Target, soften
+from sandbox.distill.targets import soften
 from sandbox.errors import require
 from sandbox.store.bounds import AtLeast, check_fields
 from sandbox.types import Array, Params, Tokens
@@ -46,10 +46,6 @@ class Flips(Objective):
     def __post_init__(self) -> None:
         """Refuses none."""
         check_fields(self, "loss")
-
-    def refuses(self, target: Target) -> str:
-        """Transforms, which changed rows have no labels for."""
-        return "flips take no target.transforms." if target.transforms else ""
 
     @property
     def copies(self) -> int:

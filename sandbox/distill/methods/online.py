@@ -10,7 +10,7 @@ Adapter  a stored teacher plus a small network, after OKD (arXiv 2409.12512): it
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,21 @@ def cross_entropy(logits: Array, label: Array) -> Array:
     return -jnp.sum(label * jax.nn.log_softmax(logits, -1), -1)
 
 
+class _FromLabels(LiveSource, Protocol):
+    @property
+    def cost(self) -> Cost:
+        """Its own backward pass."""
+        return Cost(teacher_backward=1)
+
+    def own_loss(
+        self, logits: Array, label: Array, student: Callable[[], Array]
+    ) -> Array:
+        """Cross-entropy."""
+        return cross_entropy(logits, label)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Online(LiveSource):
+class Online(_FromLabels):
     """A network that is trained on the student's rows.
 
     Attributes:
@@ -46,11 +59,6 @@ class Online(LiveSource):
         """Its own weights."""
         return self.network.init(jax.random.fold_in(key, _OWN))
 
-    @property
-    def cost(self) -> Cost:
-        """Its own backward pass."""
-        return Cost(teacher_backward=1)
-
     def outputs(
         self,
         teacher: Params,
@@ -62,12 +70,6 @@ class Online(LiveSource):
     ) -> Array:
         """Its logits."""
         return self.network.apply(teacher, x).logits
-
-    def own_loss(
-        self, logits: Array, label: Array, student: Callable[[], Array]
-    ) -> Array:
-        """Cross-entropy."""
-        return cross_entropy(logits, label)
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,8 @@ class Tuned(LiveSource):
 
 
 @dataclass(frozen=True)
-class Dynamic(Tuned):
+class Dynamic(_FromLabels, Tuned):
     """The teacher that a view holds, which learns from labels."""
-
-    @property
-    def cost(self) -> Cost:
-        """Its own backward pass."""
-        return Cost(teacher_backward=1)
-
-    def own_loss(
-        self, logits: Array, label: Array, student: Callable[[], Array]
-    ) -> Array:
-        """Cross-entropy."""
-        return cross_entropy(logits, label)
 
 
 @dataclass(frozen=True, kw_only=True)
