@@ -7,14 +7,14 @@
 Each with one choice of its knobs, made before the run and not tuned: what a method does
 at its best, `which_knowledge`, `final_teacher_only`, `which_teacher` and `who_moves`
 ask. All learn sparse parity from the same teachers; those whose loss looks at rows
-together, in batches; those that need more than two classes, on trees; eight of them
+together, in batches; those that need more than two classes, on trees; nine of them
 fill in masked tokens of strings. Methods that change the student (`dagfm`) stand beside
 labels on the same student.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,6 +33,7 @@ from sandbox.models.dagfm import DAGFM
 from sandbox.models.mlp import MLP
 from sandbox.plotting import curves as plots
 from sandbox.plotting.style import WIDE
+from sandbox.store.bounds import AtLeast
 from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import Parity
 from sandbox.theory.sample_complexity import median_estimate
@@ -118,7 +119,7 @@ class Methods(st.Study):
     batches: st.Setting | None = None
     trees: st.Setting | None = None
     strings: st.Setting | None = None
-    ramp: int = 64_000
+    ramp: Annotated[int, AtLeast(1)] = 64_000
 
     presets = {
         "smoke": st.preset("two teachers of d=24, k=6; no batches, trees or strings."),
@@ -133,7 +134,7 @@ class Methods(st.Study):
         ),
     }
 
-    since = {"any": "2026-11-28 4fa5277"}
+    since = {"any": "2026-11-28 abb2853"}
 
     def check(self) -> None:
         ok = isinstance(self.parity.task, Parity) and self.parity.hold > 0
@@ -141,13 +142,8 @@ class Methods(st.Study):
 
     @property
     def settings(self) -> Mapping[str, st.Setting]:
-        every = {
-            "parity": self.parity,
-            "batches": self.batches,
-            "trees": self.trees,
-            "strings": self.strings,
-        }
-        return {name: s for name, s in every.items() if s is not None}
+        names = ("parity", "batches", "trees", "strings")
+        return {n: s for n in names if (s := getattr(self, n)) is not None}
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
         if isinstance(t.setting.task, st.Strings):
@@ -201,19 +197,12 @@ class Methods(st.Study):
         near = m.Centres(teacher_layer=layer)
         alike = m.Relations(layer=layer, teacher_layer=layer)
         slope = m.Lipschitz(layer=layer, teacher_layer=layer)
-        meta = Strategy(
-            name="meta",
-            source=m.Tuned(),
-            view=m.Beside(network=t.spec.model),
-            loss=Loss(alpha=0.5),
-            update=m.MetaDistil(eta=0.1, teacher_lr=0.1, quiz=64),
-        )
         return [
             *self._first(t, Progressive(every=t.spacing)),
             told("centres", beside(near, labels=True)),
             told("relations", beside(alike, labels=True)),
             told("lipschitz", beside(slope, labels=True)),
-            st.Capped(meta, start=True),
+            st.Capped(meta(t), start=True),
         ]
 
     def _on_trees(self, t: st.Teachers) -> list[st.Lane]:
@@ -292,14 +281,14 @@ class Methods(st.Study):
                     continue
                 words = f"{part}: {name_of(name)} learns no later than its teacher"
                 seen = pace(p, name)
-                yield st.at_most(f"M.{part}.{name}", seen, 1.0, words, also=(0.5, 2.0))
+                yield st.at_most(f"A.{part}.{name}", seen, 1.0, words, also=(0.5, 2.0))
         if "strings" not in r.parts:
             return
         p = r.parts["strings"]
         for name in p.strategies:
             if name not in ("ce", "one_shot"):
                 words = f"strings: {name_of(name)} ends above labels"
-                yield st.positive(f"M.strings.{name}", p.at(name) - p.at("ce"), words)
+                yield st.positive(f"A.strings.{name}", p.at(name) - p.at("ce"), words)
 
     def facts(self, r: st.Result) -> dict[str, Any]:
         return {part: rows_of(p) for part, p in r.parts.items()}
@@ -418,6 +407,17 @@ def averaged(t: st.Teachers) -> list[Strategy]:
     plain = Strategy(name="averaged", source=source, loss=Loss(alpha=0.5))
     sure = Target(transforms=(m.Sure(),))
     return [plain, replace(plain, name="sure", target=sure)]
+
+
+def meta(t: st.Teachers) -> Strategy:
+    """MetaDistil, the teacher beside its student."""
+    return Strategy(
+        name="meta",
+        source=m.Tuned(),
+        view=m.Beside(network=t.spec.model),
+        loss=Loss(alpha=0.5),
+        update=m.MetaDistil(eta=0.1, teacher_lr=0.1, quiz=64),
+    )
 
 
 def _taid(ramp: int) -> m.TAID:

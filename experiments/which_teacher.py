@@ -26,12 +26,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import sandbox.study as st
+from experiments import parity_place
 from experiments.parity_curriculum import Shares
 from sandbox.distill.methods import Bayes
 from sandbox.distill.methods import Fixed as Throughout
 from sandbox.distill.sources import Final, PerSeed
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import require
+from sandbox.models.base import Size
 from sandbox.plotting.curves import estimates, log_levels, log_ticks
 from sandbox.plotting.style import WIDE
 from sandbox.probes.scores import (
@@ -45,31 +47,13 @@ from sandbox.probes.scores import (
 from sandbox.probes.transitions import output_variance
 from sandbox.store.bounds import Increasing
 from sandbox.tasks.data import Finite
-from sandbox.tasks.parity import NoisyParity, Parity, RandomSupport
+from sandbox.tasks.parity import NoisyParity
 from sandbox.theory.ranks import rank_correlation
 from sandbox.theory.sample_complexity import median_estimate
 from sandbox.train.teaching import init_key, task_key
 
-SMOKE = st.Setting(
-    task=Parity(d=16, k=4, support=RandomSupport()),
-    teacher=st.TwoLayer(200),
-    rule=st.ByGap(points=4096, degrees=(1,)),
-    lanes=8,
-    n_teachers=2,
-    spacing=256,
-    student_every=256,
-    budget=st.UntilLearned(limit=51_200, cap=3.0),
-)
-CPU = replace(
-    SMOKE,
-    task=Parity(d=32, k=6, support=RandomSupport()),
-    teacher=st.TwoLayer(1000),
-    n_teachers=10,
-    group=10,
-    spacing=2560,
-    student_every=2560,
-    budget=st.UntilLearned(limit=512_000, cap=3.0),
-)
+SMOKE = replace(parity_place.SMOKE, lanes=8, n_teachers=2, seed=0, student_every=256)
+CPU = replace(parity_place.CPU, lanes=8, seed=0, student_every=2560)
 FEW = replace(
     SMOKE,
     task=NoisyParity(d=16, k=4, eps=0.1),
@@ -130,9 +114,9 @@ class WhichTeacher(st.Study):
 
     places: st.Setting = SMOKE
     shares: Shares = (0.5, 0.9, 1.0, 1.5)
-    widths: Annotated[tuple[int, ...], Increasing(1)] = (5,)
+    widths: Annotated[tuple[Size, ...], Increasing(1)] = (5,)
     few: st.Setting = FEW
-    sizes: Annotated[tuple[int, ...], Increasing(1)] = (1000,)
+    sizes: Annotated[tuple[Size, ...], Increasing(1)] = (1000,)
 
     presets = {
         "smoke": st.preset("two teachers of d=16, k=4; 1,000 noisy rows."),
@@ -155,13 +139,14 @@ class WhichTeacher(st.Study):
         ),
     }
 
-    since = {"any": "2026-11-28 4fa5277"}
+    since = {"any": "2026-11-28 abb2853"}
 
     def check(self) -> None:
         ok = isinstance(self.places.rule, st.ByGap)
         require(ok, "places.rule must be ByGap(), which measures correlations.")
-        ok = isinstance(self.places.student, st.TwoLayer)
-        require(ok, "places.student must be a TwoLayer, whose width is varied.")
+        own = self.places.student
+        ok = isinstance(own, st.TwoLayer) and own.width not in self.widths
+        require(ok, "places.student must be a TwoLayer of a width beside `widths`.")
         require(
             isinstance(self.few.task, NoisyParity),
             f"few.task must be a NoisyParity, got {self.few.task!r:.60}.",
@@ -183,7 +168,7 @@ class WhichTeacher(st.Study):
         near = {f"{share:g}": t.near(share) for share in self.shares}
         first = [st.two_shot(s, t.hold, name=f"first_{n}") for n, s in near.items()]
         alone = [_throughout(f"fixed_{n}", s) for n, s in near.items()]
-        return [st.one_shot(), st.progressive(t.spacing), *first, *alone]
+        return [st.progressive(t.spacing), *first, *alone]
 
     def _of_rows(self, t: st.Teachers, n: int) -> Iterator[st.Capped]:
         """Every kind of teacher on the same n rows."""
@@ -368,10 +353,13 @@ class WhichTeacher(st.Study):
         ax.legend(fontsize=6.5, loc="lower left", ncols=2)
 
     def _draw_students(self, ax: Axes, r: st.Result) -> None:
+        budget = self.places.budget
+        assert isinstance(budget, st.UntilLearned)
         for n, p in self.by_width(r).items():
             values = r.measured.students[n]
             pace = (p.n90["progressive"] / p.n90.teacher).values.ravel()
-            ax.plot(values, np.minimum(pace, 3), "o", ms=3, mew=0, label=f"width {n}")
+            most = np.minimum(pace, budget.cap)
+            ax.plot(values, most, "o", ms=3, mew=0, label=f"width {n}")
         log_levels(ax)
         ax.set(xlabel="DisWOT at initialisation", ylabel="progressive: n90 / teacher's")
         ax.set_title("scores of students")

@@ -114,7 +114,7 @@ class WhoMoves(st.Study):
         ),
     }
 
-    since = {"any": "2026-11-28 4fa5277"}
+    since = {"any": "2026-11-28 abb2853"}
 
     def check(self) -> None:
         require(isinstance(self.parity.task, Parity), "parity must be a Parity.")
@@ -124,13 +124,8 @@ class WhoMoves(st.Study):
 
     @property
     def settings(self) -> Mapping[str, st.Setting]:
-        found = {
-            "parity": self.parity,
-            "batches": self.batches,
-            "noisy": self.noisy,
-            "strings": self.strings,
-        }
-        return {name: s for name, s in found.items() if s is not None}
+        names = ("parity", "batches", "noisy", "strings")
+        return {n: s for n in names if (s := getattr(self, n)) is not None}
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
         if t.setting == self.strings:
@@ -176,15 +171,8 @@ class WhoMoves(st.Study):
 
     def _meta(self, t: st.Teachers) -> list[st.Lane]:
         """A teacher that learns to teach, from the final one or afresh; a fixed one."""
-        half = Loss(alpha=0.5)
-        meta = Strategy(
-            name="meta",
-            source=m.Tuned(),
-            view=m.Beside(network=t.spec.model),
-            loss=half,
-            update=m.MetaDistil(eta=0.1, teacher_lr=0.1, quiz=64),
-        )
-        still = replace(st.one_shot(), name="meta_still", loss=half)
+        meta = every.meta(t)
+        still = replace(st.one_shot(), name="meta_still", loss=meta.loss)
         return [st.Capped(meta, start=True), replace(meta, name="meta_fresh"), still]
 
     def _on_strings(self, t: st.Teachers) -> list[st.Lane]:
