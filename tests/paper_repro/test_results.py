@@ -17,7 +17,9 @@ from sandbox.study.claims import Claim
 from sandbox.theory.exponents import Scaling, difference
 from sandbox.theory.sample_complexity import median_estimate, ratio
 
-FILES = {p.stem: json.loads(p.read_text()) for p in tables.RESULTS.glob("*.json")}
+FILES = {
+    p.stem: json.loads(p.read_text()) for p in sorted(tables.RESULTS.glob("*.json"))
+}
 CLAIMS = sorted(
     (name, row["id"]) for name, data in FILES.items() for row in data.get("claims", ())
 )
@@ -53,9 +55,7 @@ def test_a_row_is_what_its_numbers_say(name: str, id: str) -> None:
         np.testing.assert_array_equal(values, array(row["values"]))
 
 
-@pytest.mark.parametrize(
-    "name", FILES.keys() & {"sample_complexity.cpu", "sample_complexity.smoke"}
-)
+@pytest.mark.parametrize("name", ["sample_complexity.cpu", "sample_complexity.smoke"])
 def test_exponents_follow_from_what_is_stored(name: str) -> None:
     data = FILES[name]
     study = SampleComplexity.preset(name.partition(".")[2])
