@@ -22,6 +22,7 @@ STUDIES = {
     "which_teacher": "Scores of checkpoints against their students (T1 to T4).",
     "who_moves": "Teachers and students that move, at equal passes (V1 to V7).",
     "methods": "Every method of our sources on the same tasks (claim A).",
+    "multi_view": "Ensembles and their students where a class has two views (claim E).",
     "pcfg_bayes": "Exact ceilings and use of context on grammars (nothing is trained).",
 }
 SCALES = ("smoke", "cpu", "paper")

@@ -1,10 +1,12 @@
 r"""Data that can be told by several views: Allen-Zhu and Li (arXiv 2012.09816).
 
 MultiView     P patches in D dimensions. Class j has two orthonormal features v_{j,1},
-              v_{j,2}. A multi-view row has both, in two patches each, with weights that
-              add up to between 1 and 2, and features of other classes with weights up
-              to .4 in some patches. A single-view row (share mu) has one of the two and
-              a weak other one. Noise in every patch.
+              v_{j,2}. A multi-view row has both, each in two patches of its own with
+              weights that add up to between 1 and 2, and features of other classes with
+              weights up to .4, as long as patches last. A single-view row (share mu)
+              has one of the two and a weak other one. The patches that are left hold
+              Gaussian noise, by which a row can be memorised; the paper's other patches
+              have some as well.
 TwoViews      bits with the parity of S_1 = {0..k-1} equal to that of S_2 = {k..2k-1};
               a single-view row has zeros on one of the two.
 
@@ -46,7 +48,7 @@ class MultiView:
       dims: D of a patch.
       mu: share of single-view rows.
       sparse: share of other classes' views that are there.
-      noise: standard deviation of what is added to every entry.
+      noise: standard deviation of the entries of patches without a feature.
     """
 
     n_classes: Annotated[int, AtLeast(2)] = 10
@@ -89,10 +91,15 @@ class MultiView:
         other = there * jax.random.uniform(own[5], (c, 2), maxval=OTHERS)
         is_y = (jnp.arange(c) == y)[:, None]
         z = jnp.where(is_y, mine[None], other).reshape(-1)  # (2 C,) by feature
-        # Each feature in two patches, half of its weight in each.
-        at = jax.random.randint(own[6], (2, 2 * c), 0, self.patches)
+        # Patches go to own views first, then to the others that are there.
+        rank = jnp.argsort(jnp.argsort(-2 * is_y.repeat(2) - (z > 0)))
+        z = jnp.where(rank < self.patches // 2, z, 0)
+        order = jax.random.permutation(own[6], self.patches)
+        noisy = jnp.argsort(order) >= 2 * jnp.sum(z > 0)
         x = self.noise * jax.random.normal(own[7], (self.patches, self.dims))
-        for where in at:
+        x = jnp.where(noisy[:, None], x, 0)
+        for half in (0, 1):
+            where = order[(2 * rank + half) % self.patches]
             x = x.at[where, jnp.arange(2 * c)].add(z / 2)
         return x.reshape(-1), y, jnp.where(single, strong, -1)
 

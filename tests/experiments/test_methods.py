@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 
 import sandbox.study as st
-from experiments import final_teacher_only, methods, which_knowledge, who_moves
+from experiments import (
+    final_teacher_only,
+    methods,
+    multi_view,
+    which_knowledge,
+    who_moves,
+)
 from experiments.final_teacher_only import NAMES, FinalTeacherOnly, _in_and_off
 from experiments.methods import Methods
+from experiments.multi_view import MultipleViews
 from experiments.which_knowledge import WhichKnowledge
 from experiments.which_teacher import WhichTeacher
 from experiments.who_moves import WhoMoves
@@ -17,7 +24,6 @@ from sandbox.distill.methods import (
     METHODS,
     DroppedHeads,
     Embedding,
-    Ensemble,
     Inherited,
 )
 from sandbox.distill.strategy import Strategy
@@ -25,6 +31,7 @@ from sandbox.models.transformer import Transformer
 from sandbox.tasks import bayes
 from sandbox.tasks.data import Fresh, Phased
 from sandbox.tasks.grammar import load_grammar
+from sandbox.tasks.multi_view import MultiView, TwoViews
 from sandbox.tasks.next_token import NextToken
 from tests.distill.test_signals import parts
 
@@ -82,7 +89,45 @@ def test_every_method_is_run_by_a_study() -> None:
         for part in made.settings:
             for s in strategies(made, part).values():
                 used |= {type(part) for part in parts(s)}
-    assert set(METHODS) - used == {DroppedHeads, Embedding, Inherited, Ensemble}
+    for spec in MultipleViews.preset("cpu").plain_runs.values():
+        used |= {type(part) for s in spec.strategies for part in parts(s)}
+    assert set(METHODS) - used == {DroppedHeads, Embedding, Inherited}
+
+
+def test_an_ensemble_and_its_students_see_the_same_rows() -> None:
+    study = MultipleViews.preset("cpu")
+    runs = study.plain_runs
+    for (name, what), spec in runs.items():
+        first = runs[name, "singles"]
+        assert (spec.kind, spec.task, spec.data) == ("teacher", first.task, first.data)
+        assert (spec.stop, spec.batch_size) == (first.stop, first.batch_size)
+        inits = {s.init for s in spec.strategies}
+        assert inits == {
+            "singles": set(range(study.n)), "together": {0},
+        }.get(what, {study.n})  # fmt: skip
+        own = spec.model.init(jax.random.key(0))
+        one = first.model.init(jax.random.key(0))
+        times = study.n if what == "together" else 1
+        units = [sum(v.size for v in jax.tree.leaves(p)) for p in (own, one)]
+        assert units[0] == pytest.approx(times * units[1], rel=1e-3)
+    assert {what for name, what in runs if name == study.claimed} == {
+        "singles", "students", "truncated", "together",
+    }  # fmt: skip
+
+
+def test_accuracy_on_rows_of_one_view() -> None:
+    task = MultiView(n_classes=3, dims=6, mu=0.5)
+    batch = task.sample(jax.random.key(0), 0, 200, split="probe")
+    single = np.asarray(batch.aux["view"]) >= 0
+    right = np.eye(3)[np.asarray(batch.y)]
+    half = np.where(single[:, None], right[:, [1, 2, 0]], right)  # wrong on one view
+    found = multi_view._accuracy([right, half], batch)
+    np.testing.assert_allclose(found, [0.5, 1 - single.mean() / 2])
+    assert np.isnan(multi_view._accuracy([right * np.nan], batch)).all()
+    bits = TwoViews(d=6, k=2, mu=0.5).sample(jax.random.key(0), 0, 200, split="probe")
+    lost = (np.asarray(bits.x) == 0).any(1)
+    z = np.eye(2)[np.asarray(bits.y) ^ lost]
+    np.testing.assert_allclose(multi_view._accuracy([z], bits), [0, 1 - lost.mean()])
 
 
 def test_every_arm_is_drawn() -> None:

@@ -1,5 +1,6 @@
 """Rows with one view or two: counts, labels from either, and what one view is worth."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ def test_views_of_patches(key: Any) -> None:
     assert (strong >= 0.99).all() and (np.abs(weak - WEAK) < 1e-5).all()
     assert 0 <= rest.min() and rest.max() <= OTHERS and (rest > 0).mean() < 0.15
     assert (x[..., 8:] == 0).all() and ((x != 0).sum(1)[:, :8] <= 2).all()
+    assert ((x != 0).sum(2) <= 1).all()  # no two features in a patch
     # Whoever adds up both views is right. One view fails if another class has more.
     assert (weight.sum(2).argmax(1) == y).all()
     wrong = (weight[..., 0].argmax(1) != y)[single & (view == 1)].mean()
@@ -38,6 +40,17 @@ def test_views_of_patches(key: Any) -> None:
     out = task.metrics(jnp.asarray(weight[..., 0]), batch)
     hits, total = out["accuracy_view_1"]
     assert hits / total == pytest.approx(1 - wrong, abs=1e-6)
+    # Noise is where no feature is; where patches run out, own views come first.
+    noisy = dataclasses.replace(task, noise=0.1).sample(key, 0, N, split="train")
+    x_noisy = np.asarray(noisy.x).reshape(x.shape)
+    there = (x != 0).any(2)
+    np.testing.assert_array_equal(x_noisy[there], x[there])
+    assert abs(x_noisy[~there].std() - 0.1) < 1e-3
+    few = dataclasses.replace(task, patches=4, sparse=1.0)
+    scarce = few.sample(key, 0, N, split="train")
+    own = np.asarray(scarce.x).reshape(N, 4, 10).sum(1)[:, :8].reshape(N, 4, 2)
+    assert ((own > 0).sum((1, 2)) == 2).all()
+    assert (own[np.arange(N), np.asarray(scarce.y)] > 0).all()
     with pytest.raises(ConfigError, match=r"task\.dims must be at least"):
         MultiView(n_classes=10, dims=16)
 
