@@ -102,6 +102,8 @@ class MultipleViews(st.Study):
         ),
     }
 
+    since = {"any": "2026-11-29 9464ef9"}
+
     def check(self) -> None:
         require(bool(self.mus), "mus must hold a share of single-view rows.")
 
