@@ -9,6 +9,7 @@ and the list of what is missing are added to it (`finish`).
 """
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,13 +18,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sandbox.plotting import curves as plots
-from sandbox.plotting.style import WIDE, color_of
+from sandbox.plotting.style import COLORS, WIDE, color_of
 from sandbox.study.lanes import base_name
 from sandbox.study.result import Taught
 from sandbox.study.setting import STOP, Fixed
 
 SHOWN, LINE = 4, 130
 """Missing runs that are named below a figure, and characters of a line there."""
+LINES = ("-", "--", ":", "-.")
+"""Of a strategy and its variants, in one colour."""
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
 """Values read off a published figure: name -> (abscissa, value)."""
@@ -45,7 +48,7 @@ def finish(fig: Figure, r: Taught) -> None:
     named = [ax for ax in fig.axes if ax.get_legend_handles_labels()[0]]
     if named and not fig.legends and named[0].get_legend() is None:
         handles, labels = named[0].get_legend_handles_labels()
-        columns = min(len(handles), 6 if max(map(len, labels)) < 24 else 4)
+        columns = min(len(handles), 6 if max(map(len, labels)) < 20 else 4)
         fig.legend(handles, labels, loc="outside upper left", ncols=columns)
     missing = r.missing()
     if missing and not fig.get_supxlabel():
@@ -83,7 +86,8 @@ def accuracy(
       ax: where.
       r: teachers and students.
       names: of strategies; all by default.
-      shaded: those with a band between quartiles; all but controls by default.
+      shaded: those with a band between quartiles; by default all but controls and
+        variants (another speed or first stage), whose lines are broken.
     """
     s = r.setting
     fixed = isinstance(s.budget, Fixed)
@@ -93,15 +97,18 @@ def accuracy(
     alone = s.group == 1 and not single and not fixed
     held = {"learned": STOP, "until": end} if alone else {}
     chosen = list(r.strategies if names is None else names)
+    seen: Counter[str] = Counter()
     for name in ("teacher", *chosen):
         x, y = r.rows(r.curves(name), **held)
         control = name == "one_shot_hard" and "one_shot" in chosen
-        shade = not control if shaded is None else name in shaded
-        varied = "_speed" in name or control
-        style: dict[str, Any] = {"linestyle": "--"} if varied else {}
+        base = base_name(name)
+        nth = 1 if control else seen[base]
+        seen[base] += 1
+        shade = nth == 0 if shaded is None else name in shaded
+        style: dict[str, Any] = {"linestyle": LINES[nth % len(LINES)]} if nth else {}
         if fixed and name == "teacher":
             style = {"linewidth": 0.9}
-        color = color_of(name if control else base_name(name))
+        color = color_of(name if control else base)
         plots.band(ax, x, y, label=r.label(name), color=color, shade=shade, **style)
     least = 1 / s.made_task.n_classes
     if fixed:
@@ -139,7 +146,7 @@ def strips(ax: Axes, r: Taught) -> None:
         ax,
         [v.ravel() / unit for v in values],
         labels=[r.label(n).partition(" (")[0] for n in names],
-        colors=[color_of(n) for n in names],
+        colors=[color_of(n if n in COLORS else base_name(n)) for n in names],
         cap=cap,
     )
     ax.set_xlabel(f"samples to accuracy .90 ({word})")
