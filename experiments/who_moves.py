@@ -30,11 +30,11 @@ from experiments import methods as every
 from experiments import pcfg_accuracy, which_knowledge
 from sandbox.distill import methods as m
 from sandbox.distill.losses import Loss
-from sandbox.distill.methods.expansion import widened
 from sandbox.distill.methods.on_policy import written
 from sandbox.distill.strategy import Strategy
 from sandbox.distill.views import Identity
 from sandbox.errors import require
+from sandbox.models.base import widened
 from sandbox.models.mlp import MLP
 from sandbox.plotting.style import WIDE
 from sandbox.tasks import bayes

@@ -88,7 +88,7 @@ def test_nothing_is_imported_for_annotations_alone():
 
 def test_a_study_states_its_figure_and_its_claims_in_one_file():
     studies = re.findall(r'^    "(\w+)": "', FILES["paper_repro"].read_text(), re.M)
-    assert len(studies) == 19
+    assert len(studies) == 20
     for name in studies:
         classes = [
             node

@@ -1,6 +1,7 @@
 """The `Model` protocol: pure functions on parameter pytrees."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 from sandbox.store.bounds import AtLeast, AtMost
@@ -36,3 +37,12 @@ class Model(Protocol):
     def width_axes(self, params: Params) -> Params:
         """A tree like `params` whose leaves name the role of every axis."""
         ...
+
+
+def widened(model: Any, r: int) -> Any:
+    """The model with r times its hidden units, or its heads."""
+    if hasattr(model, "network"):
+        return replace(model, network=widened(model.network, r))
+    if hasattr(model, "hidden"):
+        return replace(model, hidden=tuple(r * m for m in model.hidden))
+    return replace(model, heads=r * model.heads, inner=r * model.inner)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sandbox.distill.losses import Answers
-from sandbox.distill.methods.classes import Sampled, Truncated
+from sandbox.distill.methods.sampled import Sampled
+from sandbox.distill.methods.truncated import Truncated
 from sandbox.models.patches import PatchNet, smoothed_relu
 from tests.distill.test_methods import N, drawn, said
 

@@ -29,7 +29,7 @@ from sandbox.distill.methods import (
     Sampled,
     Truncated,
 )
-from sandbox.distill.methods.batchwise import spectral
+from sandbox.distill.methods.lipschitz import spectral
 from sandbox.distill.methods.on_policy import written
 from sandbox.distill.sources import Final
 from sandbox.distill.strategy import Strategy

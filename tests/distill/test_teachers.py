@@ -28,13 +28,13 @@ from sandbox.distill.methods import (
     Sure,
     Tuned,
 )
-from sandbox.distill.methods.expansion import widened
 from sandbox.distill.sources import Final, Lane, Member, PerSeed
 from sandbox.distill.strategy import Strategy
 from sandbox.distill.targets import Target
 from sandbox.distill.updates import Step, Trained
 from sandbox.distill.views import Identity
 from sandbox.errors import ConfigError
+from sandbox.models.base import widened
 from sandbox.models.mlp import MLP
 from sandbox.models.transformer import Transformer
 from sandbox.tasks.parity import NoisyParity, Parity, RandomSupport

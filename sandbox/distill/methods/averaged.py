@@ -20,10 +20,9 @@ import jax.numpy as jnp
 from sandbox.distill.cost import Cost
 from sandbox.distill.losses import Answers
 from sandbox.distill.sources import LiveSource
-from sandbox.distill.targets import Known, Transform, soften
 from sandbox.distill.views import View
 from sandbox.models.base import Model
-from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
+from sandbox.store.bounds import AtLeast, Within, check_fields
 from sandbox.types import Array, Params
 
 
@@ -93,28 +92,3 @@ class Averaged(LiveSource):
             return new
         renew = t % jnp.uint32(self.period) == 0
         return new, jax.tree.map(lambda a, b: jnp.where(renew, a, b), new, old)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sure(Transform):
-    """Where the teacher is unsure the label teaches.
-
-    Attributes:
-      above: least probability of its top class, sharpened.
-      tau: temperature of that.
-    """
-
-    above: Annotated[float, Within(0, 1)] = 0.9
-    tau: Annotated[float, MoreThan(0)] = 0.5
-
-    def __post_init__(self) -> None:
-        """Refuses what is no probability."""
-        check_fields(self, "target")
-
-    def apply(
-        self, p: Array, logits: Array, label: Array, known: Known | None
-    ) -> tuple[Array, None]:
-        """The target where the teacher is sure, else the label."""
-        q = soften(logits, jnp.full(logits.shape[:-1], self.tau, logits.dtype))
-        sure = q.max(-1, keepdims=True) > self.above
-        return jnp.where(sure, p, label.astype(p.dtype)), None

@@ -6,10 +6,8 @@ r"""Losses on rows together, which need batches of many rows.
     Centres     KL between softmax(f_i . c / tau) over the classes that the batch has,
                 c the mean of the teacher's features in each, and softmax(z_S / tau)
                 over the same: its second stage, beside labels
-    Lipschitz   (|T_S| / |T_T| - 1)^2, |T| the spectral norm of the mean outer product
-                of features and answers: after LONDON (arXiv 2108.12905)
 
-Every row gets the batch's value, or its own part of it.
+Every row gets its own part of the batch's value.
 """
 
 from dataclasses import dataclass
@@ -24,7 +22,9 @@ from sandbox.store.bounds import MoreThan
 from sandbox.types import Array, Params
 
 
-class _Batchwise(OfLayer):
+class Batchwise(OfLayer):
+    """A loss on features and answers of the batch."""
+
     def supervise(self, label: Array, taught: Taught | None, numbers: Any) -> Any:
         """The teacher's features and answers."""
         assert taught is not None
@@ -33,7 +33,7 @@ class _Batchwise(OfLayer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relations(_Batchwise):
+class Relations(Batchwise):
     """Which rows are alike.
 
     Attributes:
@@ -60,7 +60,7 @@ class Relations(_Batchwise):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Centres(_Batchwise):
+class Centres(Batchwise):
     """Nearness to the centres of the classes that are there.
 
     Attributes:
@@ -93,23 +93,3 @@ class Centres(_Batchwise):
         )
         gap = jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
         return self.weight * gap.reshape(out.logits.shape[:-1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lipschitz(_Batchwise):
-    """How much answers move with features, by the spectral norm."""
-
-    def value(self, out: Answers, sup: Any, aux: Params) -> Array:
-        """The batch's value, at every row."""
-        s = last((out.acts or {})[self.layer], out.logits)
-        theirs, own = (spectral(h, z) for h, z in (sup, (s, out.logits)))
-        gap = (own / jnp.maximum(theirs, 1e-12) - 1) ** 2
-        return jnp.broadcast_to(self.weight * gap, out.logits.shape[:-1])
-
-
-def spectral(h: Array, z: Array) -> Array:
-    """Largest singular value of mean_i h_i z_i^T."""
-    rows_h, rows_z = (a.reshape(-1, a.shape[-1]) for a in (h, z))
-    m = jnp.dot(rows_h.T, rows_z, precision="highest") / len(rows_h)
-    gram = jnp.dot(m.T, m, precision="highest")
-    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 1e-24))

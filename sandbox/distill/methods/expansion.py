@@ -5,14 +5,13 @@ of width, rescaled. Tiling a student r times gives D the same outputs:
 
     W' = tile(W) / r   where the axis that is summed over grows, else tile(W)
 
-(in front of a transformer's decoder 1/r is in the norm). `gap` has the losses. S's
-gradients reach rescaled tensors times r and come back times r: `rate="corrected"`
-divides them by r^2, so that S alone moves as it would by itself; the published code,
-which rescales other tensors, does not.
+(in front of a transformer's decoder 1/r is in the norm). Gradients of S at rescaled
+tensors grow by r^2, by which `rate="corrected"` divides them, so that S alone moves as
+by itself; the published code, which rescales other tensors, does not.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from sandbox.distill.views import View
-from sandbox.models.base import Model
+from sandbox.models.base import Model, widened
 from sandbox.store.bounds import AtLeast, check_fields
 from sandbox.types import Array, Params
 
@@ -28,15 +27,6 @@ WIDTHS = ("hidden_", "residual", "heads_", "mlp_")
 """Roles of axes (`Model.width_axes`) that grow."""
 Change = Callable[[Array, list[bool], bool, int], Array]
 """(leaf, which axes grow, whether it is rescaled, its number) -> another leaf."""
-
-
-def widened(model: Any, r: int) -> Any:
-    """The model with r times its hidden units, or its heads."""
-    if hasattr(model, "network"):
-        return replace(model, network=widened(model.network, r))
-    if hasattr(model, "hidden"):
-        return replace(model, hidden=tuple(r * m for m in model.hidden))
-    return replace(model, heads=r * model.heads, inner=r * model.inner)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -1,13 +1,9 @@
-r"""Features of unlike networks: norm and direction, and a teacher's own head.
+r"""Features of unlike networks in the class's direction: KD++ (arXiv 2305.17007).
+
+    NormDirection   1 - <s, e_y> / max(|s|, |t|)
 
 s, t are the features of student (through a trained matrix) and teacher, e_y the unit
-mean of the teacher's over rows of class y, W, b its last layer.
-
-    NormDirection   1 - <s, e_y> / max(|s|, |t|)          KD++: arXiv 2305.17007
-    OwnHead         |s - t|^2 / n + |(s W + b) - z_T|^2 / C   srdL: arXiv 2205.06701
-
-`OwnHead` needs no labels, so that rows of another task can teach (`Mix`). W and b are
-read off the teacher's answers to held-out rows by least squares.
+mean of the teacher's over rows of class y.
 """
 
 from dataclasses import dataclass
@@ -56,7 +52,9 @@ def last(acts: Array, like: Array) -> Array:
     return acts[..., -1, :] if acts.ndim > like.ndim else acts
 
 
-class _Matched(OfLayer):
+class Matched(OfLayer):
+    """Features through a trained matrix, as many as the teacher's."""
+
     uses_known = True
 
     def init_aux(self, key: Any, student: Answers, teacher: Answers | None) -> Params:
@@ -73,7 +71,7 @@ class _Matched(OfLayer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormDirection(_Matched):
+class NormDirection(Matched):
     """Features as long as the teacher's, or longer, in the class's direction."""
 
     def statistics(self, known: Known) -> Any:
@@ -96,29 +94,3 @@ class NormDirection(_Matched):
         # sqrt has no derivative at 0
         own = jnp.sqrt(jnp.maximum(jnp.sum(s * s, -1), 1e-24))
         return self.weight * (1 - jnp.sum(s * e, -1) / jnp.maximum(own, norm))
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnHead(_Matched):
-    """The teacher's features, and its answers by its own last layer."""
-
-    def statistics(self, known: Known) -> Any:
-        """The last layer `(n + 1, C)`, its bias last."""
-        h = last((known.acts or {})[self.teacher_layer], known.logits)
-        one = jnp.ones((len(h), 1), h.dtype)
-        return jnp.linalg.lstsq(jnp.concatenate([h, one], 1), known.logits)[0]
-
-    def supervise(self, label: Array, taught: Taught | None, numbers: Any) -> Any:
-        """Features, logits, and the last layer at every row."""
-        assert taught is not None and taught.known is not None
-        t = last((taught.answers.acts or {})[self.teacher_layer], label)
-        head = taught.known.stats
-        each = jnp.broadcast_to(head, (*t.shape[:-1], *head.shape))
-        return t, taught.answers.logits, each
-
-    def value(self, out: Answers, sup: Any, aux: Params) -> Array:
-        """The loss of each row."""
-        (t, z, head), s = sup, self.mapped(out, aux)
-        own = jnp.einsum("...n,...nc->...c", s, head[..., :-1, :], precision="highest")
-        own = own + head[..., -1, :]
-        return self.weight * (jnp.mean((s - t) ** 2, -1) + jnp.mean((own - z) ** 2, -1))

@@ -20,41 +20,8 @@ import optax
 
 from sandbox.distill.cost import Cost
 from sandbox.distill.updates import Step, Trained, Update
-from sandbox.distill.views import View
-from sandbox.models.base import Model
 from sandbox.store.bounds import AtLeast, check_fields
 from sandbox.types import Array, Params
-
-
-@dataclass(frozen=True, kw_only=True)
-class Beside(View):
-    """A student and, beside it, the network that the run starts from as its teacher.
-
-    Attributes:
-      network: the teacher.
-    """
-
-    network: Model
-
-    def init(self, key: Any, model: Model, given: Params | None) -> Params:
-        """A fresh student; the teacher is fresh as well where none is given."""
-        teacher = (
-            self.network.init(jax.random.fold_in(key, 1)) if given is None else given
-        )
-        return {"student": model.init(key), "teacher": teacher}
-
-    def student(self, phi: Params) -> Params:
-        """The student."""
-        return phi["student"]
-
-    def teacher(self, phi: Params) -> Params:
-        """The teacher."""
-        return phi["teacher"]
-
-    @property
-    def taught_by(self) -> Model:
-        """The network of these."""
-        return self.network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from sandbox.distill.cost import Cost
-from sandbox.distill.methods.online import Tuned
+from sandbox.distill.methods.held import Tuned
 from sandbox.distill.views import View
 from sandbox.models.base import Model
 from sandbox.store.bounds import AtLeast, Within, check_fields

@@ -1,15 +1,10 @@
-r"""Losses on some of the classes.
+r"""Soft cross-entropy from n classes drawn with replacement (arXiv 1812.00914).
 
-    Truncated   weight * sum_i sg[softmax(F)_i - softmax(G)_i]^- F_i, logits clipped
-                from above, also the last ones: without, both are pushed up for ever
-                where the student cannot follow
-                (Allen-Zhu and Li, arXiv 2012.09816)
-    Sampled     soft cross-entropy from n classes drawn with replacement,
-                -sum_s p_s z_s / (n r_s) + log sum_s e^{z_s} / (n r_s)
-                (dynamic importance sampling, arXiv 1812.00914)
+    -sum_s p_s z_s / (n r_s) + log sum_s e^{z_s} / (n r_s)
 
-r mixes a uniform law with one in proportion to |p - q|, as theirs does with Laplace
-laws over ranks of it; the first sum is unbiased, the logarithm is not.
+r mixes a uniform law with one in proportion to |p - q|, as their dynamic importance
+sampling does with Laplace laws over ranks of it; the first sum is unbiased, the
+logarithm is not.
 """
 
 from dataclasses import dataclass
@@ -19,45 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from sandbox.distill.losses import Answers, Objective, Taught
-from sandbox.store.bounds import AtLeast, MoreThan, Within, check_fields
+from sandbox.store.bounds import AtLeast, Within, check_fields
 from sandbox.types import Array, Params
 
 _KEY = 11  # of draws that no seed decides: rows and steps do
-
-
-@dataclass(frozen=True, kw_only=True)
-class Truncated(Objective):
-    """Pushes up what the teacher likes better.
-
-    Attributes:
-      tau: temperature of both.
-      most: logits are clipped from above there.
-      weight: of the loss.
-    """
-
-    tau: Annotated[float, MoreThan(0)] = 1.0
-    most: Annotated[float, MoreThan(0)] = 10.0
-    weight: Annotated[float, MoreThan(0)] = 1.0
-
-    on_logits = True
-
-    def __post_init__(self) -> None:
-        """Refuses temperatures and weights at or below 0."""
-        check_fields(self, "loss")
-
-    def supervise(self, label: Array, taught: Taught | None, numbers: Any) -> Any:
-        """The teacher's probabilities."""
-        assert taught is not None
-        return self._softmax(taught.answers.logits)
-
-    def _softmax(self, z: Array) -> Array:
-        return jax.nn.softmax(jnp.minimum(z, self.most) / self.tau, -1)
-
-    def value(self, out: Answers, sup: Any, aux: Params) -> Array:
-        """The loss of each row, whose gradient is the truncated one."""
-        gap = jnp.minimum(self._softmax(out.logits) - sup, 0)
-        logits = jnp.minimum(out.logits, self.most)
-        return self.weight * jnp.sum(jax.lax.stop_gradient(gap) * logits, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
