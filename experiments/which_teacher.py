@@ -321,6 +321,7 @@ class WhichTeacher(st.Study):
         ax.set(xlabel="checkpoint / middle", ylabel="2-shot: n90 / n90 of teacher")
         ax.set_title(str(self.places))
         other = ax.twinx()
+        other.grid(visible=False)
         ends = [np.nanmedian(p.at(f"fixed_{share:g}").values) for share in self.shares]
         other.plot(self.shares, ends, "s--", color="#0f766e", ms=3, lw=0.9)
         other.set(ylim=(0.45, 1.02))
@@ -359,9 +360,11 @@ class WhichTeacher(st.Study):
             values = r.measured.students[n]
             pace = (p.n90["progressive"] / p.n90.teacher).values.ravel()
             most = np.minimum(pace, budget.cap)
-            ax.plot(values, most, "o", ms=3, mew=0, label=f"width {n}")
+            ax.plot(1e3 * values, most, "o", ms=3, mew=0, label=f"width {n}")
         log_levels(ax)
-        ax.set(xlabel="DisWOT at initialisation", ylabel="progressive: n90 / teacher's")
+        ax.set_yticks((1, 1.25, 1.5, 2, 3), ("1", "1.25", "1.5", "2", "3"))
+        ax.set(ylabel="progressive: n90 / teacher's")
+        ax.set_xlabel("DisWOT at initialisation (thousandths)")
         ax.set_title("scores of students")
         ax.legend(fontsize=6.5)
 
