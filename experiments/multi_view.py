@@ -4,11 +4,11 @@
     python -m experiments.multi_view cpu
     python -m experiments.multi_view --help
 
-After Allen-Zhu and Li (arXiv 2012.09816): a network learns one of two views of a class,
-which one by its initialisation, and memorises the rows that do not show it; an ensemble
-knows both views, and its outputs tell a single student of both. Networks of an ensemble
-and their students see the same rows. On bits, where there are two classes, the outputs
-of an ensemble have no more to tell than the labels.
+After Allen-Zhu and Li (arXiv 2012.09816). On rows of patches, of which there are few, a
+network learns one of two views of a class, which one by its initialisation, and
+memorises the rows that do not show it; an ensemble knows both views, and its outputs
+tell a single student of both. On two parities that agree, with fresh rows, networks
+take one first too. Networks of an ensemble and their students see the same rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -46,14 +46,20 @@ from sandbox.types import Batch
 ARMS = {
     "single": ("single networks", "#6b7280"),
     "together": ("trained as one", "#111827"),
+    "slowly": ("as one, at rate / n", "#111827"),
     "ensemble": ("ensemble", "#0f766e"),
     "distilled": ("distilled", "#1d4ed8"),
     "truncated": ("distilled, truncated", "#7c3aed"),
     "itself": ("self-distilled", "#b45309"),
+    "labels": ("labels, students' start", "#6b7280"),
 }
 """Arms, what figures call them, and their colours."""
 BITS, TEST = "bits", 8192
 """Name of the second task; rows of the test."""
+INITS = 2
+"""Students of each arm."""
+LEAST = 0.05
+"""Gain of an ensemble below which shares of it mean nothing."""
 
 
 class MultipleViews(st.Study):
@@ -122,24 +128,35 @@ class MultipleViews(st.Study):
     def plain_runs(self) -> dict[tuple[str, str], RunSpec]:
         """Of every task the networks of an ensemble, then what learns from them."""
         out, tau = {}, self.tau
+        target = Target(tau=tau)
         soft = Loss(alpha=0.5, tau_student=tau, scale=tau**2)
-        taught = {"target": Target(tau=tau), "init": self.n}
-        both = (
-            Strategy(name="distilled", source=Ensemble(n=self.n), loss=soft, **taught),
-            Strategy(name="itself", source=Final(), loss=soft, **taught),
+        # of the same size: (0.5 tau^2 / tau) times the difference of probabilities
+        hard = beside(Truncated(tau=tau, weight=tau), labels=True)
+        of_all = Strategy(
+            name="of all", source=Ensemble(n=self.n), target=target, loss=soft
         )
-        pushed = replace(
-            both[0], name="truncated", loss=beside(Truncated(tau=tau), labels=True)
-        )
+        of_one = replace(of_all, source=Final())
+
+        def students(**arms: Strategy) -> tuple[Strategy, ...]:
+            return tuple(
+                replace(s, name=f"{arm}#{i}", init=self.n + i)
+                for arm, s in arms.items()
+                for i in range(INITS)
+            )
+
+        plain = Strategy(name="single")
+        three = students(labels=plain, distilled=of_all, itself=of_one)
+        pushed = students(truncated=replace(of_all, loss=hard))
         for name in self.tasks:
-            singles = replicas((Strategy(name="single"),), self.n)
-            out[name, "singles"] = one = self._spec(name, singles)
+            one = self._spec(name, replicas((plain,), self.n))
             teacher = TeacherRef(spec=one, final=one.stop.largest, lanes=self.n)
-            out[name, "students"] = self._spec(name, both, teacher=teacher)
+            out[name, "singles"] = one
+            out[name, "students"] = self._spec(name, three, teacher=teacher)
             if name in (self.claimed, BITS):
-                out[name, "truncated"] = self._spec(name, (pushed,), teacher=teacher)
-                wide = (Strategy(name="together"),)
-                out[name, "together"] = self._spec(name, wide, times=self.n)
+                out[name, "truncated"] = self._spec(name, pushed, teacher=teacher)
+                for arm, rate in (("together", 1.0), ("slowly", 1 / self.n)):
+                    wide = (Strategy(name=arm),)
+                    out[name, arm] = self._spec(name, wide, times=self.n, rate=rate)
         return out
 
     def _spec(
@@ -147,6 +164,7 @@ class MultipleViews(st.Study):
         name: str,
         strategies: tuple[Strategy, ...],
         times: int = 1,
+        rate: float = 1.0,
         teacher: TeacherRef | None = None,
     ) -> RunSpec:
         """Networks of one task; of kind `teacher` all, so that all see the same rows.
@@ -155,6 +173,7 @@ class MultipleViews(st.Study):
           name: of the task.
           strategies: one a network.
           times: as many hidden units.
+          rate: factor on the learning rate.
           teacher: whose networks teach.
         """
         task, bits = self.tasks[name], name == BITS
@@ -165,7 +184,7 @@ class MultipleViews(st.Study):
             task=task,
             model=self._model(task, times),
             strategies=strategies,
-            optimizer=SGD(lr=LearningRate(peak=0.1 if bits else 1.0)),
+            optimizer=SGD(lr=LearningRate(peak=rate * (0.1 if bits else 1.0))),
             stop=Stop(max_samples=samples),
             eval_every=samples,
             checkpoint_every=samples,
@@ -188,8 +207,9 @@ class MultipleViews(st.Study):
     def measure(self, r: st.Result) -> dict[str, dict[str, np.ndarray]]:
         """Accuracy of every arm by task: `(T, 2)`, on single-view rows and on all.
 
-        That of single networks is their mean; `memorised` is theirs on the rows of
-        their training.
+        Means over the networks of an arm. On patches also `memorised`, of single
+        networks on the rows of their training, and `views`, of each of them on the
+        single-view rows of a class and view, `(T, n, C, 2)`.
         """
         return {name: self._accuracies(r, name) for name in self.tasks}
 
@@ -199,49 +219,77 @@ class MultipleViews(st.Study):
         for s in range(self.n_seeds):
             key = task_key(s)
             test = task.sample(key, jnp.uint32(0), TEST, split="probe")
-            seen = task.sample(key, jnp.uint32(0), self.rows, split="train")
-            z = {n: v for run in runs for n, v in _logits(run, s, test).items()}
-            singles = [z.pop(lane.name) for lane in runs[0].spec.strategies]
-            found = {arm: _accuracy([v], test) for arm, v in z.items()}
-            found["single"] = _accuracy(singles, test)
-            found["ensemble"] = _accuracy([np.mean(singles, 0)], test)
-            own = _logits(runs[0], s, seen)
-            found["memorised"] = _accuracy(list(own.values()), seen)
+            z = {k: v for run in runs for k, v in _logits(run, s, test).items()}
+            by_arm: dict[str, list[np.ndarray]] = {}
+            for lane, own in z.items():
+                by_arm.setdefault(lane.partition("#")[0], []).append(own)
+            by_arm["ensemble"] = [np.mean(by_arm["single"], 0)]
+            found = {arm: _accuracy(nets, test) for arm, nets in by_arm.items()}
+            if name != BITS:
+                seen = task.sample(key, jnp.uint32(0), self.rows, split="train")
+                own = list(_logits(runs[0], s, seen).values())
+                found["memorised"] = _accuracy(own, seen)
+                found["views"] = _by_view(by_arm["single"], test)
             rows.append(found)
         return {arm: np.stack([row[arm] for row in rows]) for arm in rows[0]}
 
     def on_single(self, r: st.Result, name: str, arm: str) -> st.Quantity:
         """Accuracy on the single-view rows of a task."""
-        return st.of_teachers(r.measured[name][arm][:, 0], ARMS[arm][0])
+        text = f"accuracy of {ARMS[arm][0]} on single-view rows, {_words(name)}"
+        return st.of_teachers(r.measured[name][arm][:, 0], text)
 
-    def share(self, r: st.Result, name: str, arm: str) -> st.Quantity:
-        """An arm's gain over single networks on such rows as a share of the ensemble's.
+    def share(self, r: st.Result, name: str, *arms: str) -> st.Quantity:
+        """Gain over single networks on such rows as a share of the ensemble's.
 
-        NaN where the ensemble gains nothing.
+        Of several arms the best; NaN where the ensemble gains less than `LEAST`.
         """
-        own, single, most = (
-            self.on_single(r, name, a).values for a in (arm, "single", "ensemble")
-        )
-        gain = np.where(most > single, most - single, np.nan)
-        text = f"gain of {ARMS[arm][0]} / gain of the ensemble"
-        return st.of_teachers(((own - single) / gain)[:, 0], text)
+        found = r.measured[name]
+        single = found["single"][:, 0]
+        own = np.max([found[arm][:, 0] for arm in arms], 0)
+        gain = found["ensemble"][:, 0] - single
+        gain = np.where(gain >= LEAST, gain, np.nan)
+        text = f"share of the ensemble's gain: {ARMS[arms[0]][0]}, {_words(name)}"
+        return st.of_teachers((own - single) / gain, text)
+
+    def known(self, r: st.Result, name: str) -> dict[str, np.ndarray]:
+        """Of every data set: what its single networks know of classes and views.
+
+        `one`: share of (network, class) that know one view (accuracy .9) and are wrong
+        on half of the other's rows or more. `differ`: share of pairs of such networks
+        of a class that know different views; NaN without pairs. `some`: share of
+        (class, view) that some network knows.
+        """
+        acc = r.measured[name]["views"]  # (T, n, C, 2)
+        yes, no = acc >= 0.9, acc <= 0.5
+        first, second = yes[..., 0] & no[..., 1], yes[..., 1] & no[..., 0]
+        a, b = first.sum(1), second.sum(1)  # (T, C)
+        pairs = ((a + b) * (a + b - 1) / 2).sum(1)
+        with np.errstate(invalid="ignore"):
+            differ = (a * b).sum(1) / pairs
+        return {
+            "one": (first | second).mean((1, 2)),
+            "differ": differ,
+            "some": yes.any(1).mean((1, 2)),
+        }
 
     def figure(self, r: st.Result) -> Figure:
         """Accuracy on single-view rows, and errors against their share.
 
-        Left and right: accuracy on rows that show one view, of networks on patches and
-        on bits; dots are data sets (single networks: means of an ensemble's), bars
-        medians; dotted, what one view is worth by guessing elsewhere. Middle: error on
-        all test rows against the share of single-view ones, medians with 95% intervals
-        over data sets; dotted, half of that share.
+        Left and right: accuracy on rows that show one view, on patches (the middle
+        share of such rows) and on two parities that agree; dots are data sets, means
+        over the networks of an arm, bars medians; dotted, one view known and the other
+        guessed. Middle: error on all test rows against the share of single-view ones,
+        medians with 95% intervals over data sets; dotted, what one view leaves.
         """
-        fig = Figure(figsize=(WIDE, 2.9), layout="constrained")
-        a, b, c = fig.subplots(1, 3, width_ratios=(1.2, 1, 1.2))
+        fig = Figure(figsize=(WIDE, 3.0), layout="constrained")
+        a, b, c = fig.subplots(1, 3, width_ratios=(1.1, 1, 1.1))
         self._draw_arms(a, r, self.claimed)
-        a.set_title(f"patches, {self.patches.n_classes} classes, μ = {self.claimed}")
+        a.set_yticks(range(len(ARMS)), [words for words, _ in ARMS.values()])
+        a.set_title(f"patches, μ = {self.claimed}")
         self._draw_shares(b, r)
         self._draw_arms(c, r, BITS)
-        c.set_title(f"bits, d = {self.bits.d}, k = {self.bits.k}, μ = {self.bits.mu:g}")
+        c.set_yticks(range(len(ARMS)), [""] * len(ARMS))
+        c.set_title(f"parities, μ = {self.bits.mu:g}")
         return fig
 
     def _draw_arms(self, ax: Axes, r: st.Result, name: str) -> None:
@@ -251,61 +299,81 @@ class MultipleViews(st.Study):
             ax.plot(values, jitter, "o", color=color, ms=3, alpha=0.7, mew=0)
             ax.plot(np.median(values), row, "|", color=color, ms=12, mew=2)
         ax.axvline(0.5 + 0.5 / self.tasks[name].n_classes, color="0.6", lw=0.8, ls=":")
-        ax.set_yticks(range(len(ARMS)), [words for words, _ in ARMS.values()])
         ax.invert_yaxis()
-        ax.set(xlim=(None, 1.02), xlabel="accuracy on single-view rows")
+        ax.set(xlim=(None, 1.02), xlabel="accuracy, one-view rows")
 
     def _draw_shares(self, ax: Axes, r: st.Result) -> None:
-        for arm in ("single", "itself", "distilled", "ensemble"):
+        mus = np.asarray(self.mus)
+        for i, arm in enumerate(("single", "itself", "distilled", "ensemble")):
             words, color = ARMS[arm]
             rows = [1 - r.measured[f"{mu:g}"][arm][:, 1] for mu in self.mus]
             found = [median_estimate(row) for row in rows]
-            estimates(ax, self.mus, found, color=color, label=words)
-        half = np.asarray(self.mus) / 2
-        ax.plot(self.mus, half, color="0.6", lw=0.8, ls=":", label="μ / 2")
-        ax.set(xlabel="share μ of single-view rows", ylabel="error on all rows")
-        ax.legend(fontsize=6.5)
+            beside = mus * (1 + 0.03 * (i - 1.5))
+            estimates(ax, beside, found, color=color, label=words)
+        left = mus / 2 * (1 - 1 / self.patches.n_classes)
+        ax.plot(mus, left, color="0.6", lw=0.8, ls=":", label="one view each")
+        ax.set(xlabel="share μ of one-view rows", ylabel="error on all rows")
         ax.set_title(f"patches, {self.rows:,} rows")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         at, only = self.claimed, self.on_single
-        single, both = only(r, at, "single"), only(r, at, "ensemble")
-        words = "a single network fails on many rows of one view"
+        single, own = only(r, at, "single"), self.known(r, at)
+        words = "single networks fail on many rows of one view"
         yield st.at_most("E1.single", single, 0.85, words, also=(0.75, 0.95))
-        known = st.of_teachers(
-            r.measured[at]["memorised"][:, 1], "accuracy on own rows"
-        )
-        words = "all the same it knows its training rows"
-        yield st.at_least("E1.memorised", known, 0.99, words, also=(0.98, 1.0))
+        seen = r.measured[at]["memorised"][:, 0]
+        seen = st.of_teachers(seen, "accuracy on single-view rows of the training set")
+        words = "all the same they know those of their training set"
+        yield st.at_least("E1.memorised", seen, 0.98, words, also=(0.95, 1.0))
+        one = st.of_teachers(own["one"], "share of (network, class), one view known")
+        words = "a network knows one view of a class, and not the other"
+        yield st.at_least("E1.one", one, 0.5, words, also=(0.25, 0.75))
+        differ = st.of_teachers(own["differ"], "share of pairs, different views known")
+        words = "which one differs between networks that see the same rows"
+        yield st.at_least("E1.differ", differ, 0.3, words, also=(0.2, 0.4))
         words = "an ensemble knows both views"
+        both = only(r, at, "ensemble")
         yield st.at_least("E2.ensemble", both, 0.98, words, also=(0.95, 0.99))
-        words = "one network as large as the ensemble does not"
-        share = self.share(r, at, "together")
+        some = st.of_teachers(own["some"], "share of views that some network knows")
+        words = "as each is known by some of its networks"
+        yield st.at_least("E2.some", some, 0.95, words, also=(0.9, 1.0))
+        words = (
+            "one network as large as the ensemble does not, at the better of two rates"
+        )
+        share = self.share(r, at, "together", "slowly")
         yield st.at_most("E2.together", share, 0.5, words, also=(0.25, 0.75))
         words = "a student of the ensemble knows both views"
-        share = self.share(r, at, "distilled")
-        yield st.at_least("E3.distilled", share, 0.75, words, also=(0.5, 0.9))
-        share = self.share(r, at, "truncated")
-        words = "so it does by the paper's truncated gradient"
-        yield st.at_least("E3.truncated", share, 0.75, words, also=(0.5, 0.9))
-        words = "self-distillation gains, and less than the ensemble's student"
-        gain = only(r, at, "itself") - single
+        told = only(r, at, "distilled")
+        yield st.at_least("E3.distilled", told, 0.95, words, also=(0.9, 0.98))
+        words = "so does one that learns by a truncated gradient, after the paper's"
+        pushed = only(r, at, "truncated")
+        yield st.at_least("E3.truncated", pushed, 0.95, words, also=(0.9, 0.98))
+        words = "self-distillation gains over labels from the same start"
+        gain = only(r, at, "itself") - only(r, at, "labels")
         yield st.positive("E4.gain", gain, words)
-        less = only(r, at, "distilled") - only(r, at, "itself")
-        yield st.positive("E4.less", less, words)
+        words = (
+            "and the ensemble's student gains more by a quarter of the ensemble's gain"
+        )
+        a, b = (self.share(r, at, arm) for arm in ("distilled", "itself"))
+        yield st.at_least("E4.more", a - b, 0.25, words, also=(0.1, 0.5))
         if len(self.mus) > 1:
             low, high = (
                 (1 - r.measured[f"{mu:g}"]["single"][:, 1]) / mu
                 for mu in (self.mus[0], self.mus[-1])
             )
-            what = st.of_teachers(high / low, "error / μ, most over least μ")
+            off = np.maximum(high / low, low / high)
+            what = st.of_teachers(off, "ratio >= 1 of error / μ at least and most μ")
             words = "errors of single networks grow in proportion to μ"
-            yield st.at_least("E5.mu", what, 0.5, words, also=(0.25, 0.75))
-        words = "on bits an ensemble knows both views as well"
+            yield st.at_most("E5.mu", what, 1.5, words, also=(1.25, 2.0))
+        by = f"by {self.bit_samples:,} samples"
+        words = f"on two parities single networks do not know both {by}"
+        yield st.at_most(
+            "E6.single", only(r, BITS, "single"), 0.85, words, also=(0.75, 0.95)
+        )
+        words = f"an ensemble does {by}"
         yield st.at_least(
             "E6.ensemble", only(r, BITS, "ensemble"), 0.98, words, also=(0.95, 0.99)
         )
-        words = "and its student does not: two classes have no more to tell"
+        words = f"and its student does not {by}"
         share = self.share(r, BITS, "distilled")
         yield st.at_most("E6.distilled", share, 0.5, words, also=(0.25, 0.75))
 
@@ -317,30 +385,57 @@ class MultipleViews(st.Study):
                     "all": median_estimate(v[:, 1]).to_json("accuracy"),
                 }
                 for arm, v in found.items()
+                if arm != "views"
             }
             for name, found in r.measured.items()
         }
 
 
+def _words(name: str) -> str:
+    return "two parities" if name == BITS else f"patches, μ = {name}"
+
+
 def _logits(run: Run, seed: int, batch: Batch) -> dict[str, Float[np.ndarray, "B C"]]:
-    """Of the final network of every strategy."""
+    """Of the final network of every strategy; NaN if it became non-finite."""
+    lost = {(a["seed"], a["strategy"]) for a in run.outcome["failed"]}
     at, model = run.trajectory.steps[-1], run.spec.model
     out = {}
     for i, strategy in enumerate(run.spec.strategies):
         net = run.trajectory.read(at, seed=seed, lane=i)
-        out[strategy.name] = np.asarray(model.apply(net, batch.x).logits)
+        z = np.asarray(model.apply(net, batch.x).logits)
+        out[strategy.name] = z * np.nan if (seed, strategy.name) in lost else z
     return out
 
 
+def _hits(nets: list[Float[np.ndarray, "B C"]], batch: Batch) -> np.ndarray:
+    """1 where a network is right, 0 where not, NaN if it is non-finite, `(n, B)`."""
+    z = np.stack(nets)
+    right = z.argmax(-1) == np.asarray(batch.y)
+    return np.where(np.isfinite(z).all(-1), right, np.nan)
+
+
 def _accuracy(nets: list[Float[np.ndarray, "B C"]], batch: Batch) -> np.ndarray:
-    """On single-view rows and on all, the mean over networks; NaN if non-finite."""
-    z, y = np.stack(nets), np.asarray(batch.y)
-    hit = np.where(np.isfinite(z).all(-1), z.argmax(-1) == y, np.nan)
+    """On single-view rows and on all, the mean over networks."""
     if "view" in batch.aux:
         single = np.asarray(batch.aux["view"]) >= 0
     else:
         single = (np.asarray(batch.x) == 0).any(-1)
+    hit = _hits(nets, batch)
     return np.asarray([hit[:, single].mean(), hit.mean()])
+
+
+def _by_view(nets: list[Float[np.ndarray, "B C"]], batch: Batch) -> np.ndarray:
+    """On the single-view rows of every class and view, `(n, C, 2)`."""
+    hit, y, view = (
+        _hits(nets, batch),
+        np.asarray(batch.y),
+        np.asarray(batch.aux["view"]),
+    )
+    each = [
+        [hit[:, (y == c) & (view == v)].mean(1) for v in (0, 1)]
+        for c in range(nets[0].shape[1])
+    ]
+    return np.moveaxis(np.asarray(each), -1, 0)
 
 
 if __name__ == "__main__":

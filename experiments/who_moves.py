@@ -156,18 +156,14 @@ class WhoMoves(st.Study):
         ]
 
     def _pruned(self, t: st.Teachers) -> st.Capped:
-        """From the teacher to the student's width, for as long as a 2-shot stage."""
+        """From the teacher to the student's width, then as long again."""
         small, large = t.setting.student, t.setting.teacher
         assert isinstance(small, st.TwoLayer) and isinstance(large, st.TwoLayer)
-        model = t.spec.model
-        view = m.Pruned(
-            network=model,
-            kept=small.width / large.width,
-            last=32 * t.setting.spacing,
-            memory=1000,
-        )
+        model, last = t.spec.model, 32 * t.setting.spacing
+        kept = small.width / large.width
+        view = m.Pruned(network=model, kept=kept, last=last, memory=1000)
         one = Strategy(name="pruned", source=st.one_shot().source, view=view)
-        return st.Capped(one, model=model, start=True, whole=True)
+        return st.Capped(one, samples=2 * last, model=model, start=True, whole=True)
 
     def _meta(self, t: st.Teachers) -> list[st.Lane]:
         """A teacher that learns to teach, from the final one or afresh; a fixed one."""

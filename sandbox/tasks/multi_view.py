@@ -91,8 +91,8 @@ class MultiView:
         other = there * jax.random.uniform(own[5], (c, 2), maxval=OTHERS)
         is_y = (jnp.arange(c) == y)[:, None]
         z = jnp.where(is_y, mine[None], other).reshape(-1)  # (2 C,) by feature
-        # Patches go to own views first, then to the others that are there.
-        rank = jnp.argsort(jnp.argsort(-2 * is_y.repeat(2) - (z > 0)))
+        # Patches go to own views first, then to the others by weight.
+        rank = jnp.argsort(jnp.argsort(-2 * is_y.repeat(2) - z))
         z = jnp.where(rank < self.patches // 2, z, 0)
         order = jax.random.permutation(own[6], self.patches)
         noisy = jnp.argsort(order) >= 2 * jnp.sum(z > 0)

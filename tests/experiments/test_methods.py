@@ -1,6 +1,7 @@
 """Studies of methods: every lane is named, and costs are those of its parts."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -101,18 +102,18 @@ def test_an_ensemble_and_its_students_see_the_same_rows() -> None:
         first = runs[name, "singles"]
         assert (spec.kind, spec.task, spec.data) == ("teacher", first.task, first.data)
         assert (spec.stop, spec.batch_size) == (first.stop, first.batch_size)
+        wide = what in ("together", "slowly")
         inits = {s.init for s in spec.strategies}
-        assert inits == {
-            "singles": set(range(study.n)), "together": {0},
-        }.get(what, {study.n})  # fmt: skip
+        if what != "singles":
+            assert inits == ({0} if wide else {study.n, study.n + 1})
         own = spec.model.init(jax.random.key(0))
         one = first.model.init(jax.random.key(0))
-        times = study.n if what == "together" else 1
+        times = study.n if wide else 1
         units = [sum(v.size for v in jax.tree.leaves(p)) for p in (own, one)]
         assert units[0] == pytest.approx(times * units[1], rel=1e-3)
     assert {what for name, what in runs if name == study.claimed} == {
-        "singles", "students", "truncated", "together",
-    }  # fmt: skip
+        *("singles", "students", "truncated", "together", "slowly"),
+    }
 
 
 def test_accuracy_on_rows_of_one_view() -> None:
@@ -128,6 +129,28 @@ def test_accuracy_on_rows_of_one_view() -> None:
     lost = (np.asarray(bits.x) == 0).any(1)
     z = np.eye(2)[np.asarray(bits.y) ^ lost]
     np.testing.assert_allclose(multi_view._accuracy([z], bits), [0, 1 - lost.mean()])
+
+
+def test_what_networks_know_of_views() -> None:
+    task = MultiView(n_classes=3, dims=6, mu=1.0)
+    batch = task.sample(jax.random.key(0), 0, 600, split="probe")
+    y, view = np.asarray(batch.y), np.asarray(batch.aux["view"])
+    # Network i of three knows view i of class 0, both of class 1 and none of class 2.
+    nets = []
+    for i in (0, 1, 1):
+        right = (y == 1) | ((y == 0) & (view == i))
+        nets.append(np.eye(3)[np.where(right, y, (y + 1) % 3)])
+    found = multi_view._by_view(nets, batch)
+    assert found.shape == (3, 3, 2)
+    np.testing.assert_array_equal(found[:, 0], [[1, 0], [0, 1], [0, 1]])
+    assert (found[:, 1] == 1).all() and (found[:, 2] == 0).all()
+    made = MultipleViews(n=3, n_seeds=1)
+    result = SimpleNamespace(measured={"0.1": {"views": found[None]}})
+    known = made.known(result, "0.1")  # pyright: ignore[reportArgumentType]
+    assert known["one"] == pytest.approx(1 / 3) and known["some"] == pytest.approx(
+        2 / 3
+    )
+    assert known["differ"] == pytest.approx(2 / 3)  # two of three pairs
 
 
 def test_every_arm_is_drawn() -> None:
