@@ -108,7 +108,7 @@ class MultipleViews(st.Study):
         ),
     }
 
-    since = {"any": "2026-11-29 9464ef9"}
+    since = {"any": "2026-11-29 0dee3a0"}
 
     def check(self) -> None:
         require(bool(self.mus), "mus must hold a share of single-view rows.")
