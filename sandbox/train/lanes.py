@@ -117,9 +117,9 @@ class LanePlan:
         The arithmetic of a group runs for them too, but on nothing meaningful: what
         they hold is no result, their metrics are NaN, and the outcome lists them.
         """
-        out, start = self.steps_at(0) == ABSENT, self.spec.start
-        for s in range(self.spec.n_seeds if start else 0):
-            out[s] |= start is not None and start.lane(s) is None
+        out = self.steps_at(0) == ABSENT
+        if (start := self.spec.start) is not None:
+            out |= [[start.lane(s) is None] for s in range(self.spec.n_seeds)]
         return out
 
     def next_switch(self, t: int) -> int | None:
