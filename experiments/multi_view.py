@@ -116,13 +116,13 @@ class MultipleViews(st.Study):
     @property
     def tasks(self) -> Mapping[str, MultiView | TwoViews]:
         """Every task by name."""
-        made = {f"{mu:g}": replace(self.patches, mu=mu) for mu in self.mus}
+        made = {str(mu): replace(self.patches, mu=mu) for mu in self.mus}
         return {**made, BITS: self.bits}
 
     @property
     def claimed(self) -> str:
         """Name of the task on patches that most claims are about."""
-        return f"{self.mus[len(self.mus) // 2]:g}"
+        return str(self.mus[len(self.mus) // 2])
 
     @property
     def plain_runs(self) -> dict[tuple[str, str], RunSpec]:
@@ -306,7 +306,7 @@ class MultipleViews(st.Study):
         mus = np.asarray(self.mus)
         for i, arm in enumerate(("single", "itself", "distilled", "ensemble")):
             words, color = ARMS[arm]
-            rows = [1 - r.measured[f"{mu:g}"][arm][:, 1] for mu in self.mus]
+            rows = [1 - r.measured[str(mu)][arm][:, 1] for mu in self.mus]
             found = [median_estimate(row) for row in rows]
             beside = mus * (1 + 0.03 * (i - 1.5))
             estimates(ax, beside, found, color=color, label=words)
@@ -357,7 +357,7 @@ class MultipleViews(st.Study):
         yield st.at_least("E4.more", a - b, 0.25, words, also=(0.1, 0.5))
         if len(self.mus) > 1:
             low, high = (
-                (1 - r.measured[f"{mu:g}"]["single"][:, 1]) / mu
+                (1 - r.measured[str(mu)]["single"][:, 1]) / mu
                 for mu in (self.mus[0], self.mus[-1])
             )
             off = np.maximum(high / low, low / high)

@@ -147,9 +147,8 @@ def test_what_networks_know_of_views() -> None:
     made = MultipleViews(n=3, n_seeds=1)
     result = SimpleNamespace(measured={"0.1": {"views": found[None]}})
     known = made.known(result, "0.1")  # pyright: ignore[reportArgumentType]
-    assert known["one"] == pytest.approx(1 / 3) and known["some"] == pytest.approx(
-        2 / 3
-    )
+    assert known["one"] == pytest.approx(1 / 3)
+    assert known["some"] == pytest.approx(2 / 3)
     assert known["differ"] == pytest.approx(2 / 3)  # two of three pairs
 
 

@@ -11,7 +11,7 @@
     checkpoints  Fixed, Snapshots, Ensemble             stored networks throughout
     exact        Bayes                                  the exact posterior
     online       Online                                 a teacher that learns meanwhile
-    adapter      Adapter                                or a small part of it
+    adapter      Adapter                                added to a stored one
     held         Tuned, Dynamic, Beside                 teachers that a view holds
     averaged     Averaged                               the student's moving average
     expansion    Expand                                 a teacher that shares tensors
@@ -22,7 +22,7 @@
     features     NormDirection                          features of the last layer
     own_head     OwnHead                                and the teacher's layer on them
     batchwise    Relations, Centres                     rows together
-    lipschitz    Lipschitz
+    lipschitz    Lipschitz                              how steep answers are
     augmented    Augmented                              drawn rows that tell most
     on_policy    OnPolicy                               the student's own strings
     towers       Embedding, Inherited                   queries and documents
