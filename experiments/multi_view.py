@@ -4,11 +4,11 @@
     python -m experiments.multi_view cpu
     python -m experiments.multi_view --help
 
-After Allen-Zhu and Li (arXiv 2012.09816). On rows of patches, of which there are few, a
-network learns one of two views of a class, which one by its initialisation, and
-memorises the rows that do not show it; an ensemble knows both views, and its outputs
-tell a single student of both. On two parities that agree, with fresh rows, networks
-take one first too. Networks of an ensemble and their students see the same rows.
+Allen-Zhu and Li (arXiv 2012.09816) say: of few rows of patches a network learns one of
+two views of a class, which one by its initialisation, and memorises the rows that do
+not show it; an ensemble knows both, and its outputs tell a single student of both. Here
+that is tried, also on two parities that agree, with fresh rows. Networks of an ensemble
+and their students see the same rows.
 """
 
 from collections.abc import Iterator, Mapping
