@@ -23,6 +23,12 @@ class StoreError(SandboxError):
     """A run folder is missing, incomplete, altered or held by another process."""
 
 
+class Busy(StoreError):
+    """A run folder is held by another process; what it does is found there later."""
+
+    exit_code = 75
+
+
 class Interrupted(SandboxError):
     """A signal asked the work to stop; its state was saved and it can be resumed."""
 

@@ -28,6 +28,7 @@ _COMMANDS = {
     "probe": ("probe.Probe", "probe the checkpoints of a stored trajectory"),
     "import": ("imported.Import", "store checkpoints of another program as a teacher"),
     "grammar": ("grammar.Describe", "what is in a grammar, and strings of it"),
+    "launch": ("launch.main", "a study's groups by several processes or machines"),
     "new": ("new.New", "begin a study of your own from the template"),
     "doctor": ("doctor.Doctor", "devices, drivers, and which extra to install"),
 }
@@ -66,13 +67,15 @@ def _run(words: Sequence[str]) -> int:
     if words[0] == "--version":
         print(f"sandbox {__version__}")
         return 0
-    # None trains, so none takes most of a GPU for itself, as jax does by default.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     name = choose(words, _COMMANDS, what="command", prog="sandbox")
-    module, _, record = _COMMANDS[name][0].partition(".")
+    if name != "launch":  # no other takes most of a GPU, as jax does by default
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    module, _, attribute = _COMMANDS[name][0].partition(".")
     # lazily: what one command needs must not slow another down.
-    command = getattr(importlib.import_module(f"sandbox.cli.{module}"), record)
+    command = getattr(importlib.import_module(f"sandbox.cli.{module}"), attribute)
     try:
+        if not isinstance(command, type):  # it reads its words itself
+            return command(words[1:])
         return parse(command, words[1:], prog=f"sandbox {name}").run()
     except BrokenPipeError:
         raise

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sandbox.errors import StoreError
+from sandbox.errors import Busy, StoreError
 
 TEMPORARY = ".tmp"
 
@@ -160,7 +160,8 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Holds the folder's lock, or says who does.
 
     Raises:
-      StoreError: another process holds it.
+      Busy: another process holds it.
+      StoreError: it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +173,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             holder = os.read(handle, 64).decode(errors="replace").strip() or "unknown"
-            raise StoreError(
+            raise Busy(
                 f"{folder} is being written by process {holder}; wait for it or"
                 " stop it."
             ) from e

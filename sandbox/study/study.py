@@ -30,6 +30,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import (
@@ -234,16 +235,7 @@ class Study:
             )
             values = found.values
             seconds.append(found.wall_seconds)
-        parts: dict[str, Taught] = {}
-        for key, setting in self.settings.items():
-            teachers = train_teachers(setting, root, progress)
-            specs = [
-                t.students(self.lanes(t)) if t.usable.any() else () for t in teachers
-            ]
-            students = [train_group(own, root, progress) for own in specs]
-            lanes = (s for own in specs for spec in own for s in spec.strategies)
-            names = tuple(dict.fromkeys(s.name for s in lanes if s.init == 0))
-            parts[key] = Taught(teachers=teachers, students=students, names=names)
+        parts = {k: self._taught(s, root, progress) for k, s in self.settings.items()}
         result = Result(
             teachers=[t for p in parts.values() for t in p.teachers],
             students=[s for p in parts.values() for s in p.students],
@@ -269,6 +261,41 @@ class Study:
             fig = self.figure(r)
             figures.finish(fig, r)
         return fig
+
+    def _taught(
+        self, setting: Setting, root: Path, progress: Progress | None
+    ) -> Taught:
+        """Teachers of a setting, what is measured along them, and their students."""
+        teachers = train_teachers(setting, root, progress)
+        specs = [t.students(self.lanes(t)) if t.usable.any() else () for t in teachers]
+        students = [train_group(own, root, progress) for own in specs]
+        lanes = (s for own in specs for spec in own for s in spec.strategies)
+        names = tuple(dict.fromkeys(s.name for s in lanes if s.init == 0))
+        return Taught(teachers=teachers, students=students, names=names)
+
+    def groups(self) -> dict[str, Callable[[Path], Any]]:
+        """What can be trained apart, by other processes: name -> what trains it.
+
+        A group is some seeds of a setting, from their teachers to the last student, a
+        plain run, or all that is computed. `run` finds it where it was stored.
+        """
+        out: dict[str, Callable[[Path], Any]] = {}
+        for key, setting in self.settings.items():
+            for spec in setting.teacher_specs():
+                own = replace(setting, seed=spec.seeds[0], n_teachers=spec.n_seeds)
+                name = f"{key}/{spec.seeds[0]}-{spec.seeds[-1]}".strip("/")
+                out[name] = partial(self._taught, own, progress=None)
+        for key, spec in self.plain_runs.items():
+            out[f"{key}"] = partial(_fit, spec, progress=None)
+        if (what := self.computed) is not None:
+            out["computed"] = lambda root: compute(what, what.pieces(), root=root)
+        return out
+
+    @pinned()
+    def train(self, group: str, root: Path) -> None:
+        """Trains a group; one whose teachers all became non-finite is a finding."""
+        with suppress(DivergenceError):
+            self.groups()[group](root)
 
     @pinned()
     def report(self, r: Result) -> Report:

@@ -1,0 +1,162 @@
+"""`sandbox launch`: a study's groups on several machines that share its folder."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from sandbox.command import parse_config
+from sandbox.errors import ConfigError, SandboxError, require
+from sandbox.launchers import (
+    Launcher,
+    Local,
+    Ray,
+    Slurm,
+    carry_out,
+    end_with_parent,
+)
+from sandbox.store.files import make_folder
+from sandbox.store.folders import default_root
+from sandbox.text import unknown
+
+REPORT = "report"
+_HELP = """\
+usage: sandbox launch STUDY PRESET [--on local|slurm|ray] [--dry-run] [OPTIONS]
+
+Trains the groups of a study (some seeds each, from their teachers to the last student)
+by several processes, on one machine or many that share a folder of runs, and has one of
+them draw the figure and check the claims.
+
+  sandbox launch parity_mlp cpu --dry-run             groups, cost, disk
+  sandbox launch parity_mlp cpu --workers 2           two processes here
+  sandbox launch my_idea.py cpu --grid tau=1,4 --on slurm --gpus 1 --hours 2
+      --slurm partition=gpu account=theory
+  RAY_ADDRESS=head:6379 sandbox launch parity_mlp cpu --on ray
+
+STUDY is a module of experiments/, or a file. Interrupt at any time: what runs is told
+to stop, and the same command goes on. `sandbox launch STUDY PRESET --help` lists all
+options, those of the study included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Options.
+
+    Attributes:
+      root: where runs are stored ($SANDBOX_RUNS, else runs); all machines see it.
+      on: local (processes here), slurm (jobs) or ray (tasks).
+      workers: groups at a time; 0 is one on local, all elsewhere.
+      gpus: of each group.
+      cpus: of each group, on slurm and ray.
+      hours: of a job on slurm, which is submitted again if that was too short.
+      slurm: further options of sbatch, e.g. partition=gpu account=theory.
+      dry_run: print groups, cost and disk, and stop.
+      only: train these groups in this process, as the launcher's workers do.
+      grid: run every combination of these values, e.g. tau=0.25,1 setting.task.d=24,32.
+    """
+
+    root: Path | None = None
+    on: Literal["local", "slurm", "ray"] = "local"
+    workers: int = 0
+    gpus: int = 0
+    cpus: int = 2
+    hours: float = 4.0
+    slurm: tuple[str, ...] = ()
+    dry_run: bool = False
+    only: tuple[str, ...] = ()
+    grid: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses what no launcher could use."""
+        for name in ("workers", "gpus"):
+            n = getattr(self, name)
+            require(n >= 0, f"--{name} must be at least 0, got {n}.")
+        require(self.cpus >= 1, f"--cpus must be at least 1, got {self.cpus}.")
+        require(0 < self.hours < 1e5, f"--hours must be positive, got {self.hours}.")
+        wrong = [word for word in self.slurm if "=" not in word]
+        require(not wrong, f"--slurm takes NAME=VALUE, got {' '.join(wrong)}.")
+
+
+def main(words: Sequence[str]) -> int:
+    """The command: trains, or has others train, the groups of a study."""
+    if not words or words[0] in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    # lazily: what comes before needs no jax
+    from sandbox.study.study import Options, print_estimate, run_all
+
+    study = _study(words[0])
+    known = {n: (text, study.preset(n)) for n, (text, _) in study.presets.items()}
+    prog = f"sandbox launch {words[0]}"
+    about = f"{study.name()}, by several processes."
+    preset, studies, options = parse_config(
+        known, words[1:], prog=prog, description=about, options=Launch()
+    )
+    root = (options.root or default_root()).absolute()
+    groups: dict[str, Callable[[], Any]] = {
+        f"{i}:{name}" if len(studies) > 1 else name: partial(s.train, name, root)
+        for i, s in enumerate(studies)
+        for name in s.groups()
+    }
+    last = {REPORT: lambda: run_all(preset, studies, Options(root=root))}
+    if options.only:
+        end_with_parent()
+        for name in options.only:
+            require(name in groups | last, unknown("group", name, [*groups, *last]))
+            (groups | last)[name]()
+        return 0
+    if options.dry_run:
+        print(f"{len(groups)} groups, then the report: {', '.join(groups)}")
+        print_estimate({f"{i}:{s.name()}": s for i, s in enumerate(studies)}, root)
+        return 0
+    rest = [*words, "--root", str(root), "--only"]
+    again = [sys.executable, "-m", "sandbox", "launch", *rest]
+    launcher = _launcher(options, root)
+    for names in groups, last:
+        failed = carry_out({n: [*again, n] for n in names}, launcher)
+        if failed:
+            raise SandboxError(
+                f"{', '.join(failed)}: see what they printed; the same command trains"
+                " what is missing."
+            )
+    return 0
+
+
+def _launcher(options: Launch, root: Path) -> Launcher:
+    logs = root / "launch"
+    make_folder(logs)
+    if options.on == "local":
+        return Local(logs, max(options.workers, 1), options.gpus)
+    if options.on == "ray":
+        return Ray(gpus=options.gpus, cpus=options.cpus)
+    return Slurm(
+        logs,
+        workers=options.workers,
+        gpus=options.gpus,
+        cpus=options.cpus,
+        hours=options.hours,
+        more=dict(word.split("=", 1) for word in options.slurm),
+    )
+
+
+def _study(name: str) -> Any:
+    """The study of a file, or of a module of experiments/."""
+    # lazily: it imports jax
+    from sandbox.study.study import study_in
+
+    path = Path(name)
+    module = path.stem if path.suffix == ".py" else f"experiments.{name}"
+    sys.path.insert(
+        0, str(path.parent.absolute() if path.suffix == ".py" else Path.cwd())
+    )
+    try:
+        return study_in(importlib.import_module(module))
+    except ModuleNotFoundError as e:
+        if e.name not in (module, "experiments"):
+            raise
+        raise ConfigError(
+            f"there is no study {name!r} here: a module of experiments/, or a file."
+        ) from e

@@ -1,0 +1,353 @@
+"""Commands carried out elsewhere: as processes here, as jobs of Slurm, as tasks of Ray.
+
+    carry_out({"0-4": [...], "5-9": [...]}, Local(workers=2, logs=folder))
+
+A command ends with 0 when its work is stored, with 75 when it can be given again (it
+was told to stop, or another process is at the same work), and with any other code when
+it cannot be carried out. One that ended without a code, because its process or its
+machine died, is given again too. So a command may be given twice; its work is in the
+store, and is done once.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any, Protocol
+
+from sandbox.errors import Interrupted, SandboxError
+from sandbox.train.progress import clock
+from sandbox.train.signals import collected_signals, say
+
+AGAIN = Interrupted.exit_code
+PAUSE = 2.0, 120.0
+"""Seconds before a command is given again: at first, and at most."""
+_PR_SET_PDEATHSIG = 1
+
+
+class Launcher(Protocol):
+    """Where commands are carried out."""
+
+    every: float
+    """Seconds between two looks."""
+
+    def submit(self, commands: Mapping[str, Sequence[str]]) -> Mapping[str, Hashable]:
+        """Starts commands by name, or puts them in a queue; a ticket for each."""
+        ...
+
+    def ended(self, tickets: Iterable[Hashable]) -> Mapping[Hashable, int | None]:
+        """Exit codes of those that ended; None where there is none."""
+        ...
+
+    def stop(self) -> None:
+        """Tells all that it started to stop, and waits a while for them."""
+        ...
+
+
+def carry_out(
+    commands: Mapping[str, Sequence[str]], launcher: Launcher, *, restarts: int = 20
+) -> dict[str, int]:
+    """Carries out commands, each again until it is done or has failed.
+
+    Args:
+      commands: by name.
+      launcher: where.
+      restarts: how often one may be given again.
+
+    Returns:
+      Exit codes of those that failed, by name.
+
+    Raises:
+      Interrupted: a signal came; what was running was told to stop.
+    """
+    failed: dict[str, int] = {}
+    given = dict.fromkeys(commands, 0)
+    due = dict.fromkeys(commands, 0.0)  # name -> when it is given (again)
+    running: dict[str, Hashable] = {}
+    begun: dict[str, float] = {}
+    with collected_signals() as stop:
+        while due or running:
+            now = time.monotonic()
+            ready = {n: commands[n] for n, at in due.items() if at <= now}
+            if ready:
+                running |= launcher.submit(ready)
+                begun |= dict.fromkeys(ready, now)
+                due = {n: at for n, at in due.items() if n not in ready}
+            codes = launcher.ended(running.values())
+            for name in [n for n, ticket in running.items() if ticket in codes]:
+                code = codes[running.pop(name)]
+                took = clock(now - begun[name])
+                if code == 0:
+                    say(f"{name}: done after {took}")
+                elif code in (None, AGAIN) and given[name] < restarts:
+                    given[name] += 1
+                    first, most = PAUSE
+                    due[name] = now + min(first * 2 ** (given[name] - 1), most)
+                    how = "lost" if code is None else "stopped"
+                    say(f"{name}: {how} after {took}; given again")
+                else:
+                    failed[name] = AGAIN if code is None else code
+                    say(f"{name}: failed with code {code} after {took}")
+            if stop:
+                launcher.stop()
+                raise Interrupted(
+                    f"{len(running) + len(due)} of {len(commands)} groups are not"
+                    " done; the same command goes on from what is stored."
+                )
+            time.sleep(launcher.every)
+    return failed
+
+
+def run_command(words: Sequence[str], folder: str) -> int | None:
+    """Carries out a command as a process of its own, signals passed on to it.
+
+    Returns:
+      Its exit code; None if a signal killed it.
+    """
+    with subprocess.Popen(words, cwd=folder) as process:
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            process.send_signal(signal.SIGTERM)
+
+        for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(each, pass_on)
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # the task was cancelled
+            raise
+    return None if code < 0 else code
+
+
+class Local:
+    """Processes on this machine, each with its output in a file of its own."""
+
+    every = 0.2
+
+    def __init__(self, logs: Path, workers: int, gpus: int = 0) -> None:
+        """Starts nothing yet.
+
+        Args:
+          logs: where output goes.
+          workers: processes at a time.
+          gpus: of each, not shared with others; 0 leaves all to all.
+        """
+        self.logs = logs
+        self.pool = ThreadPoolExecutor(workers)
+        self.devices: SimpleQueue[str] = SimpleQueue()
+        for i in range(workers):
+            own = range(i * gpus, (i + 1) * gpus)
+            self.devices.put(",".join(map(str, own)))
+        self.processes: set[subprocess.Popen[bytes]] = set()
+
+    def submit(self, commands: Mapping[str, Sequence[str]]) -> Mapping[str, Hashable]:
+        """See `Launcher`."""
+        return {n: self.pool.submit(self._run, n, c) for n, c in commands.items()}
+
+    def _run(self, name: str, words: Sequence[str]) -> int | None:
+        log, own = self.logs / f"{file_name(name)}.log", self.devices.get()
+        env = {**os.environ, **({"CUDA_VISIBLE_DEVICES": own} if own else {})}
+        say(f"{name}: begins, {log}")
+        try:
+            with (
+                log.open("ab") as out,
+                subprocess.Popen(words, stdout=out, stderr=out, env=env) as process,
+            ):
+                self.processes.add(process)
+                code = process.wait()
+                self.processes.discard(process)
+        finally:
+            self.devices.put(own)
+        return None if code < 0 else code
+
+    def ended(self, tickets: Iterable[Any]) -> Mapping[Hashable, int | None]:
+        """See `Launcher`."""
+        return {t: t.result() for t in tickets if t.done()}
+
+    def stop(self) -> None:
+        """See `Launcher`."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(self.processes):
+            process.terminate()
+        self.pool.shutdown()
+
+
+class Slurm:
+    """Jobs, several as an array, submitted by submitit, which keeps their output."""
+
+    every = 5.0
+
+    def __init__(
+        self,
+        logs: Path,
+        *,
+        workers: int = 0,
+        gpus: int = 0,
+        cpus: int = 2,
+        hours: float = 4.0,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        """Submits nothing yet.
+
+        Args:
+          logs: where submitit keeps scripts and output; on a disk that nodes share.
+          workers: jobs of an array at a time; 0 for all.
+          gpus: of each job.
+          cpus: of each job.
+          hours: after which Slurm ends a job; two minutes before it is told to stop.
+          more: further options of sbatch, such as partition.
+
+        Raises:
+          SandboxError: submitit or Slurm is not there.
+        """
+        # The signal that comes before the end: one at which our commands save.
+        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
+        try:
+            import submitit  # lazily: an extra  # pyright: ignore[reportMissingImports]
+        except ImportError as e:
+            raise SandboxError("--on slurm needs the extra: sandbox[slurm].") from e
+        try:
+            self.executor = submitit.SlurmExecutor(logs, max_num_timeout=0)
+        except RuntimeError as e:
+            raise SandboxError("--on slurm: there is no Slurm on this machine.") from e
+        self.executor.update_parameters(
+            job_name="sandbox",
+            time=max(round(60 * hours), 1),
+            cpus_per_task=cpus,
+            gpus_per_node=gpus or None,
+            array_parallelism=workers or 10_000,
+            signal_delay_s=120,
+            stderr_to_stdout=True,
+            additional_parameters=dict(more or {}),
+        )
+        self.jobs: list[Any] = []
+        self.missed: set[Any] = set()
+
+    def submit(self, commands: Mapping[str, Sequence[str]]) -> Mapping[str, Hashable]:
+        """See `Launcher`."""
+        words, here = list(commands.values()), os.getcwd()
+        try:
+            jobs = self.executor.map_array(run_command, words, [here] * len(words))
+        except Exception as e:  # what sbatch says, in a class of submitit's
+            raise SandboxError(f"Slurm refused the jobs: {e!s:.300}") from e
+        self.jobs += jobs
+        for name, job in zip(commands, jobs, strict=True):
+            say(f"{name}: job {job.job_id}, {job.paths.stdout}")
+        return dict(zip(commands, jobs, strict=True))
+
+    def ended(self, tickets: Iterable[Any]) -> Mapping[Hashable, int | None]:
+        """A job that Slurm no longer knows and that left nothing at two looks is lost.
+
+        Without accounting only the queue tells what became of a job.
+        """
+        out: dict[Hashable, int | None] = {}
+        waiting = []
+        for job in tickets:
+            if not job.paths.result_pickle.exists():
+                waiting.append(job)
+                continue
+            try:
+                out[job] = job.result()
+            except Exception as e:  # the command could not even begin
+                say(f"job {job.job_id}: {e!s:.300}")
+                out[job] = 1
+        queued = self._queued() if waiting else None
+        for job in waiting:
+            if queued is None or job.job_id in queued:
+                self.missed.discard(job)
+            elif job in self.missed:
+                out[job] = None
+            else:
+                self.missed.add(job)  # its file may not have reached this machine
+        return out
+
+    def _queued(self) -> set[str] | None:
+        """Jobs that wait or run; None where Slurm does not answer."""
+        query = ["squeue", "--me", "-h", "-r", "-t", "PD,R,CG,S,CF,RQ", "-o", "%i"]
+        found = subprocess.run(query, capture_output=True, text=True, check=False)
+        return set(found.stdout.split()) if found.returncode == 0 else None
+
+    def stop(self) -> None:
+        """See `Launcher`."""
+        for job in self.jobs:
+            if not job.paths.result_pickle.exists():
+                job.cancel(check=False)
+
+
+class Ray:
+    """Tasks of a Ray cluster; what they print is printed here."""
+
+    every = 0.5
+
+    def __init__(self, *, gpus: int = 0, cpus: int = 2) -> None:
+        """Joins the cluster that `RAY_ADDRESS` names, or the one on this machine.
+
+        Raises:
+          SandboxError: Ray or its cluster is not there.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray  # lazily: an extra  # pyright: ignore[reportMissingImports]
+        except ImportError as e:
+            raise SandboxError("--on ray needs the extra: sandbox[ray].") from e
+        self.ray = ray
+        try:
+            ray.init(os.environ.get("RAY_ADDRESS", "auto"), logging_level="error")
+        except (ConnectionError, ValueError, RuntimeError) as e:
+            text = "--on ray: no cluster answers; start one with `ray start --head`"
+            raise SandboxError(f"{text} ({e!s:.200}).") from e
+        task = ray.remote(run_command)  # what is lost, `carry_out` gives again
+        self.task = task.options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
+        self.refs: list[Any] = []
+
+    def submit(self, commands: Mapping[str, Sequence[str]]) -> Mapping[str, Hashable]:
+        """See `Launcher`."""
+        here = os.getcwd()
+        out = {n: self.task.remote(list(c), here) for n, c in commands.items()}
+        self.refs += out.values()
+        return out
+
+    def ended(self, tickets: Iterable[Any]) -> Mapping[Hashable, int | None]:
+        """See `Launcher`."""
+        waiting, out = list(tickets), dict[Hashable, int | None]()
+        if not waiting:
+            return out
+        ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        for ref in ready:
+            try:
+                out[ref] = self.ray.get(ref)
+            except self.ray.exceptions.RayTaskError as e:  # it could not even begin
+                say(f"{e!s:.300}")
+                out[ref] = 1
+            except self.ray.exceptions.RayError:  # its worker or node died
+                out[ref] = None
+        return out
+
+    def stop(self) -> None:
+        """See `Launcher`."""
+        for ref in self.refs:
+            self.ray.cancel(ref)
+        self.ray.wait(self.refs, num_returns=len(self.refs), timeout=30)
+
+
+def file_name(name: str) -> str:
+    """A group's name as that of a file."""
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def end_with_parent() -> None:
+    """Lets this process be told to stop when its parent dies (Linux).
+
+    Else what a dead worker of Ray or Slurm had started would go on beside the group
+    that is given again.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
