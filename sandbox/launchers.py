@@ -13,11 +13,13 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
@@ -25,11 +27,13 @@ from typing import Any, Protocol
 
 from sandbox.errors import Interrupted, SandboxError
 from sandbox.train.progress import clock
-from sandbox.train.signals import collected_signals, say
+from sandbox.train.signals import HEARTBEAT, collected_signals, say
 
 AGAIN = Interrupted.exit_code
 PAUSE = 2.0, 120.0
 """Seconds before a command is given again: at first, and at most."""
+PEER = "SANDBOX_PEER"
+"""Which process of a group this is, and where the first one is: `1 127.0.0.1:4321`."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -128,45 +132,52 @@ def run_command(words: Sequence[str], folder: str) -> int | None:
 
 
 class Local:
-    """Processes on this machine, each with its output in a file of its own."""
+    """Processes on this machine, each group with its output in a file of its own."""
 
     every = 0.2
 
-    def __init__(self, logs: Path, workers: int, gpus: int = 0) -> None:
+    def __init__(
+        self, logs: Path, workers: int, *, gpus: int = 0, processes: int = 1
+    ) -> None:
         """Starts nothing yet.
 
         Args:
           logs: where output goes.
-          workers: processes at a time.
-          gpus: of each, not shared with others; 0 leaves all to all.
+          workers: commands at a time.
+          gpus: of each process, not shared with others; 0 leaves all to all.
+          processes: that carry out one command together.
         """
-        self.logs = logs
+        self.logs, self.size = logs, processes
         self.pool = ThreadPoolExecutor(workers)
-        self.devices: SimpleQueue[str] = SimpleQueue()
+        self.devices: SimpleQueue[list[str]] = SimpleQueue()
         for i in range(workers):
-            own = range(i * gpus, (i + 1) * gpus)
-            self.devices.put(",".join(map(str, own)))
-        self.processes: set[subprocess.Popen[bytes]] = set()
+            first = [(i * processes + j) * gpus for j in range(processes)]
+            own = [",".join(map(str, range(k, k + gpus))) for k in first]
+            self.devices.put(own)
+        self.started: set[subprocess.Popen[bytes]] = set()
 
     def submit(self, commands: Mapping[str, Sequence[str]]) -> Mapping[str, Hashable]:
         """See `Launcher`."""
         return {n: self.pool.submit(self._run, n, c) for n, c in commands.items()}
 
     def _run(self, name: str, words: Sequence[str]) -> int | None:
-        log, own = self.logs / f"{file_name(name)}.log", self.devices.get()
-        env = {**os.environ, **({"CUDA_VISIBLE_DEVICES": own} if own else {})}
+        log, devices = self.logs / f"{file_name(name)}.log", self.devices.get()
         say(f"{name}: begins, {log}")
-        try:
-            with (
-                log.open("ab") as out,
-                subprocess.Popen(words, stdout=out, stderr=out, env=env) as process,
-            ):
-                self.processes.add(process)
-                code = process.wait()
-                self.processes.discard(process)
-        finally:
-            self.devices.put(own)
-        return None if code < 0 else code
+        with ExitStack() as stack:
+            stack.callback(self.devices.put, devices)
+            out = stack.enter_context(log.open("ab"))
+            group = []
+            address = f"127.0.0.1:{_free_port()}" if self.size > 1 else ""
+            for i, own in enumerate(devices):
+                env = dict(os.environ)
+                env |= {"CUDA_VISIBLE_DEVICES": own} if own else {}
+                env |= {PEER: f"{i} {address}"} if address else {}
+                process = subprocess.Popen(words, stdout=out, stderr=out, env=env)
+                group.append(stack.enter_context(process))
+            self.started |= {*group}
+            code = _wait(group)
+            self.started -= {*group}
+        return code
 
     def ended(self, tickets: Iterable[Any]) -> Mapping[Hashable, int | None]:
         """See `Launcher`."""
@@ -175,9 +186,40 @@ class Local:
     def stop(self) -> None:
         """See `Launcher`."""
         self.pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(self.processes):
+        for process in list(self.started):
             process.terminate()
         self.pool.shutdown()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def _wait(group: Sequence["subprocess.Popen[bytes]"]) -> int | None:
+    """The joint code of processes; without one of them the others end soon."""
+    until = float("inf")
+    while any(p.poll() is None for p in group):
+        now = time.monotonic()
+        if any(p.poll() for p in group):
+            until = min(until, now + 3 * HEARTBEAT)
+        for p in group if now > until else ():
+            p.kill()
+        time.sleep(0.1)
+    return joint_code([p.returncode for p in group])
+
+
+def joint_code(codes: Sequence[int | None]) -> int | None:
+    """Of processes that did one thing together: why the first of them failed.
+
+    One that failed ends the others by a signal.
+    """
+    own = [AGAIN if c is None or c < 0 else c for c in codes]
+    failed = next((c for c in own if c not in (0, AGAIN)), None)
+    if failed is not None:
+        return failed
+    lost = any(c is None or c < 0 for c in codes)
+    return None if lost else max(own)
 
 
 class Slurm:
@@ -193,6 +235,7 @@ class Slurm:
         gpus: int = 0,
         cpus: int = 2,
         hours: float = 4.0,
+        processes: int = 1,
         more: Mapping[str, str] | None = None,
     ) -> None:
         """Submits nothing yet.
@@ -200,9 +243,10 @@ class Slurm:
         Args:
           logs: where submitit keeps scripts and output; on a disk that nodes share.
           workers: jobs of an array at a time; 0 for all.
-          gpus: of each job.
-          cpus: of each job.
+          gpus: of each process.
+          cpus: of each process.
           hours: after which Slurm ends a job; two minutes before it is told to stop.
+          processes: of each job, one a node.
           more: further options of sbatch, such as partition.
 
         Raises:
@@ -223,6 +267,8 @@ class Slurm:
             time=max(round(60 * hours), 1),
             cpus_per_task=cpus,
             gpus_per_node=gpus or None,
+            nodes=processes,
+            ntasks_per_node=1,
             array_parallelism=workers or 10_000,
             signal_delay_s=120,
             stderr_to_stdout=True,
@@ -251,11 +297,11 @@ class Slurm:
         out: dict[Hashable, int | None] = {}
         waiting = []
         for job in tickets:
-            if not job.paths.result_pickle.exists():
+            if not _finished(job):
                 waiting.append(job)
                 continue
             try:
-                out[job] = job.result()
+                out[job] = joint_code(job.results())
             except Exception as e:  # the command could not even begin
                 say(f"job {job.job_id}: {e!s:.300}")
                 out[job] = 1
@@ -278,8 +324,13 @@ class Slurm:
     def stop(self) -> None:
         """See `Launcher`."""
         for job in self.jobs:
-            if not job.paths.result_pickle.exists():
+            if not _finished(job):
                 job.cancel(check=False)
+
+
+def _finished(job: Any) -> bool:
+    tasks = [job.task(i) for i in range(job.num_tasks)]
+    return all(task.paths.result_pickle.exists() for task in tasks)
 
 
 class Ray:
@@ -351,3 +402,24 @@ def end_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def peer(n: int) -> tuple[str, int]:
+    """Where the first of n processes of a group is found, and which this one is.
+
+    Of processes on this machine `Local` says so, of jobs Slurm.
+
+    Raises:
+      SandboxError: this process is one of another number, or of none.
+    """
+    if PEER in os.environ:
+        i, address = os.environ[PEER].split()
+        return address, int(i)
+    env = os.environ
+    if env.get("SLURM_NTASKS") != f"{n}":
+        raise SandboxError(f"--processes {n}: this is no process of {n}.")
+    nodes = ["scontrol", "show", "hostnames", env["SLURM_JOB_NODELIST"]]
+    first = subprocess.check_output(nodes, text=True).split()[0]
+    return f"{first}:{20_000 + int(env['SLURM_JOB_ID']) % 20_000}", int(
+        env["SLURM_PROCID"]
+    )

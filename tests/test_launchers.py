@@ -7,12 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from sandbox import launchers
 from sandbox.cli import main
 from sandbox.errors import Interrupted
-from sandbox.launchers import Local, carry_out, run_command
+from sandbox.launchers import Local, carry_out, joint_code, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,6 +107,38 @@ def test_a_process_that_is_killed_is_lost_and_given_again(tmp_path):
     assert mark.read_text() == "done"
 
 
+@pytest.mark.parametrize(
+    ("codes", "joint"),
+    [
+        ([0, 0], 0),
+        ([75, 75], 75),
+        ([0, 75], 75),
+        ([-9, -6], None),
+        ([0, None], None),
+        ([2, -6], 2),  # why the other one ended
+        ([75, -6], None),
+    ],
+)
+def test_what_several_processes_did_together_has_one_code(codes, joint):
+    assert joint_code(codes) == joint
+
+
+def test_processes_of_a_group_find_each_other(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from sandbox.launchers import PEER, peer\n"
+        "address, i = peer(2)\n"
+        f"open({str(tmp_path)!r} + f'/{{i}}', 'w').write(address)\n"
+        "sys.exit(3 * i)"
+    )
+    launcher = Local(tmp_path, workers=1, gpus=1, processes=2)
+    words = [sys.executable, "-c", code]
+    assert carry_out({"a": words}, launcher, restarts=0) == {"a": 3}
+    found = {(tmp_path / f"{i}").read_text() for i in (0, 1)}
+    (address,) = found
+    assert address.startswith("127.0.0.1:")
+
+
 SLEEPS = (
     "import signal, sys, time\n"
     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
@@ -173,6 +207,11 @@ def test_a_group_does_not_outlive_the_worker_that_began_it(tmp_path):
         (["parity_mlp"], "a preset comes first"),
         (["parity_mlp", "smoke", "--on", "cloud"], "there is no choice 'cloud'"),
         (["parity_mlp", "smoke", "--workers", "-1"], "--workers must be at least 0"),
+        (["parity_mlp", "smoke", "--processes", "0"], "--processes must be at least 1"),
+        (
+            ["parity_mlp", "smoke", "--processes", "2", "--on", "ray"],
+            "--processes is for local and slurm",
+        ),
         (["parity_mlp", "smoke", "--hours", "nan"], "--hours must be positive"),
         (["parity_mlp", "smoke", "--slurm", "gpu"], "--slurm takes NAME=VALUE"),
         (["parity_mlp", "smoke", "--only", "7-9"], "there is no group '7-9'"),
@@ -226,3 +265,25 @@ def test_a_launched_study_is_the_study(tmp_path):
         }
 
     assert stored(tmp_path / "apart") == stored(tmp_path / "whole") != {}
+
+
+@pytest.mark.long
+def test_two_processes_train_one_wide_teacher(tmp_path):
+    """The smallest that is shared; it has no time to learn."""
+    wide = ["--setting.n-teachers", "1", "--setting.teacher.width", "8192"]
+    wide += ["--setting.budget.limit", "1280", "--setting.rule.points", "1024"]
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    launch = [sys.executable, "-m", "sandbox", "launch", "parity_mlp", "smoke", *wide]
+    found = []
+    for n in ("1", "2"):
+        root = tmp_path / n
+        subprocess.run(
+            [*launch, "--processes", n, "--root", root], cwd=ROOT, env=env, check=True
+        )
+        (run,) = root.glob("teacher/*")
+        assert (run / "manifest.json").exists()
+        *_, last = sorted(run.glob("ckpt/step_*"))
+        found.append(load_file(last))
+    one, two = found
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-6)

@@ -1,8 +1,9 @@
 """`sandbox launch`: a study's groups on several machines that share its folder."""
 
 import importlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,11 @@ from sandbox.launchers import (
     Slurm,
     carry_out,
     end_with_parent,
+    peer,
 )
 from sandbox.store.files import make_folder
 from sandbox.store.folders import default_root
-from sandbox.text import unknown
+from sandbox.text import printable, unknown
 
 REPORT = "report"
 _HELP = """\
@@ -49,8 +51,10 @@ class Launch:
       root: where runs are stored ($SANDBOX_RUNS, else runs); all machines see it.
       on: local (processes here), slurm (jobs) or ray (tasks).
       workers: groups at a time; 0 is one on local, all elsewhere.
-      gpus: of each group.
-      cpus: of each group, on slurm and ray.
+      gpus: of each process.
+      cpus: of each process, on slurm and ray.
+      processes: that train one wide network or transformer together, on slurm a node
+        each; what is too small to share, the first one trains.
       hours: of a job on slurm, which is submitted again if that was too short.
       slurm: further options of sbatch, e.g. partition=gpu account=theory.
       dry_run: print groups, cost and disk, and stop.
@@ -63,6 +67,7 @@ class Launch:
     workers: int = 0
     gpus: int = 0
     cpus: int = 2
+    processes: int = 1
     hours: float = 4.0
     slurm: tuple[str, ...] = ()
     dry_run: bool = False
@@ -74,7 +79,13 @@ class Launch:
         for name in ("workers", "gpus"):
             n = getattr(self, name)
             require(n >= 0, f"--{name} must be at least 0, got {n}.")
-        require(self.cpus >= 1, f"--cpus must be at least 1, got {self.cpus}.")
+        for name in ("cpus", "processes"):
+            n = getattr(self, name)
+            require(n >= 1, f"--{name} must be at least 1, got {n}.")
+        require(
+            self.processes == 1 or self.on != "ray",
+            "--processes is for local and slurm; leave it out on ray.",
+        )
         require(0 < self.hours < 1e5, f"--hours must be positive, got {self.hours}.")
         wrong = [word for word in self.slurm if "=" not in word]
         require(not wrong, f"--slurm takes NAME=VALUE, got {' '.join(wrong)}.")
@@ -106,6 +117,9 @@ def main(words: Sequence[str]) -> int:
         end_with_parent()
         for name in options.only:
             require(name in groups | last, unknown("group", name, [*groups, *last]))
+        if options.processes > 1 and options.only != (REPORT,):
+            return _together(options, groups)
+        for name in options.only:
             (groups | last)[name]()
         return 0
     if options.dry_run:
@@ -125,11 +139,29 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+def _together(options: Launch, groups: Mapping[str, Callable[[], Any]]) -> int:
+    """Trains groups as one of several processes."""
+    # lazily: it imports jax
+    from sandbox.train.devices import join
+
+    address, i = peer(options.processes)
+    join(address, options.processes, i)
+    try:
+        for name in options.only:
+            groups[name]()
+    except SandboxError as e:
+        # At once: the usual end waits for the others, who wait for this one.
+        print(f"error: {printable(str(e))}", file=sys.stderr, flush=True)
+        os._exit(e.exit_code)
+    return 0
+
+
 def _launcher(options: Launch, root: Path) -> Launcher:
     logs = root / "launch"
     make_folder(logs)
     if options.on == "local":
-        return Local(logs, max(options.workers, 1), options.gpus)
+        n, workers = options.processes, max(options.workers, 1)
+        return Local(logs, workers, gpus=options.gpus, processes=n)
     if options.on == "ray":
         return Ray(gpus=options.gpus, cpus=options.cpus)
     return Slurm(
@@ -138,6 +170,7 @@ def _launcher(options: Launch, root: Path) -> Launcher:
         gpus=options.gpus,
         cpus=options.cpus,
         hours=options.hours,
+        processes=options.processes,
         more=dict(word.split("=", 1) for word in options.slurm),
     )
 

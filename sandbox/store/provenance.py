@@ -82,7 +82,8 @@ def _peak_device_memory() -> dict[str, int]:
     """Most memory that a device held so far; nothing where that is not told."""
     import jax  # lazily: as above
 
-    peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.devices()]
+    stats = [d.memory_stats() or {} for d in jax.local_devices()]
+    peaks = [s.get("peak_bytes_in_use") for s in stats]
     told = [peak for peak in peaks if peak is not None]
     return {"peak_device_memory_mb": max(told) // 2**20} if told else {}
 

@@ -116,6 +116,7 @@ def loss_by_length(
     *,
     edges: tuple[int, ...],
     micro: int,
+    over: Callable[[Rows], Rows] | None = None,
 ) -> Callable[[Params], tuple[Array, Array]]:
     """A function of the parameters: the sums of `fn` over all micro-batches.
 
@@ -130,8 +131,10 @@ def loss_by_length(
       length: positions of each row that hold a token.
       edges: increasing, the last one N.
       micro: rows of one micro-batch, a divisor of B.
+      over: puts the rows of every micro-batch on several devices.
     """
     parts, longest, _ = _split(rows, length, micro)
+    parts = parts if over is None else over(parts)
     xs = (parts, longest, jnp.arange(longest.shape[0]))
 
     def one(params: Params, x: Any) -> tuple[Array, Array]:

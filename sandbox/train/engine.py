@@ -17,7 +17,7 @@ from sandbox.distill.views import View
 from sandbox.models.base import Model
 from sandbox.tasks.base import Task
 from sandbox.train import generic, online_sgd
-from sandbox.train.devices import over_devices, place, seed_mesh
+from sandbox.train.devices import Shards, over_devices, place, seed_mesh, to_host
 from sandbox.train.forward import forward
 from sandbox.train.spec import RunSpec
 from sandbox.train.teaching import (
@@ -52,6 +52,7 @@ class Engine:
       kernel: what computes.
       keys: task keys `(S,)`.
       mesh: the local devices that share the seeds; None for one device.
+      shards: the devices that share the model of one seed.
     """
 
     def __init__(self, spec: RunSpec, given: Params | None = None) -> None:
@@ -66,11 +67,16 @@ class Engine:
         self.plan = Plan.of(spec)
         self.kernel = KERNELS[spec.engine_used]
         self.mesh = seed_mesh(self.plan.n_seeds)
+        self.shards = Shards.of(spec)
         seeds = _to(spec.seeds, self.plan.n_seeds)
         self.keys = self.place(jnp.stack([task_key(s) for s in seeds]))
         self.lanes = LaneArrays.of(_to(spec.strategies, self.plan.n_lanes))
 
     def init(self) -> Any:
+        """Fresh state, on its devices."""
+        return self.place(self.begin())
+
+    def begin(self) -> Any:
         """Fresh state; lanes of a seed with the same `init` start from one point."""
         inits = [s.init for s in _to(self.spec.strategies, self.plan.n_lanes)]
         own = sorted(set(inits))
@@ -86,17 +92,17 @@ class Engine:
         live = part.source if isinstance(part.source, LiveSource) else None
         aux = self.plan if part.loss.has_aux else None
         begin = _init(part.view, live, aux, self.plan.model, keys, which, given)
-        return self.place(_start(self.kernel, self.plan, begin))
+        return _start(self.kernel, self.plan, begin)
 
     def place(self, state: Any) -> Any:
-        """Anything with a leading seed axis, each seed on its device."""
-        return place(state, self.mesh)
+        """Anything with a leading seed axis, each seed (or part) on its device."""
+        return self.shards.place(state) if self.shards else place(state, self.mesh)
 
     def run(
         self, state: Any, t0: int, n_segments: int, teacher: Params | None, index: Any
     ) -> Any:
         """Trains `n_segments` segments from sample t0; `state` is donated."""
-        return _chunk(self.kernel, self.plan, self.mesh)(
+        return _chunk(self.kernel, self.plan, self.mesh, self.shards)(
             state,
             self.keys,
             np.uint32(t0),
@@ -142,7 +148,7 @@ class Engine:
             np.int32(0),
             *self.taught(teacher, index),
         )
-        if self.mesh is not None:  # the same text on one device
+        if self.mesh or self.shards:  # the same text on one device
             args = jax.eval_shape(lambda *a: a, *args)
         chunk = run_chunk.lower(self.kernel, self.plan, *args)
         params, points = self.params(state), self.spec.eval_points
@@ -157,12 +163,12 @@ class Engine:
 
     def first_bad(self, state: Any) -> np.ndarray:
         """First non-finite sample `(S, L)`; -1 for lanes that are alive."""
-        bad = np.asarray(self._own(state.bad)).astype(np.int64)
+        bad = to_host(self._own(state.bad)).astype(np.int64)
         return np.where(bad == int(ALIVE), -1, bad)
 
     def read_loss(self, state: Any) -> tuple[np.ndarray, Any]:
         """Mean training loss since the last reading, `(S, L)`, and the state reset."""
-        weight, loss = (np.asarray(self._own(a)) for a in (state.weight, state.loss))
+        weight, loss = to_host(self._own((state.weight, state.loss)))
         mean = loss / np.maximum(weight, 1)
         mean = np.where(weight > 0, mean, np.nan)
         zero = self.place(jnp.zeros(state.loss.shape, state.loss.dtype))
@@ -184,8 +190,17 @@ def _to(values: Sequence[V], n: int) -> tuple[V, ...]:
 
 
 @lru_cache(maxsize=64)
-def _chunk(kernel: Kernel, plan: Plan, mesh: Mesh | None) -> Callable[..., Any]:
+def _chunk(
+    kernel: Kernel, plan: Plan, mesh: Mesh | None, shards: Shards | None
+) -> Callable[..., Any]:
     """The compiled chunk: state, keys, t0, n_segments, teacher, index, lanes, known."""
+    if shards is not None:
+        shared = replace(plan, shards=shards)
+
+        def chunk(*args: Any) -> Any:
+            return shards.keep(run_chunk(kernel, shared, *args))
+
+        return jax.jit(chunk, donate_argnums=0)
     if mesh is None:
         return partial(run_chunk, kernel, plan)
     own = replace(plan, n_seeds=plan.n_seeds // mesh.size)
@@ -276,4 +291,4 @@ def evaluate(
     """
     measure = _evaluation(task, model, points, mesh)
     out = measure(params, keys)
-    return {name: np.asarray(v) for name, v in out.items()}
+    return to_host(out)

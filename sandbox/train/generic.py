@@ -159,7 +159,10 @@ def _lane_step(
             length, edges = jnp.sum(rows.x.valid, 1), plan.task.edges
             n = rows.weight.shape[0]
             micro = plan.micro if n == plan.batch_size else micro_size(n, plan.micro)
-            return loss_by_length(summed, rows, length, edges=edges, micro=micro)(own)
+            over = plan.shards and plan.shards.rows
+            return loss_by_length(
+                summed, rows, length, edges=edges, micro=micro, over=over
+            )(own)
 
         def mean_loss(own: Any) -> Array:
             total, weight = loss_fn(own)

@@ -27,6 +27,7 @@ from sandbox.store.metrics import FILE, Metrics, read_metrics
 from sandbox.store.trajectories import Trajectory, checkpoint_name, save_checkpoint
 from sandbox.tasks.base import check_target
 from sandbox.train.arithmetic import pinned
+from sandbox.train.devices import Shards, agreed, to_host
 from sandbox.train.engine import Engine
 from sandbox.train.lanes import LABELS, LanePlan, begin_from
 from sandbox.train.preflight import preflight
@@ -109,6 +110,7 @@ def fit(
             kind=spec.kind,
             code=Code.of(Training, spec, inputs=inputs),
             progress=progress,
+            together=Shards.of(spec) is not None,
         )
     return Run(folder, spec).raise_if_diverged()
 
@@ -164,6 +166,8 @@ class Training(Work):
             return ""
         teacher, index = self.plan.teachers_at(0)
         engine, begin = self.engine, self.state.engine
+        if engine.shards is not None:  # of which this process may have a part only
+            begin = engine.begin()
         texts = engine.lowered(begin, teacher, index)
         data = jax.random.key_data(engine.keys)
         leaves = jax.tree.leaves((begin, data, engine.lanes, teacher, index))
@@ -172,6 +176,11 @@ class Training(Work):
 
     def repeats(self) -> bool:
         """Whether two evaluations and checkpoints, and the end, come out as stored."""
+        if self.engine.shards is not None and jax.process_count() > 1:
+            raise StoreError(
+                f"{self.folder.path} was made by other code; let one process look at it"
+                " before several do."
+            )
         if not self.folder.complete or not self._ends_as_stored():
             return False
         stored, files = read_metrics(self.folder), self.folder.manifest()
@@ -243,6 +252,7 @@ class Training(Work):
         limit = self.chunk_samples or max(self.rate * CHUNK_SECONDS, spec.segment)
         pieces = max(int(limit) // spec.segment, 1)
         n = min((border - t) // spec.segment, pieces)
+        n = agreed(n) if self.engine.shards else n
         teacher, index = self.plan.teachers_at(t)
         state.engine = self.engine.run(state.engine, t, n, teacher, index)
         jax.block_until_ready(state.engine)
@@ -284,7 +294,7 @@ class Training(Work):
 
     def _store_checkpoint(self) -> None:
         state = self.state
-        params = self.engine.params(state.engine)
+        params = to_host(self.engine.params(state.engine))
         written = save_checkpoint(self.folder.path, state.t, params)
         state.checkpoints[checkpoint_name(state.t)] = written
 
@@ -355,8 +365,8 @@ class Training(Work):
     def saved(self) -> tuple[Arrays, dict[str, Any]]:
         """The engine's native state and the metrics so far."""
         state = self.state
-        leaves = jax.tree.leaves(state.engine)
-        tensors = {f"state/{i}": np.asarray(v) for i, v in enumerate(leaves)}
+        leaves = jax.tree.leaves(to_host(state.engine))
+        tensors = {f"state/{i}": v for i, v in enumerate(leaves)}
         tensors["steps"] = np.asarray(state.steps, np.int64)
         for name, rows in state.columns.items():
             tensors[f"column/{name}"] = np.asarray(rows)

@@ -95,7 +95,7 @@ class Memory:
 def peak_memory(spec: RunSpec) -> Memory:
     """Estimates the memory of a run from its shapes."""
     engine = Engine(spec)
-    state = jax.eval_shape(engine.init)
+    state = jax.eval_shape(engine.begin)
     params = _bytes(jax.eval_shape(engine.params, state))
     lane = params // (spec.n_seeds * len(spec.strategies))
     one, stacked, n_stored = _teacher(spec)

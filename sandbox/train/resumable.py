@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -26,7 +27,8 @@ from sandbox.store.files import exclusive, read_json, write_atomic, write_json
 from sandbox.store.folders import SCHEMA, RunFolder
 from sandbox.store.provenance import provenance
 from sandbox.train.arithmetic import pinned
-from sandbox.train.progress import Progress, default_progress
+from sandbox.train.devices import agreed
+from sandbox.train.progress import Progress, Silent, default_progress
 from sandbox.train.signals import collected_signals, join_sittings, say, say_once
 
 SAVE_SECONDS = 10.0
@@ -40,11 +42,13 @@ class Work(ABC):
     """What `carry_out` does, one piece after the other.
 
     Attributes:
+      folder: where its files go.
       title: what it is called while it goes on.
       total: units it takes at most.
       unit: what is counted, in the plural.
     """
 
+    folder: RunFolder
     title: str
     total: int
     unit: str
@@ -100,8 +104,12 @@ def carry_out(
     kind: str,
     code: Code,
     progress: Progress | None,
+    together: bool = False,
 ) -> None:
     """Finishes what a folder is for, from where it stopped; at once if it is complete.
+
+    Of several processes (`jax.distributed`) the first one stores it. The others do the
+    same work beside it, or wait until it is there.
 
     What other code made, or other random numbers, or from other inputs, is used only
     if its compiled programs are the same, and else renamed and made again; a sentence
@@ -114,15 +122,21 @@ def carry_out(
       kind: what the manifest calls it.
       code: the code that decides its numbers.
       progress: who is told.
+      together: whether all processes do the work, which exchanges numbers.
 
     Raises:
       Interrupted: SIGINT, SIGTERM or SIGUSR1 arrived; call again to go on.
       StoreError: the folder is held by another process, a file cannot be written, or a
         stored one was damaged.
     """
+    if jax.process_index() > 0:
+        _follow(folder, make, together)
+        return
     then = folder.made_by()
     if then is not None and code.why_other(then):
         _settle(folder, code, make)
+    if together and not agreed(not folder.complete):
+        return
     if folder.complete:
         return
     with exclusive(folder.path):
@@ -135,13 +149,15 @@ def carry_out(
             write_json(folder.path / "config.json", what)
             made_by = code.record(work.programs)
             wall, sittings = _restore(work, folder)
+            if together:
+                agreed(work.at)
             if then == {} and work.at:  # begun before code was stored
                 made_by = {}
             about = {"sittings": sittings, "code": made_by}
             finished = False
             teller.start(work.title, work.total, work.at, work.unit)
             try:
-                wall = _go_on(work, folder, wall, about, teller, stop)
+                wall = _go_on(work, folder, wall, about, teller, stop, together)
                 work.write()
                 write_json(
                     folder.path / "provenance.json",
@@ -208,30 +224,64 @@ def _restore(work: Work, folder: RunFolder) -> tuple[float, list[dict[str, str]]
     return wall, join_sittings(earlier)
 
 
+def _follow(folder: RunFolder, make: Callable[[], Work], together: bool) -> None:
+    """What a process other than the first does; it stores nothing."""
+    if together and agreed(0):
+        work = make()
+        with collected_signals() as stop, TemporaryDirectory() as own:
+            found = folder.load_resume()
+            if found is not None and "wall" in found[1]:
+                work.restore(*found)
+            first = agreed(0)
+            if work.at != first:
+                raise StoreError(
+                    f"{folder.path} is {_where(work)} here and at {first:,} where the"
+                    " first process runs; all must see the same files."
+                )
+            work.folder = RunFolder(Path(own))
+            work.folder.prepare()
+            _go_on(work, None, 0.0, {}, Silent(), stop, together)
+            work.write()
+    while not folder.complete:  # without the first process jax ends this one
+        time.sleep(0.2)
+
+
 def _go_on(
     work: Work,
-    folder: RunFolder,
+    folder: RunFolder | None,
     wall: float,
     about: dict[str, Any],
     progress: Progress,
     stop: list[str],
+    together: bool,
 ) -> float:
-    """Does what is left, or saves and raises at a signal; seconds over all sittings."""
+    """Does what is left, or saves and raises at a signal; seconds over all sittings.
+
+    Without a folder another process saves, and says when to stop.
+    """
     saved = time.monotonic()
     begin = saved - wall
+
+    def now(event: bool) -> bool:
+        return bool(agreed(event)) if together else event
 
     def save_state() -> None:
         arrays, meta = work.saved()
         seconds = time.monotonic() - begin
-        folder.save_resume(work.at, arrays, {**meta, "wall": seconds, **about})
+        if folder is not None:
+            meta |= {"wall": seconds, **about}
+            folder.save_resume(work.at, arrays, meta)
 
-    while not stop and work.step():
+    while not (stopped := now(bool(stop))) and work.step():
         progress.update(work.at, work.note)
-        if work.at and time.monotonic() - saved > SAVE_SECONDS:
+        late = work.at > 0 and time.monotonic() - saved > SAVE_SECONDS
+        if now(late):
             save_state()
             saved = time.monotonic()
-    if stop:
+    if stopped:
         save_state()
+        if folder is None:
+            raise Interrupted("stopped with the first process.")
         raise Interrupted(
             f"stopped {_where(work)} by signal {stop[0]}; its state is saved in"
             f" {folder.path}, run the same command to go on."

@@ -17,6 +17,8 @@ from typing import Any
 from sandbox.errors import Interrupted
 from sandbox.store.provenance import versions
 
+HEARTBEAT = 30
+"""Seconds without a word from another process of a group after which one ends."""
 _GOES_ON = b"interrupted; the same command goes on from what is stored\n"
 _DECIDES_BITS = ("jax", "jaxlib", "xla_flags", "device")
 

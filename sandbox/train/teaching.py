@@ -24,6 +24,7 @@ from sandbox.models.base import Model
 from sandbox.tasks.base import Task, is_sequence_task, row_keys, row_numbers
 from sandbox.tasks.data import Data
 from sandbox.train.buckets import micro_size
+from sandbox.train.devices import Shards
 from sandbox.train.forward import joined, outputs, parted
 from sandbox.train.optim import Optimizer
 from sandbox.train.spec import RunSpec
@@ -74,6 +75,7 @@ class Plan:
     split: str
     micro: int
     triton: bool
+    shards: Shards | None = None
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Plan":
