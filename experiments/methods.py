@@ -242,32 +242,32 @@ class Methods(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Samples and passes to .90 over the teacher's, a row a method.
 
-        Left: samples of every student over its teacher's; a dot a student, a bar the
-        median, triangles those not there by their cap. Middle: forward passes of both
-        networks and backward ones (counted twice) to .90, in units of what the teacher
-        took; an online teacher's own are counted in, a stored one's training is not;
-        triangles at the right edge.
-        Right: the same samples in batches of 16 and on trees of eight leaves, and
-        accuracy at the end on masked strings. Grey: labels and the final teacher's
-        outputs; blue: its checkpoints; green: parts of their target; brown: other uses
-        of the final teacher; purple: teachers that move.
+        Top left: samples of every student over its teacher's; a dot a student, a bar
+        the median, triangles those not there by their cap. Top right: forward passes of
+        both networks and backward ones (counted twice) to .90, in units of what the
+        teacher took; an online teacher's own are counted in, a stored one's training is
+        not; triangles at the right edge.
+        Below: samples in batches of 16 and on trees of eight leaves, and accuracy at
+        the end on masked strings. Grey: labels and the final teacher's outputs; blue:
+        its checkpoints; green: parts of their target; brown: other uses of the final
+        teacher; purple: teachers that move.
         """
-        fig = Figure(figsize=(WIDE, 6.2), layout="constrained")
         more = [name for name in ("batches", "trees", "strings") if name in r.parts]
-        grid = fig.add_gridspec(1, 2 + bool(more))
+        fig = Figure(figsize=(WIDE, 7.4 if more else 4.8), layout="constrained")
+        grid = fig.add_gridspec(
+            1 + bool(more), 1, height_ratios=(5, 3)[: 1 + bool(more)]
+        )
         p = r.parts["parity"]
         names = [n for n in ORDER if n in p.strategies]
-        draw(fig.add_subplot(grid[0]), fig.add_subplot(grid[1]), p, names)
-        if not more:
-            return fig
-        sizes = [max(len(r.parts[name].strategies), 1) for name in more]
-        right = grid[2].subgridspec(len(more), 1, height_ratios=sizes)
+        top = grid[0].subgridspec(1, 2)
+        draw(fig.add_subplot(top[0]), fig.add_subplot(top[1]), p, names)
+        below = grid[-1].subgridspec(1, max(len(more), 1))
         for i, name in enumerate(more):
-            ax, p = fig.add_subplot(right[i]), r.parts[name]
+            ax, p = fig.add_subplot(below[i]), r.parts[name]
             rows = [n for n in ORDER if n in p.strategies]
             if name == "strings":
                 st.endings(ax, p, rows, label=name_of, color=color_of)
-                ax.set_title(pcfg_accuracy.level(p.setting))
+                ax.set(xlabel="last accuracy", title="masked strings")
                 continue
             st.ratios(ax, {"": p}, rows, label=name_of, color=color_of)
             ax.set(xlabel="samples / n90 of teacher", title=title(p.setting))

@@ -235,7 +235,7 @@ class Study:
             )
             values = found.values
             seconds.append(found.wall_seconds)
-        parts = {k: self._taught(s, root, progress) for k, s in self.settings.items()}
+        parts = {k: _taught(self, s, root, progress) for k, s in self.settings.items()}
         result = Result(
             teachers=[t for p in parts.values() for t in p.teachers],
             students=[s for p in parts.values() for s in p.students],
@@ -262,17 +262,6 @@ class Study:
             figures.finish(fig, r)
         return fig
 
-    def _taught(
-        self, setting: Setting, root: Path, progress: Progress | None
-    ) -> Taught:
-        """Teachers of a setting, what is measured along them, and their students."""
-        teachers = train_teachers(setting, root, progress)
-        specs = [t.students(self.lanes(t)) if t.usable.any() else () for t in teachers]
-        students = [train_group(own, root, progress) for own in specs]
-        lanes = (s for own in specs for spec in own for s in spec.strategies)
-        names = tuple(dict.fromkeys(s.name for s in lanes if s.init == 0))
-        return Taught(teachers=teachers, students=students, names=names)
-
     def groups(self) -> dict[str, Callable[[Path], Any]]:
         """What can be trained apart, by other processes: name -> what trains it.
 
@@ -284,7 +273,7 @@ class Study:
             for spec in setting.teacher_specs():
                 own = replace(setting, seed=spec.seeds[0], n_teachers=spec.n_seeds)
                 name = f"{key}/{spec.seeds[0]}-{spec.seeds[-1]}".strip("/")
-                out[name] = partial(self._taught, own, progress=None)
+                out[name] = partial(_taught, self, own, progress=None)
         for key, spec in self.plain_runs.items():
             out[f"{key}"] = partial(_fit, spec, progress=None)
         if (what := self.computed) is not None:
@@ -355,6 +344,18 @@ def study_in(module: ModuleType) -> type[Study]:
         len(found) == 1, f"{module.__name__} defines {len(found)} studies, not one."
     )
     return found[0]
+
+
+def _taught(
+    study: Study, setting: Setting, root: Path, progress: Progress | None
+) -> Taught:
+    """Teachers of a setting, what is measured along them, and their students."""
+    teachers = train_teachers(setting, root, progress)
+    specs = [t.students(study.lanes(t)) if t.usable.any() else () for t in teachers]
+    students = [train_group(own, root, progress) for own in specs]
+    lanes = (s for own in specs for spec in own for s in spec.strategies)
+    names = tuple(dict.fromkeys(s.name for s in lanes if s.init == 0))
+    return Taught(teachers=teachers, students=students, names=names)
 
 
 def _fit(spec: RunSpec, root: Path, progress: Progress | None) -> Run:
