@@ -154,13 +154,11 @@ class ParityCurriculum(st.Study):
         """
         fig, axes = st.panels(1, 3, height=2.6)
         a, b, c = axes
-        _draw_teacher(a, r, self.candidates)
+        _draw_teacher(a, r, self.candidates, self.shares)
         _draw_correlations(b, r)
-        shares = [share_name(share) for share in self.shares]
         for name in r.strategies:
             x, y = r.rows(r.curves(name))
-            style = "-" if name in LABELS else "--" if name == shares[0] else ":"
-            color = color_of(name)
+            style, color = _style(name, self.shares), color_of(name)
             band(c, x, y, label=label_of(name), color=color, linestyle=style)
         inits = r.setting.inits
         title = "2-shot students" + f", {inits} a teacher" * (inits > 1)
@@ -170,6 +168,9 @@ class ParityCurriculum(st.Study):
             ends = (2.2, 2.2, budget.cap)
         for ax, end in zip(axes, ends, strict=True):
             ax.set(xlim=(0, end), xlabel=r.abscissa_text)
+        if close := r.setting.checkpoints_at:
+            for ax in (a, b):
+                ax.set_xlim(*(np.asarray([close[0], close[-1]]) / r.abscissa[0]))
         for ax in (a, c):
             ax.set_ylim(0.44, 1.02)
         if r.preset.startswith("paper"):
@@ -239,15 +240,30 @@ def label_of(name: str) -> str:
     return LABELS.get(name, f"{name.removeprefix('share_')} of middle")
 
 
-def _draw_teacher(ax: Axes, r: st.Result, candidates: tuple[str, ...]) -> None:
+def _style(name: str, shares: tuple[float, ...]) -> str:
+    """Of a candidate's curve: solid, or, of the shares, dashed and dotted."""
+    if name in LABELS:
+        return "-"
+    return "--" if name == share_name(shares[0]) else ":"
+
+
+def _draw_teacher(
+    ax: Axes, r: st.Result, candidates: tuple[str, ...], shares: tuple[float, ...]
+) -> None:
     x, y = r.rows(r.curves("teacher"))
     band(ax, x, y, label="teacher", color=color_of("teacher"))
-    for i, name in enumerate(candidates):
-        steps = [step for t in r.teachers for step in t.chosen.stages[name][0]]
+    stages = {
+        n: [s for t in r.teachers for s in t.chosen.stages[n][0]] for n in candidates
+    }
+    near = {
+        share_name(v): [s for t in r.teachers for s in t.near(v).values] for v in shares
+    }
+    for i, (name, steps) in enumerate((stages | near).items()):
         at, color = np.asarray(steps, float) / r.abscissa, color_of(name)
-        at = at[~np.isnan(at)]
+        at, style = at[~np.isnan(at)], _style(name, shares)
         if len(at):
-            ax.axvline(float(np.median(at)), color=color, lw=1.2, label=LABELS[name])
+            middle, words = float(np.median(at)), label_of(name)
+            ax.axvline(middle, color=color, lw=1.2, ls=style, label=words)
         if len(at) > 1:
             ax.plot(at, np.full(len(at), 0.49 - 0.012 * i), "|", color=color, ms=3)
     title = f"teacher, {len(x)} seed{'' if len(x) == 1 else 's'}"
@@ -272,7 +288,8 @@ def _draw_correlations(ax: Axes, r: st.Result) -> None:
     label = "sampling noise"
     band(ax, x, floor, label=label, color="0.6", linewidth=0.8, shade=False)
     ax.set(ylabel="mean |cov(p(1|x), χ_A(x))|", title="in support (—), off (···)")
-    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
+    room = 2.3 if r.setting.checkpoints_at else 1.3  # for the legend
+    ax.set_ylim(0, room * ax.get_ylim()[1])
     if ax.get_lines():  # a single teacher's spike comes late
         ax.legend(loc="upper left" if len(r.abscissa) == 1 else "upper right")
 

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -117,10 +117,7 @@ def main(words: Sequence[str]) -> int:
         end_with_parent()
         for name in options.only:
             require(name in groups | last, unknown("group", name, [*groups, *last]))
-        if options.processes > 1 and options.only != (REPORT,):
-            return _together(options, groups)
-        for name in options.only:
-            (groups | last)[name]()
+        _work(options, groups | last)
         return 0
     if options.dry_run:
         print(f"{len(groups)} groups, then the report: {', '.join(groups)}")
@@ -128,9 +125,9 @@ def main(words: Sequence[str]) -> int:
         return 0
     rest = [*words, "--root", str(root), "--only"]
     again = [sys.executable, "-m", "sandbox", "launch", *rest]
-    launcher = _launcher(options, root)
-    for names in groups, last:
-        failed = carry_out({n: [*again, n] for n in names}, launcher)
+    for names, n in (groups, options.processes), (last, 1):
+        launcher = _launcher(replace(options, processes=n), root)
+        failed = carry_out({name: [*again, name] for name in names}, launcher)
         if failed:
             raise SandboxError(
                 f"{', '.join(failed)}: see what they printed; the same command trains"
@@ -139,21 +136,22 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _together(options: Launch, groups: Mapping[str, Callable[[], Any]]) -> int:
-    """Trains groups as one of several processes."""
-    # lazily: it imports jax
-    from sandbox.train.devices import join
+def _work(options: Launch, groups: Mapping[str, Callable[[], Any]]) -> None:
+    """Trains groups, alone or as one of several processes."""
+    if options.processes > 1 and options.only != (REPORT,):
+        # lazily: it imports jax
+        from sandbox.train.devices import join
 
-    address, i = peer(options.processes)
-    join(address, options.processes, i)
+        address, i = peer(options.processes)
+        join(address, options.processes, i)
     try:
         for name in options.only:
             groups[name]()
     except SandboxError as e:
-        # At once: the usual end waits for the others, who wait for this one.
+        # At once: a signal that comes twice would kill what ends as usual, and one of
+        # several processes would wait for the others, who wait for it.
         print(f"error: {printable(str(e))}", file=sys.stderr, flush=True)
         os._exit(e.exit_code)
-    return 0
 
 
 def _launcher(options: Launch, root: Path) -> Launcher:

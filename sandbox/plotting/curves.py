@@ -26,7 +26,8 @@ def band(
     """Draws the median over seeds and the band between their quartiles.
 
     Each seed's curve is interpolated onto a common grid that ends where its curve does;
-    the median is drawn while at least nine in ten seeds are still recorded.
+    the median is drawn while at least nine in ten seeds are still recorded. A single
+    curve is drawn as it was recorded.
 
     Args:
       ax: where.
@@ -43,6 +44,7 @@ def band(
     if not kept:
         return
     grid = np.linspace(0, max(a[-1] for a, _ in kept), points)
+    grid = kept[0][0] if len(kept) == 1 else grid
     rows = np.asarray([np.interp(grid, a, b, right=np.nan) for a, b in kept])
     alive = (~np.isnan(rows)).mean(0) >= 0.9
     low, mid, high = np.nanquantile(rows[:, alive], [0.25, 0.5, 0.75], axis=0)

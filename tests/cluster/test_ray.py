@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,12 @@ def cluster(monkeypatch):
     made.shutdown()
 
 
+def runs_under(raylet: int, root: Path) -> bool:
+    """Whether a group is trained by a worker of a node."""
+    mark = f"\0RAY_RAYLET_PID={raylet}\0"
+    return any(mark in environment_of(f"{pid}") for _, pid in training(root))
+
+
 def test_a_launched_study_is_the_study(cluster, tmp_path, monkeypatch):
     root, log = tmp_path / "apart", tmp_path / "launch.log"
     second = cluster.list_all_nodes()[1]
@@ -38,9 +45,8 @@ def test_a_launched_study_is_the_study(cluster, tmp_path, monkeypatch):
             _, pid = wait_for(lambda: next(training(root), None))
             os.kill(pid, signal.SIGKILL)
             wait_for(lambda: "lost after" in log.read_text())
-            mark = f"RAY_NODE_ID={second.node_id}"
-            marks = (environment_of(f"{pid}") for _, pid in training(root))
-            wait_for(lambda: any(mark in own for own in marks))
+            raylet = second.all_processes["raylet"][0].process.pid
+            wait_for(lambda: runs_under(raylet, root))
             cluster.remove_node(second, allow_graceful=False)
             assert process.wait(timeout=600) == 0, log.read_text()
         finally:

@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.cluster.launched import (
     check_equal,
     environment_of,
     kill_all,
     launch,
+    start,
     training,
     wait_for,
 )
@@ -23,6 +26,25 @@ def job_of(pid: int) -> tuple[str, str]:
     words = environment_of(f"{pid}").split("\0")
     env = {name: value for name, _, value in (w.partition("=") for w in words)}
     return env.get("SLURM_JOB_ID", ""), env.get("SLURMD_NODENAME", "")
+
+
+def test_two_nodes_train_one_wide_teacher(tmp_path):
+    """The smallest that is shared; it has no time to learn."""
+    wide = ("--setting.n-teachers", "1", "--setting.teacher.width", "8192")
+    wide += ("--setting.budget.limit", "1280", "--setting.rule.points", "1024")
+    words = ("sandbox", "launch", "parity_mlp", "smoke", *wide, "--cpus", "1")
+    found = []
+    for more in (("--on", "slurm", "--processes", "2"), ()):
+        root, log = tmp_path / f"{len(more)}", tmp_path / f"{len(more)}.log"
+        process = start(*words, *more, root=root, log=log)
+        assert process.wait(timeout=600) == 0, log.read_text()
+        *_, last = sorted(root.glob("teacher/*/ckpt/step_*"))
+        found.append(load_file(last))
+    two, one = found
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-6)
+    said = [p.read_text() for p in (tmp_path / "4" / "launch").glob("*_log.out")]
+    assert len(said) == 3  # two processes, and the report
 
 
 def test_a_launched_study_is_the_study(tmp_path):
