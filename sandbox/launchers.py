@@ -34,6 +34,8 @@ PAUSE = 2.0, 120.0
 """Seconds before a command is given again: at first, and at most."""
 PEER = "SANDBOX_PEER"
 """Which process of a group this is, and where the first one is: `1 127.0.0.1:4321`."""
+WORKER = {"SANDBOX_WORKER": "1"}
+"""Tells a process that a launcher began it."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -116,7 +118,7 @@ def run_command(words: Sequence[str], folder: str) -> int | None:
     Returns:
       Its exit code; None if a signal killed it.
     """
-    with subprocess.Popen(words, cwd=folder) as process:
+    with subprocess.Popen(words, cwd=folder, env=os.environ | WORKER) as process:
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             process.send_signal(signal.SIGTERM)
@@ -169,7 +171,7 @@ class Local:
             group = []
             address = f"127.0.0.1:{_free_port()}" if self.size > 1 else ""
             for i, own in enumerate(devices):
-                env = dict(os.environ)
+                env = os.environ | WORKER
                 env |= {"CUDA_VISIBLE_DEVICES": own} if own else {}
                 env |= {PEER: f"{i} {address}"} if address else {}
                 process = subprocess.Popen(words, stdout=out, stderr=out, env=env)
@@ -257,7 +259,9 @@ class Slurm:
         try:
             import submitit  # lazily: an extra  # pyright: ignore[reportMissingImports]
         except ImportError as e:
-            raise SandboxError("--on slurm needs the extra: sandbox[slurm].") from e
+            raise SandboxError(
+                "--on slurm needs submitit: the extra slurm has it."
+            ) from e
         try:
             self.executor = submitit.SlurmExecutor(logs, max_num_timeout=0)
         except RuntimeError as e:
@@ -348,7 +352,7 @@ class Ray:
         try:
             import ray  # lazily: an extra  # pyright: ignore[reportMissingImports]
         except ImportError as e:
-            raise SandboxError("--on ray needs the extra: sandbox[ray].") from e
+            raise SandboxError("--on ray needs Ray: the extra ray has it.") from e
         self.ray = ray
         try:
             ray.init(os.environ.get("RAY_ADDRESS", "auto"), logging_level="error")
@@ -395,12 +399,12 @@ def file_name(name: str) -> str:
 
 
 def end_with_parent() -> None:
-    """Lets this process be told to stop when its parent dies (Linux).
+    """Lets what a launcher began be told to stop when its parent dies (Linux).
 
     Else what a dead worker of Ray or Slurm had started would go on beside the group
     that is given again.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and WORKER.items() <= os.environ.items():
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from sandbox import launchers
 from sandbox.cli import main
 from sandbox.errors import Interrupted
-from sandbox.launchers import Local, carry_out, joint_code, run_command
+from sandbox.launchers import WORKER, Local, carry_out, joint_code, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -188,7 +188,11 @@ def test_a_group_does_not_outlive_the_worker_that_began_it(tmp_path):
     )
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     with subprocess.Popen(
-        [sys.executable, "-c", outer], stdout=subprocess.PIPE, cwd=ROOT, text=True
+        [sys.executable, "-c", outer],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+        env=os.environ | WORKER,
     ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"

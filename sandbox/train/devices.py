@@ -118,7 +118,7 @@ class Shards:
         """Where an array lies: parted along its last axis of hidden units, or whole."""
         axes: list[str | None] = [None] * len(shape)
         units = [i for i, n in enumerate(shape) if n == self.width]
-        if units:
+        if self.width and units:
             axes[units[-1]] = PARTS
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 

@@ -132,7 +132,7 @@ def _in_kernel(plan: Plan, state: OnlineState) -> bool:
     classes, n_lanes, m = state.u.shape
     lanes = plan.n_seeds * n_lanes
     can = classes == 1 and _is_plain(plan) and state.u.dtype == jnp.float32
-    asked = plan.triton and platform().triton
+    asked = plan.triton and platform().triton and plan.shards is None
     return asked and can and online_kernel.fits(plan.block, m, lanes)
 
 

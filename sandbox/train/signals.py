@@ -20,7 +20,7 @@ from sandbox.store.provenance import versions
 HEARTBEAT = 30
 """Seconds without a word from another process of a group after which one ends."""
 _GOES_ON = b"interrupted; the same command goes on from what is stored\n"
-_DECIDES_BITS = ("jax", "jaxlib", "xla_flags", "device")
+_DECIDES_BITS = ("jax", "jaxlib", "xla_flags", "device", "devices")
 
 
 @contextmanager
@@ -96,6 +96,7 @@ def this_sitting() -> dict[str, str]:
         "hostname": socket.gethostname(),
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
+        "devices": f"{jax.device_count()}",
     }
 
 

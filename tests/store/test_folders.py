@@ -364,7 +364,8 @@ def test_a_gpu_tells_its_software_and_memory(monkeypatch: pytest.MonkeyPatch) ->
     new = {"runtime", "driver", "cuda", "cudnn"}
     assert not new & here["hardware"].keys() and "peak_device_memory_mb" not in here
     monkeypatch.setattr(provenance, "nvidia", lambda: ("580.65.06", "NVIDIA H200"))
-    monkeypatch.setattr(jax, "devices", lambda: [Device("a", 3), Device("b", 5)])
+    for name in ("devices", "local_devices"):
+        monkeypatch.setattr(jax, name, lambda: [Device("a", 3), Device("b", 5)])
     monkeypatch.setattr(jax._src.lib, "cuda_versions", None)  # as with TPUs
     there = provenance.provenance(wall_seconds=1.0)
     assert there["peak_device_memory_mb"] == 5
