@@ -10,6 +10,7 @@ store, and is done once.
 """
 
 import ctypes
+import logging
 import os
 import re
 import signal
@@ -353,13 +354,14 @@ class Ray:
             import ray  # lazily: an extra  # pyright: ignore[reportMissingImports]
         except ImportError as e:
             raise SandboxError("--on ray needs Ray: the extra ray has it.") from e
-        self.ray = ray
+        self.ray: Any = ray
         try:
-            ray.init(os.environ.get("RAY_ADDRESS", "auto"), logging_level="error")
+            address = os.environ.get("RAY_ADDRESS", "auto")
+            self.ray.init(address, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as e:
             text = "--on ray: no cluster answers; start one with `ray start --head`"
             raise SandboxError(f"{text} ({e!s:.200}).") from e
-        task = ray.remote(run_command)  # what is lost, `carry_out` gives again
+        task = self.ray.remote(run_command)  # what is lost, `carry_out` gives again
         self.task = task.options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
         self.refs: list[Any] = []
 
