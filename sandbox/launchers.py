@@ -357,7 +357,8 @@ class Ray:
         self.ray: Any = ray
         try:
             address = os.environ.get("RAY_ADDRESS", "auto")
-            self.ray.init(address, logging_level=logging.ERROR)
+            if not self.ray.is_initialized():  # by an earlier launcher
+                self.ray.init(address, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as e:
             text = "--on ray: no cluster answers; start one with `ray start --head`"
             raise SandboxError(f"{text} ({e!s:.200}).") from e
