@@ -5,8 +5,8 @@
 A command ends with 0 when its work is stored, with 75 when it can be given again (it
 was told to stop, or another process is at the same work), and with any other code when
 it cannot be carried out. One that ended without a code, because its process or its
-machine died, is given again too. So a command may be given twice; its work is in the
-store, and is done once.
+machine died, is given again too, a limited number of times. So a command may be given
+twice; its work is in the store, and is done once.
 """
 
 import ctypes
@@ -35,8 +35,13 @@ PAUSE = 2.0, 120.0
 """Seconds before a command is given again: at first, and at most."""
 PEER = "SANDBOX_PEER"
 """Which process of a group this is, and where the first one is: `1 127.0.0.1:4321`."""
-WORKER = {"SANDBOX_WORKER": "1"}
-"""Tells a process that a launcher began it."""
+WORKER = "SANDBOX_WORKER"
+"""Tells a process which one of a launcher's began it."""
+TOGETHER = "SANDBOX_TOGETHER"
+"""Tells a process how many carry out its command together."""
+LOST = 90.0
+"""Seconds after which a job that left the queue without a word is lost: other machines
+see a new file on a shared disk late."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -67,7 +72,7 @@ def carry_out(
     Args:
       commands: by name.
       launcher: where.
-      restarts: how often one may be given again.
+      restarts: how often one that was lost may be given again.
 
     Returns:
       Exit codes of those that failed, by name.
@@ -76,11 +81,13 @@ def carry_out(
       Interrupted: a signal came; what was running was told to stop.
     """
     failed: dict[str, int] = {}
-    given = dict.fromkeys(commands, 0)
+    lost = dict.fromkeys(commands, 0)
+    pause = dict.fromkeys(commands, PAUSE[0])
     due = dict.fromkeys(commands, 0.0)  # name -> when it is given (again)
     running: dict[str, Hashable] = {}
     begun: dict[str, float] = {}
-    with collected_signals() as stop:
+    with collected_signals() as stop, ExitStack() as on_error:
+        on_error.callback(launcher.stop)
         while due or running:
             now = time.monotonic()
             ready = {n: commands[n] for n, at in due.items() if at <= now}
@@ -90,36 +97,42 @@ def carry_out(
                 due = {n: at for n, at in due.items() if n not in ready}
             codes = launcher.ended(running.values())
             for name in [n for n, ticket in running.items() if ticket in codes]:
-                code = codes[running.pop(name)]
-                took = clock(now - begun[name])
+                code, took = codes[running.pop(name)], now - begun[name]
+                lost[name] += code is None
                 if code == 0:
-                    say(f"{name}: done after {took}")
-                elif code in (None, AGAIN) and given[name] < restarts:
-                    given[name] += 1
-                    first, most = PAUSE
-                    due[name] = now + min(first * 2 ** (given[name] - 1), most)
+                    say(f"{name}: done after {clock(took)}")
+                elif code == AGAIN or (code is None and lost[name] <= restarts):
+                    longer = min(2 * pause[name], PAUSE[1])
+                    pause[name] = PAUSE[0] if took > PAUSE[1] else longer
+                    due[name] = now + pause[name]
                     how = "lost" if code is None else "stopped"
-                    say(f"{name}: {how} after {took}; given again")
+                    say(f"{name}: {how} after {clock(took)}; given again")
                 else:
                     failed[name] = AGAIN if code is None else code
-                    say(f"{name}: failed with code {code} after {took}")
+                    say(f"{name}: failed with code {code} after {clock(took)}")
             if stop:
-                launcher.stop()
                 raise Interrupted(
                     f"{len(running) + len(due)} of {len(commands)} groups are not"
                     " done; the same command goes on from what is stored."
                 )
             time.sleep(launcher.every)
+        on_error.pop_all()
     return failed
 
 
-def run_command(words: Sequence[str], folder: str) -> int | None:
+def run_command(words: Sequence[str], folder: str, together: int = 1) -> int | None:
     """Carries out a command as a process of its own, signals passed on to it.
+
+    Args:
+      words: the command.
+      folder: where it is carried out.
+      together: how many processes, this one among them, do so together.
 
     Returns:
       Its exit code; None if a signal killed it.
     """
-    with subprocess.Popen(words, cwd=folder, env=os.environ | WORKER) as process:
+    env = os.environ | {WORKER: f"{os.getpid()}", TOGETHER: f"{together}"}
+    with subprocess.Popen(words, cwd=folder, env=env) as process:
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             process.send_signal(signal.SIGTERM)
@@ -153,10 +166,17 @@ class Local:
         self.logs, self.size = logs, processes
         self.pool = ThreadPoolExecutor(workers)
         self.devices: SimpleQueue[list[str]] = SimpleQueue()
+        known = _gpus() if gpus else []
+        most = workers * processes * gpus
+        if most > len(known):
+            raise SandboxError(
+                f"--gpus {gpus}: {workers} workers of {processes} processes need {most}"
+                f" GPUs, {len(known)} are here."
+            )
+        own = [known[i * gpus : (i + 1) * gpus] for i in range(workers * processes)]
         for i in range(workers):
-            first = [(i * processes + j) * gpus for j in range(processes)]
-            own = [",".join(map(str, range(k, k + gpus))) for k in first]
-            self.devices.put(own)
+            each = own[i * processes : (i + 1) * processes]
+            self.devices.put([",".join(names) for names in each])
         self.started: set[subprocess.Popen[bytes]] = set()
 
     def submit(self, commands: Mapping[str, Sequence[str]]) -> Mapping[str, Hashable]:
@@ -172,7 +192,8 @@ class Local:
             group = []
             address = f"127.0.0.1:{_free_port()}" if self.size > 1 else ""
             for i, own in enumerate(devices):
-                env = os.environ | WORKER
+                env = os.environ | {WORKER: f"{os.getpid()}"}
+                env |= {TOGETHER: f"{self.size}"}
                 env |= {"CUDA_VISIBLE_DEVICES": own} if own else {}
                 env |= {PEER: f"{i} {address}"} if address else {}
                 process = subprocess.Popen(words, stdout=out, stderr=out, env=env)
@@ -194,6 +215,17 @@ class Local:
         self.pool.shutdown()
 
 
+def _gpus() -> list[str]:
+    """Names of the GPUs that this process may use."""
+    if (own := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in own.split(",") if name]
+    try:
+        listed = subprocess.check_output(["nvidia-smi", "-L"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [f"{i}" for i in range(listed.count("GPU "))]
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
@@ -213,16 +245,15 @@ def _wait(group: Sequence["subprocess.Popen[bytes]"]) -> int | None:
 
 
 def joint_code(codes: Sequence[int | None]) -> int | None:
-    """Of processes that did one thing together: why the first of them failed.
+    """Of processes that did one thing together.
 
-    One that failed ends the others by a signal.
+    What cannot be carried out (2) ends the others by a signal; any other error may
+    itself come from one that was lost.
     """
-    own = [AGAIN if c is None or c < 0 else c for c in codes]
-    failed = next((c for c in own if c not in (0, AGAIN)), None)
-    if failed is not None:
-        return failed
-    lost = any(c is None or c < 0 for c in codes)
-    return None if lost else max(own)
+    if 2 in codes:
+        return 2
+    own = [c for c in codes if c is not None and c >= 0]
+    return max(own) if len(own) == len(codes) else None
 
 
 class Slurm:
@@ -279,14 +310,16 @@ class Slurm:
             stderr_to_stdout=True,
             additional_parameters=dict(more or {}),
         )
+        self.together = processes
         self.jobs: list[Any] = []
-        self.missed: set[Any] = set()
+        self.missed: dict[Any, float] = {}
 
     def submit(self, commands: Mapping[str, Sequence[str]]) -> Mapping[str, Hashable]:
         """See `Launcher`."""
-        words, here = list(commands.values()), os.getcwd()
+        words, n = list(commands.values()), len(commands)
+        rest = [os.getcwd()] * n, [self.together] * n
         try:
-            jobs = self.executor.map_array(run_command, words, [here] * len(words))
+            jobs = self.executor.map_array(run_command, words, *rest)
         except Exception as e:  # what sbatch says, in a class of submitit's
             raise SandboxError(f"Slurm refused the jobs: {e!s:.300}") from e
         self.jobs += jobs
@@ -295,7 +328,7 @@ class Slurm:
         return dict(zip(commands, jobs, strict=True))
 
     def ended(self, tickets: Iterable[Any]) -> Mapping[Hashable, int | None]:
-        """A job that Slurm no longer knows and that left nothing at two looks is lost.
+        """A job that Slurm no longer knows and that left nothing for a while is lost.
 
         Without accounting only the queue tells what became of a job.
         """
@@ -313,11 +346,13 @@ class Slurm:
         queued = self._queued() if waiting else None
         for job in waiting:
             if queued is None or job.job_id in queued:
-                self.missed.discard(job)
-            elif job in self.missed:
+                self.missed.pop(job, None)
+                continue
+            folder = Path(job.paths.folder)
+            folder.chmod(folder.stat().st_mode)  # a shared disk looks anew
+            first = self.missed.setdefault(job, time.monotonic())
+            if time.monotonic() - first > LOST:
                 out[job] = None
-            else:
-                self.missed.add(job)  # its file may not have reached this machine
         return out
 
     def _queued(self) -> set[str] | None:
@@ -405,10 +440,12 @@ def end_with_parent() -> None:
     """Lets what a launcher began be told to stop when its parent dies (Linux).
 
     Else what a dead worker of Ray or Slurm had started would go on beside the group
-    that is given again.
+    that is given again. If the parent is dead already, this process ends.
     """
-    if sys.platform == "linux" and WORKER.items() <= os.environ.items():
+    if sys.platform == "linux" and WORKER in os.environ:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if f"{os.getppid()}" != os.environ[WORKER]:
+            os._exit(AGAIN)
 
 
 def peer(n: int) -> tuple[str, int]:

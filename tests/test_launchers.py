@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from sandbox import launchers
 from sandbox.cli import main
-from sandbox.errors import Interrupted
-from sandbox.launchers import WORKER, Local, carry_out, joint_code, run_command
+from sandbox.errors import Interrupted, SandboxError
+from sandbox.launchers import Local, carry_out, joint_code, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,11 +59,11 @@ def test_what_fails_is_not_given_again_and_does_not_end_the_others(capsys):
     assert "a: failed with code 2" in capsys.readouterr().err
 
 
-def test_nothing_is_given_again_for_ever():
+def test_what_is_lost_is_not_given_again_for_ever():
     launcher = Scripted()
-    given = {"a": ["75"] * 9, "b": ["lost"] * 9}
+    given = {"a": ["75"] * 9 + ["0"], "b": ["lost"] * 9}
     failed = carry_out(given, launcher, restarts=3)
-    assert failed == {"a": 75, "b": 75} and launcher.given.count("a") == 4
+    assert failed == {"b": 75} and launcher.given.count("b") == 4
 
 
 def test_a_signal_stops_what_runs():
@@ -82,13 +82,16 @@ def test_a_signal_stops_what_runs():
     assert launcher.stopped
 
 
-def test_processes_here_share_no_gpu_and_keep_their_output(tmp_path):
+def test_processes_here_share_no_gpu_and_keep_their_output(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    with pytest.raises(SandboxError, match="need 6 GPUs, 4 are here"):
+        Local(tmp_path, workers=3, gpus=2)
     code = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(.3)"
     words = [sys.executable, "-c", code]
     commands = {"x/0-4": words, "x/5-9": words, "bad": [sys.executable, "-c", "1/0"]}
     assert carry_out(commands, Local(tmp_path, workers=2, gpus=2)) == {"bad": 1}
     own = {(tmp_path / f"x_{s}.log").read_text().strip() for s in ("0-4", "5-9")}
-    assert own <= {"0,1", "2,3"}
+    assert own == {"4,5", "6,7"}
     assert "ZeroDivisionError" in (tmp_path / "bad.log").read_text()
 
 
@@ -116,6 +119,8 @@ def test_a_process_that_is_killed_is_lost_and_given_again(tmp_path):
         ([-9, -6], None),
         ([0, None], None),
         ([2, -6], 2),  # why the other one ended
+        ([1, 0], 1),
+        ([-9, 1], None),  # an error for want of the other one
         ([75, -6], None),
     ],
 )
@@ -123,7 +128,8 @@ def test_what_several_processes_did_together_has_one_code(codes, joint):
     assert joint_code(codes) == joint
 
 
-def test_processes_of_a_group_find_each_other(tmp_path):
+def test_processes_of_a_group_find_each_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     code = (
         "import os, sys\n"
         "from sandbox.launchers import PEER, peer\n"
@@ -186,13 +192,16 @@ def test_a_group_does_not_outlive_the_worker_that_began_it(tmp_path):
         "print('ready', flush=True)\n"
         "time.sleep(60)\n"
     )
-    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    outer = (
+        "import sys\n"
+        "from sandbox.launchers import run_command\n"
+        f"run_command([sys.executable, '-c', {inner!r}], '.')"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", outer],
         stdout=subprocess.PIPE,
         cwd=ROOT,
         text=True,
-        env=os.environ | WORKER,
     ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
@@ -214,12 +223,12 @@ def test_a_group_does_not_outlive_the_worker_that_began_it(tmp_path):
         (["parity_mlp", "smoke", "--processes", "0"], "--processes must be at least 1"),
         (
             ["parity_mlp", "smoke", "--processes", "2", "--on", "ray"],
-            "--processes is for local and slurm",
+            "--processes and --workers are for local and slurm",
         ),
-        (["parity_mlp", "smoke", "--hours", "nan"], "--hours must be positive"),
+        (["parity_mlp", "smoke", "--hours", "nan"], "--hours must be at least 0.1"),
         (["parity_mlp", "smoke", "--slurm", "gpu"], "--slurm takes NAME=VALUE"),
         (["parity_mlp", "smoke", "--only", "7-9"], "there is no group '7-9'"),
-        (["parity_mlp", "smoke", "--setting.task.k", "99"], "k"),
+        (["parity_mlp", "smoke", "--setting.task.k", "99"], "task.k"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_launched(
@@ -275,6 +284,7 @@ def test_a_launched_study_is_the_study(tmp_path):
 def test_two_processes_train_one_wide_teacher(tmp_path):
     """The smallest that is shared; it has no time to learn."""
     wide = ["--setting.n-teachers", "1", "--setting.teacher.width", "8192"]
+    wide += ["--setting.group", "1"]
     wide += ["--setting.budget.limit", "1280", "--setting.rule.points", "1024"]
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     launch = [sys.executable, "-m", "sandbox", "launch", "parity_mlp", "smoke", *wide]
@@ -288,6 +298,8 @@ def test_two_processes_train_one_wide_teacher(tmp_path):
         assert (run / "manifest.json").exists()
         *_, last = sorted(run.glob("ckpt/step_*"))
         found.append(load_file(last))
+        (log,) = (root / "launch").glob("0-0.log")
+        assert "teacher: " not in log.read_text()  # that it cannot be shared
     one, two = found
     for name in one:
         np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-6)

@@ -3,7 +3,8 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from sandbox.command import parse_config
 from sandbox.errors import ConfigError, SandboxError, require
 from sandbox.launchers import (
+    TOGETHER,
     Launcher,
     Local,
     Ray,
@@ -50,11 +52,11 @@ class Launch:
     Attributes:
       root: where runs are stored ($SANDBOX_RUNS, else runs); all machines see it.
       on: local (processes here), slurm (jobs) or ray (tasks).
-      workers: groups at a time; 0 is one on local, all elsewhere.
+      workers: groups at a time; 0 is one on local, all on slurm. Ray has its own rule.
       gpus: of each process.
       cpus: of each process, on slurm and ray.
       processes: that train one wide network or transformer together, on slurm a node
-        each; what is too small to share, the first one trains.
+        each. What cannot be shared, such as groups of several seeds, the first trains.
       hours: of a job on slurm, which is submitted again if that was too short.
       slurm: further options of sbatch, e.g. partition=gpu account=theory.
       dry_run: print groups, cost and disk, and stop.
@@ -83,10 +85,11 @@ class Launch:
             n = getattr(self, name)
             require(n >= 1, f"--{name} must be at least 1, got {n}.")
         require(
-            self.processes == 1 or self.on != "ray",
-            "--processes is for local and slurm; leave it out on ray.",
+            self.on != "ray" or (self.processes == 1 and self.workers == 0),
+            "--processes and --workers are for local and slurm; leave them out on ray.",
         )
-        require(0 < self.hours < 1e5, f"--hours must be positive, got {self.hours}.")
+        h = self.hours
+        require(0.1 <= h < 1e5, f"--hours must be at least 0.1, got {h}.")
         wrong = [word for word in self.slurm if "=" not in word]
         require(not wrong, f"--slurm takes NAME=VALUE, got {' '.join(wrong)}.")
 
@@ -96,6 +99,18 @@ def main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_HELP)
         return 0
+    end_with_parent()
+    together = int(os.environ.get(TOGETHER, "1"))
+    if together > 1 and "--only" in words:
+        # lazily: it imports jax, which nothing may use before
+        from sandbox.train.devices import join
+
+        join(*peer(together), together)
+    elif not {"--only", "--dry-run"} & {*words}:
+        # lazily: only here, where jax checks records and is to take no GPU
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
     # lazily: what comes before needs no jax
     from sandbox.study.study import Options, print_estimate, run_all
 
@@ -114,10 +129,9 @@ def main(words: Sequence[str]) -> int:
     }
     last = {REPORT: lambda: run_all(preset, studies, Options(root=root))}
     if options.only:
-        end_with_parent()
         for name in options.only:
             require(name in groups | last, unknown("group", name, [*groups, *last]))
-        _work(options, groups | last)
+        _work([(groups | last)[name] for name in options.only], together)
         return 0
     if options.dry_run:
         print(f"{len(groups)} groups, then the report: {', '.join(groups)}")
@@ -136,22 +150,23 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _work(options: Launch, groups: Mapping[str, Callable[[], Any]]) -> None:
-    """Trains groups, alone or as one of several processes."""
-    if options.processes > 1 and options.only != (REPORT,):
-        # lazily: it imports jax
-        from sandbox.train.devices import join
+def _work(groups: Sequence[Callable[[], Any]], together: int) -> None:
+    """Trains groups, alone or as one of several processes.
 
-        address, i = peer(options.processes)
-        join(address, options.processes, i)
+    Ends at once at an error: a signal that comes twice would kill what ends as usual,
+    and one of several processes would wait for the others, who wait for it.
+    """
     try:
-        for name in options.only:
-            groups[name]()
+        for train in groups:
+            train()
     except SandboxError as e:
-        # At once: a signal that comes twice would kill what ends as usual, and one of
-        # several processes would wait for the others, who wait for it.
         print(f"error: {printable(str(e))}", file=sys.stderr, flush=True)
         os._exit(e.exit_code)
+    except Exception:
+        if together == 1:
+            raise
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _launcher(options: Launch, root: Path) -> Launcher:

@@ -102,14 +102,17 @@ class Shards:
         devices, size = jax.devices(), 1
         for n in range(1, min(len(devices), whole // least) + 1):
             size = n if whole % n == 0 else size
-        if spec.shape != (1, 1) or size == 1:
-            return None
-        if jax.process_count() > 1 and size < len(devices):
+        processes, why = jax.process_count(), ""
+        if spec.shape != (1, 1):
+            why = f"it is padded to {spec.shape[0]} seeds and {spec.shape[1]} lanes"
+        elif size < len(devices):
+            why = f"{whole} hidden units or sequences, at least {least} each"
+        if processes > 1 and why:
             say_once(
-                f"{len(devices)} devices of {jax.process_count()} processes cannot"
-                f" share {whole} hidden units or sequences evenly, at least {least}"
-                " each; one process computes alone."
+                f"{spec.kind}: {len(devices)} devices of {processes} processes cannot"
+                f" share it ({why}); one process computes alone."
             )
+        if size == 1 or (why and (processes > 1 or spec.shape != (1, 1))):
             return None
         width = 0 if is_sequence_task(spec.task) else whole
         return cls(Mesh(np.asarray(devices[:size]), (PARTS,)), width)
@@ -163,24 +166,26 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(whole, tree)
 
 
-def join(address: str, n: int, i: int, *, heartbeat: int = HEARTBEAT) -> None:
+def join(address: str, i: int, n: int, *, heartbeat: int = HEARTBEAT) -> None:
     """Makes this process number i of n that compute together; before jax is used.
 
     Args:
       address: host and port at which the first one is found by the others.
-      n: processes.
-      i: this one.
+      i: this process.
+      n: of how many.
       heartbeat: seconds without a word from another process after which this one ends.
 
     Raises:
       SandboxError: jax counts others, as it does where it was in use before.
     """
+    here = address if i == 0 and address.startswith("127.") else None
     jax.distributed.initialize(
         address,
         n,
         i,
+        cluster_detection_method="deactivate",  # Slurm's takes one GPU a process
         heartbeat_timeout_seconds=heartbeat,
-        coordinator_bind_address=address if i == 0 else None,
+        coordinator_bind_address=here,
     )
     found = jax.process_count(), jax.process_index()
     if found != (n, i):

@@ -87,7 +87,8 @@ class Engine:
         if given is None and self.spec.start is not None:  # of shapes alone
             model = self.spec.start.spec.model
             given = jax.vmap(model.init)(self.keys[: self.spec.n_seeds])
-        given = self._whole(given, self.plan.n_seeds)
+        if self.shards is None:
+            given = self._whole(given, self.plan.n_seeds)
         part, keys = self.plan.structure, keys.reshape(len(seeds), -1)
         live = part.source if isinstance(part.source, LiveSource) else None
         aux = self.plan if part.loss.has_aux else None
@@ -154,6 +155,8 @@ class Engine:
         params, points = self.params(state), self.spec.eval_points
         task, model = self.plan.task, self.plan.model
         keys = self.keys[: self.spec.n_seeds]
+        if self.mesh or self.shards:
+            params, keys = jax.eval_shape(lambda *a: a, params, keys)
         measured = _evaluate.lower(task, model, points, params, keys)
         return [chunk.as_text(), measured.as_text()]
 

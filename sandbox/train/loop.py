@@ -295,6 +295,8 @@ class Training(Work):
     def _store_checkpoint(self) -> None:
         state = self.state
         params = to_host(self.engine.params(state.engine))
+        if jax.process_index() > 0:  # which only takes part in that
+            return
         written = save_checkpoint(self.folder.path, state.t, params)
         state.checkpoints[checkpoint_name(state.t)] = written
 

@@ -7,6 +7,7 @@ and `compute` differ in what a piece is and what is stored; all else is here.
 """
 
 import time
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -129,17 +130,42 @@ def carry_out(
       StoreError: the folder is held by another process, a file cannot be written, or a
         stored one was damaged.
     """
+    call = 1 + zlib.crc32(folder.path.name.encode()) % 2**30  # an int32 is sent
     if jax.process_index() > 0:
-        _follow(folder, make, together)
-        return
+        _follow(folder, make, call if together else 0)
+    else:
+        _lead(folder, what, make, kind, code, progress, call if together else 0)
+    _same(agreed(call), call, folder)
+
+
+def _same(first: int, call: int, folder: RunFolder) -> None:
+    """Refuses to go on where the first process is at another folder."""
+    if first != call:
+        raise StoreError(
+            f"{folder.path} is not what the first process works on; all must see the"
+            " same files."
+        )
+
+
+def _lead(
+    folder: RunFolder,
+    what: dict[str, Any],
+    make: Callable[[], Work],
+    kind: str,
+    code: Code,
+    progress: Progress | None,
+    call: int,
+) -> None:
+    """`carry_out` where it stores; `call` names the folder to others, 0 for none."""
+    together = call > 0
     then = folder.made_by()
     if then is not None and code.why_other(then):
         _settle(folder, code, make)
-    if together and not agreed(not folder.complete):
-        return
-    if folder.complete:
+    if folder.complete and not together:
         return
     with exclusive(folder.path):
+        if together:
+            agreed(0 if folder.complete else call)
         if folder.complete:
             return
         teller = default_progress() if progress is None else progress
@@ -224,9 +250,10 @@ def _restore(work: Work, folder: RunFolder) -> tuple[float, list[dict[str, str]]
     return wall, join_sittings(earlier)
 
 
-def _follow(folder: RunFolder, make: Callable[[], Work], together: bool) -> None:
+def _follow(folder: RunFolder, make: Callable[[], Work], call: int) -> None:
     """What a process other than the first does; it stores nothing."""
-    if together and agreed(0):
+    if call and (first := agreed(0)):
+        _same(first, call, folder)
         work = make()
         with collected_signals() as stop, TemporaryDirectory() as own:
             found = folder.load_resume()
@@ -240,7 +267,7 @@ def _follow(folder: RunFolder, make: Callable[[], Work], together: bool) -> None
                 )
             work.folder = RunFolder(Path(own))
             work.folder.prepare()
-            _go_on(work, None, 0.0, {}, Silent(), stop, together)
+            _go_on(work, None, 0.0, {}, Silent(), stop, together=True)
             work.write()
     while not folder.complete:  # without the first process jax ends this one
         time.sleep(0.2)

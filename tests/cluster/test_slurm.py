@@ -31,6 +31,7 @@ def job_of(pid: int) -> tuple[str, str]:
 def test_two_nodes_train_one_wide_teacher(tmp_path):
     """The smallest that is shared; it has no time to learn."""
     wide = ("--setting.n-teachers", "1", "--setting.teacher.width", "8192")
+    wide += ("--setting.group", "1")
     wide += ("--setting.budget.limit", "1280", "--setting.rule.points", "1024")
     words = ("sandbox", "launch", "parity_mlp", "smoke", *wide, "--cpus", "1")
     found = []

@@ -60,7 +60,7 @@ specs = {
 }
 out, root, name, way, process, n, address = sys.argv[1:]
 if int(n) > 1:
-    devices.join(address, int(n), int(process), heartbeat=5)
+    devices.join(address, int(process), int(n), heartbeat=5)
     assert jax.process_count() == int(n)
     assert jax.process_index() == int(process)
 spec = specs[name]
