@@ -131,10 +131,11 @@ def carry_out(
         stored one was damaged.
     """
     call = 1 + zlib.crc32(folder.path.name.encode()) % 2**30  # an int32 is sent
+    shared = call if together and jax.process_count() > 1 else 0
     if jax.process_index() > 0:
-        _follow(folder, make, call if together else 0)
+        _follow(folder, make, shared)
     else:
-        _lead(folder, what, make, kind, code, progress, call if together else 0)
+        _lead(folder, what, make, kind, code, progress, shared)
     _same(agreed(call), call, folder)
 
 
