@@ -254,9 +254,8 @@ class Methods(st.Study):
         """
         more = [name for name in ("batches", "trees", "strings") if name in r.parts]
         fig = Figure(figsize=(WIDE, 7.4 if more else 4.8), layout="constrained")
-        grid = fig.add_gridspec(
-            1 + bool(more), 1, height_ratios=(5, 3)[: 1 + bool(more)]
-        )
+        heights = (5, 3) if more else (5,)
+        grid = fig.add_gridspec(len(heights), 1, height_ratios=heights)
         p = r.parts["parity"]
         names = [n for n in ORDER if n in p.strategies]
         top = grid[0].subgridspec(1, 2)

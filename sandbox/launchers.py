@@ -448,22 +448,28 @@ def end_with_parent() -> None:
             os._exit(AGAIN)
 
 
-def peer(n: int) -> tuple[str, int]:
-    """Where the first of n processes of a group is found, and which this one is.
+def peer() -> tuple[str, int, int] | None:
+    """Address of the first process of a group, which this one is, and of how many.
 
-    Of processes on this machine `Local` says so, of jobs Slurm.
+    Of processes on this machine `Local` says so, of jobs Slurm; None for one alone.
 
     Raises:
-      SandboxError: this process is one of another number, or of none.
+      SandboxError: what is said makes no sense.
     """
-    if PEER in os.environ:
-        i, address = os.environ[PEER].split()
-        return address, int(i)
     env = os.environ
-    if env.get("SLURM_NTASKS") != f"{n}":
-        raise SandboxError(f"--processes {n}: this is no process of {n}.")
-    nodes = ["scontrol", "show", "hostnames", env["SLURM_JOB_NODELIST"]]
-    first = subprocess.check_output(nodes, text=True).split()[0]
-    return f"{first}:{20_000 + int(env['SLURM_JOB_ID']) % 20_000}", int(
-        env["SLURM_PROCID"]
-    )
+    try:
+        n = int(env.get(TOGETHER, "1"))
+        if n == 1:
+            return None
+        if PEER in env:
+            i, address = env[PEER].split()
+            return address, int(i), n
+        nodes = ["scontrol", "show", "hostnames", env["SLURM_JOB_NODELIST"]]
+        first = subprocess.check_output(nodes, text=True).split()[0]
+        port = 20_000 + int(env["SLURM_JOB_ID"]) % 20_000
+        return f"{first}:{port}", int(env["SLURM_PROCID"]), n
+    except (ValueError, KeyError, OSError, subprocess.CalledProcessError) as e:
+        raise SandboxError(
+            f"{TOGETHER} and {PEER} are for processes that `sandbox launch` begins;"
+            " unset them."
+        ) from e

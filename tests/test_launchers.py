@@ -133,7 +133,8 @@ def test_processes_of_a_group_find_each_other(tmp_path, monkeypatch):
     code = (
         "import os, sys\n"
         "from sandbox.launchers import PEER, peer\n"
-        "address, i = peer(2)\n"
+        "address, i, n = peer()\n"
+        "assert n == 2\n"
         f"open({str(tmp_path)!r} + f'/{{i}}', 'w').write(address)\n"
         "sys.exit(3 * i)"
     )
@@ -143,6 +144,26 @@ def test_processes_of_a_group_find_each_other(tmp_path, monkeypatch):
     found = {(tmp_path / f"{i}").read_text() for i in (0, 1)}
     (address,) = found
     assert address.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SANDBOX_TOGETHER", "x"), ("SANDBOX_TOGETHER", "2"), ("SANDBOX_PEER", "junk")],
+)
+def test_an_odd_environment_is_one_line(name, value, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SANDBOX_TOGETHER", "2")
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    monkeypatch.setenv(name, value)
+    assert main(["launch", "parity_mlp", "smoke", "--only", "0-4"]) == 2
+    said = capsys.readouterr().err
+    assert "unset them" in said and len(said.splitlines()) == 1
+
+
+def test_only_what_trains_asks_who_began_it(monkeypatch, capsys):
+    monkeypatch.setenv("SANDBOX_WORKER", "foo")
+    assert main(["launch", "no_such", "smoke", "--dry-run"]) == 2
+    assert "there is no study 'no_such'" in capsys.readouterr().err
 
 
 SLEEPS = (

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from sandbox.command import parse_config
 from sandbox.errors import ConfigError, SandboxError, require
 from sandbox.launchers import (
-    TOGETHER,
     Launcher,
     Local,
     Ray,
@@ -99,14 +98,14 @@ def main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_HELP)
         return 0
-    end_with_parent()
-    together = int(os.environ.get(TOGETHER, "1"))
-    if together > 1 and "--only" in words:
-        # lazily: it imports jax, which nothing may use before
-        from sandbox.train.devices import join
+    if "--only" in words:
+        end_with_parent()
+        if (here := peer()) is not None:
+            # lazily: it imports jax, which nothing may use before
+            from sandbox.train.devices import join
 
-        join(*peer(together), together)
-    elif not {"--only", "--dry-run"} & {*words}:
+            join(*here)
+    elif "--dry-run" not in words:
         # lazily: only here, where jax checks records and is to take no GPU
         import jax
 
@@ -131,7 +130,7 @@ def main(words: Sequence[str]) -> int:
     if options.only:
         for name in options.only:
             require(name in groups | last, unknown("group", name, [*groups, *last]))
-        _work([(groups | last)[name] for name in options.only], together)
+        _work([(groups | last)[name] for name in options.only])
         return 0
     if options.dry_run:
         print(f"{len(groups)} groups, then the report: {', '.join(groups)}")
@@ -150,7 +149,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _work(groups: Sequence[Callable[[], Any]], together: int) -> None:
+def _work(groups: Sequence[Callable[[], Any]]) -> None:
     """Trains groups, alone or as one of several processes.
 
     Ends at once at an error: a signal that comes twice would kill what ends as usual,
@@ -163,7 +162,7 @@ def _work(groups: Sequence[Callable[[], Any]], together: int) -> None:
         print(f"error: {printable(str(e))}", file=sys.stderr, flush=True)
         os._exit(e.exit_code)
     except Exception:
-        if together == 1:
+        if peer() is None:
             raise
         traceback.print_exc()
         os._exit(1)

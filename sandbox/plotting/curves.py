@@ -43,8 +43,9 @@ def band(
     kept = [(a, b) for a, b in kept if len(a) > 1]
     if not kept:
         return
-    grid = np.linspace(0, max(a[-1] for a, _ in kept), points)
-    grid = kept[0][0] if len(kept) == 1 else grid
+    grid = kept[0][0]
+    if len(kept) > 1:
+        grid = np.linspace(0, max(a[-1] for a, _ in kept), points)
     rows = np.asarray([np.interp(grid, a, b, right=np.nan) for a, b in kept])
     alive = (~np.isnan(rows)).mean(0) >= 0.9
     low, mid, high = np.nanquantile(rows[:, alive], [0.25, 0.5, 0.75], axis=0)

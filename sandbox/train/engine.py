@@ -87,7 +87,7 @@ class Engine:
         if given is None and self.spec.start is not None:  # of shapes alone
             model = self.spec.start.spec.model
             given = jax.vmap(model.init)(self.keys[: self.spec.n_seeds])
-        if self.shards is None:
+        if self.shards is None:  # else of one seed, which nothing pads
             given = self._whole(given, self.plan.n_seeds)
         part, keys = self.plan.structure, keys.reshape(len(seeds), -1)
         live = part.source if isinstance(part.source, LiveSource) else None
