@@ -248,6 +248,7 @@ def test_a_group_does_not_outlive_the_worker_that_began_it(tmp_path):
         ),
         (["parity_mlp", "smoke", "--hours", "nan"], "--hours must be at least 0.1"),
         (["parity_mlp", "smoke", "--slurm", "gpu"], "--slurm takes NAME=VALUE"),
+        (["pcfg_nonterminals", "smoke", "--only", "7-9"], "there is no group '7-9'"),
         (["parity_mlp", "smoke", "--only", "7-9"], "there is no group '7-9'"),
         (["parity_mlp", "smoke", "--setting.task.k", "99"], "task.k"),
     ],

@@ -29,9 +29,9 @@ REPORT = "report"
 _HELP = """\
 usage: sandbox launch STUDY PRESET [--on local|slurm|ray] [--dry-run] [OPTIONS]
 
-Trains the groups of a study (some seeds each, from their teachers to the last student)
-by several processes, on one machine or many that share a folder of runs, and has one of
-them draw the figure and check the claims.
+Trains the groups of a study (some seeds each, from their teachers to the last
+student) by several processes, on one machine or many that share a folder of
+runs, and has one of them draw the figure and check the claims.
 
   sandbox launch parity_mlp cpu --dry-run             groups, cost, disk
   sandbox launch parity_mlp cpu --workers 2           two processes here
@@ -39,9 +39,9 @@ them draw the figure and check the claims.
       --slurm partition=gpu account=theory
   RAY_ADDRESS=head:6379 sandbox launch parity_mlp cpu --on ray
 
-STUDY is a module of experiments/, or a file. Interrupt at any time: what runs is told
-to stop, and the same command goes on. `sandbox launch STUDY PRESET --help` lists all
-options, those of the study included."""
+STUDY is a module of experiments/, or a file. Interrupt at any time: what runs
+is told to stop, and the same command goes on. `sandbox launch STUDY PRESET
+--help` lists all options, those of the study included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +122,9 @@ def main(words: Sequence[str]) -> int:
     )
     root = (options.root or default_root()).absolute()
     groups: dict[str, Callable[[], Any]] = {
-        f"{i}:{name}" if len(studies) > 1 else name: partial(s.train, name, root)
+        f"{i}:{name}" if len(studies) > 1 else name: partial(train, root)
         for i, s in enumerate(studies)
-        for name in s.groups()
+        for name, train in s.groups().items()
     }
     last = {REPORT: lambda: run_all(preset, studies, Options(root=root))}
     if options.only:

@@ -262,11 +262,12 @@ class Study:
             figures.finish(fig, r)
         return fig
 
-    def groups(self) -> dict[str, Callable[[Path], Any]]:
+    def groups(self) -> dict[str, Callable[[Path], None]]:
         """What can be trained apart, by other processes: name -> what trains it.
 
         A group is some seeds of a setting, from their teachers to the last student, a
-        plain run, or all that is computed. `run` finds it where it was stored.
+        plain run, or all that is computed. It is called with the folder of runs, where
+        `run` finds what it trained; teachers that all became non-finite are a finding.
         """
         out: dict[str, Callable[[Path], Any]] = {}
         for key, setting in self.settings.items():
@@ -278,13 +279,7 @@ class Study:
             out[f"{key}"] = partial(_fit, spec, progress=None)
         if (what := self.computed) is not None:
             out["computed"] = lambda root: compute(what, what.pieces(), root=root)
-        return out
-
-    @pinned()
-    def train(self, group: str, root: Path) -> None:
-        """Trains a group; one whose teachers all became non-finite is a finding."""
-        with suppress(DivergenceError):
-            self.groups()[group](root)
+        return {name: partial(_group, train) for name, train in out.items()}
 
     @pinned()
     def report(self, r: Result) -> Report:
@@ -356,6 +351,12 @@ def _taught(
     lanes = (s for own in specs for spec in own for s in spec.strategies)
     names = tuple(dict.fromkeys(s.name for s in lanes if s.init == 0))
     return Taught(teachers=teachers, students=students, names=names)
+
+
+@pinned()
+def _group(train: Callable[[Path], Any], root: Path) -> None:
+    with suppress(DivergenceError):
+        train(root)
 
 
 def _fit(spec: RunSpec, root: Path, progress: Progress | None) -> Run:
