@@ -133,6 +133,6 @@ def test_results_of_two_devices_stand_side_by_side(
     monkeypatch.setattr(command, "RESULTS", tmp_path)
     command.list_studies()
     (line,) = re.findall(
-        r"Samples to .90 against w.*\n +results: (.*)", capsys.readouterr().out
+        r"What does width buy.*\n +results: (.*)", capsys.readouterr().out
     )
     assert line == "cpu, cpu.gpu"

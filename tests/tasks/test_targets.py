@@ -123,9 +123,9 @@ def test_a_target_of_all_coordinates_is_probed(d, k):
     assert set(probe.subsets(None)) == {"in_support/1"}
 
 
-def test_the_readmes_own_target_is_whole() -> None:
+def test_the_target_to_copy_is_whole() -> None:
     """As it stands there it is a task, and the study beside it is one."""
-    page = Path(__file__).parents[2] / "README.md"
+    page = Path(__file__).parents[2] / "experiments" / "README.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     (text,) = (b for b in blocks if "class Staircase" in b)
     space: dict[str, Any] = {"__name__": __name__}
