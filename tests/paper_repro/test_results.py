@@ -136,3 +136,32 @@ def test_results_of_two_devices_stand_side_by_side(
         r"What does width buy.*\n +results: (.*)", capsys.readouterr().out
     )
     assert line == "cpu, cpu.gpu"
+
+
+def test_what_is_made_of_figures_and_costs(tmp_path: Path, monkeypatch: Any) -> None:
+    """Captions, links from the page's own folder, and times come from the files."""
+    for name, caption in (("cpu/parity_mlp", "Two\nlines."), ("smoke/parity_mlp", "")):
+        stem = tmp_path / "figures" / name
+        stem.parent.mkdir(parents=True)
+        stem.with_suffix(".png").touch()
+        stem.with_suffix(".pdf").touch()
+        if caption:
+            stem.with_suffix(".md").write_text(caption)
+    monkeypatch.setattr(tables, "FIGURES", tmp_path / "figures")
+    page = tmp_path / "paper_repro" / "README.md"
+    shown = tables.figure("cpu/parity_mlp", page)
+    link = "![parity_mlp, cpu scale](../figures/cpu/parity_mlp.png)"
+    assert shown == f"{link}\n\n*Two lines.*\n"
+    made = tables.gallery(tmp_path / "figures" / "README.md")
+    assert "](cpu/parity_mlp.png)\n\n*Two lines.*" in made
+    assert made.endswith(
+        "Also: [smoke](smoke/parity_mlp.png), [pdf](cpu/parity_mlp.pdf).\n"
+    )
+    assert made.count("## ") == 1  # no other study has a figure there
+    with pytest.raises(KeyError):
+        tables.figure("cpu/nothing", page)
+    seconds = FILES["sample_complexity.cpu"]["wall_seconds"]
+    (row,) = (r for r in tables.index().splitlines() if "[`sample_complexity`]" in r)
+    assert row.endswith(f" | {seconds / 60:.0f} min | not run |")
+    brief = tables.table("parity_regions.cpu", "M1.progressive", brief=True)
+    assert brief.splitlines()[2].endswith("| 10 | failed |")
