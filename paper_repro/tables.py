@@ -5,7 +5,7 @@
 
 It stands between two comments. Claims are those of result files, each followed by its
 claims where not all of them are shown (those of a file of a GPU are marked so), with
-fewer columns in `brief`; a figure comes with its caption; the gallery shows every study,
+fewer columns in `brief`; a figure comes with its caption; the gallery has every study,
 the index also what it took:
 
     <!-- claims parity_mlp.cpu P1 P2 parity_width.cpu -->     <!-- brief ... -->
