@@ -235,7 +235,7 @@ def markdown(text: str, files: Iterable[str] = ()) -> Markup:
     tokens = _MARKDOWN.parse(text)
     for token in tokens:
         if token.type.startswith("heading_"):  # below that of a study
-            token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"
+            token.tag = f"h{min(int(token.tag[1]) + 1, 6)}"
         for inner in token.children or ():
             key = {"link_open": "href", "image": "src"}.get(inner.type)
             if key is None:

@@ -109,7 +109,8 @@ def test_everything_a_page_refers_to_is_there(
 
 def test_every_figure_says_what_it_shows(page: Page) -> None:
     images = [attrs for tag, attrs in page.tags if tag == "img"]
-    drawn = [p for n in STUDIES for p in ROOT.glob(f"figures/*/{n}.png")]
+    names = [f"{n}{end}" for n in STUDIES for end in (".png", ".*.png")]
+    drawn = [p for name in names for p in ROOT.glob(f"figures/*/{name}")]
     assert len(images) == len(drawn)
     alts = [str(image["alt"]) for image in images]
     assert len(set(alts)) == len(alts)
