@@ -5,6 +5,7 @@
     python -m paper_repro parity_mlp parity_curriculum --scale cpu
     python -m paper_repro parity_mlp --scale paper           says how long, then starts
     python -m paper_repro parity_mlp --scale paper --no-estimate --time-limit 600
+    python -m paper_repro report                             a page of all results
 
 Interrupt at any time: the same command goes on where it stopped (exit code 75). Figure,
 claims and numbers go to RUNS/studies/; --publish writes the committed ones as well. A
@@ -21,6 +22,8 @@ from typing import Any
 import tyro
 
 from paper_repro import SCALES, STUDIES
+from paper_repro.report import Report
+from paper_repro.report import __doc__ as page_help
 from sandbox.command import guarded, parse
 from sandbox.errors import require
 from sandbox.store.folders import default_root
@@ -123,6 +126,11 @@ def reproduce(command: Command) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["report"]:
+        prog = "python -m paper_repro report"
+        report = parse(Report, words[1:], prog=prog, description=page_help or "")
+        guarded(report.write)
+        return
     description = f"{__doc__}\nstudies: {', '.join(STUDIES)}"
     command = parse(
         Command, words, prog="python -m paper_repro", description=description

@@ -51,6 +51,13 @@ def digits(value: int | float) -> str:
     return "∞" if math.isinf(value) else f"{value:.3g}"
 
 
+def verdict(point: bool | None, whole: bool | None) -> str:
+    """What a claim's two answers, those of point and interval, come to in words."""
+    if point is None:
+        return "not run"
+    return ("held" if whole else "point only") if point else "failed"
+
+
 def size(n_bytes: int | float) -> str:
     """Bytes as `812 B`, `3.4 MB`."""
     power = next((p for p in range(4) if n_bytes < 1000 ** (p + 1)), 4)

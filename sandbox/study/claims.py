@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sandbox.study.result import Quantity, Taught
-from sandbox.text import digits, number
+from sandbox.text import digits, number, verdict
 from sandbox.theory.sample_complexity import LEAST, Estimate, median_estimate
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -118,13 +118,6 @@ class Claim:
 def _number(value: float | str | None) -> float:
     """Inverse of `sandbox.text.number`."""
     return math.nan if value is None else float(value)
-
-
-def verdict(point: bool | None, whole: bool | None) -> str:
-    """Both answers in words."""
-    if point is None:
-        return "not run"
-    return ("held" if whole else "point only") if point else "failed"
 
 
 def at_least(
