@@ -40,6 +40,7 @@ CLAIM_COLUMNS = (
 N90_COLUMNS = ("part", "strategy", "teacher", "student", "n90", "cap")
 
 _TABLE = re.compile(r"<!-- claims (\S*)[^>]*-->.*?<!-- /claims -->", re.DOTALL)
+_FIGURE = re.compile(r"<!-- figure .*?<!-- /figure -->", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _INFINITE = ("inf", "-inf")
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -265,7 +266,7 @@ def _sections(readme: str) -> dict[str, str]:
 
 
 def _prose(section: str, question: str) -> tuple[str, dict[str, str]]:
-    """A section without its claim tables, and what introduces each of those.
+    """A section without figures and claim tables, and what introduces each of those.
 
     Args:
       section: Markdown.
@@ -274,7 +275,8 @@ def _prose(section: str, question: str) -> tuple[str, dict[str, str]]:
     Returns:
       The prose, and by result file the paragraph that ends in a colon above its table.
     """
-    marked = _COMMENT.sub("", _TABLE.sub("\n\n\0\\1\n\n", section))
+    marked = _TABLE.sub("\n\n\0\\1\n\n", _FIGURE.sub("", section))
+    marked = _COMMENT.sub("", marked)
     paragraphs = [p.strip("\n") for p in re.split(r"\n\s*\n", marked) if p.strip()]
     kept, about = [], {}
     for text, after in itertools.zip_longest(paragraphs, paragraphs[1:], fillvalue=""):
