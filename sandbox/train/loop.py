@@ -193,7 +193,7 @@ class Training(Work):
         return (
             rows.keys() == known.keys()
             and all(
-                np.array_equal(np.asarray(found), known[n][: len(found)], True)
+                np.array_equal(np.stack(found, -1), known[n][..., : len(found)], True)
                 for n, found in rows.items()
             )
             and all(
@@ -211,7 +211,7 @@ class Training(Work):
         begin = self.state
         ends = []
         for i, t in enumerate(steps.tolist()):
-            columns = {"accuracy": list(accuracy[: i + 1])}
+            columns = {"accuracy": [*np.moveaxis(accuracy, -1, 0)[: i + 1]]}
             seen = [int(s) for s in steps[: i + 1]]
             self.state = replace(begin, t=t, steps=seen, columns=columns)
             ends.append(self._done())
@@ -289,7 +289,7 @@ class Training(Work):
         if spec.stores(state.t):
             self._store_checkpoint()
         if spec.saturating:
-            accuracy = np.asarray(state.columns["accuracy"])
+            accuracy = np.stack(state.columns["accuracy"], -1)
             self.plan.advance(state.t, np.asarray(state.steps), accuracy)
 
     def _store_checkpoint(self) -> None:
@@ -340,9 +340,9 @@ class Training(Work):
         """
         stop, state = self.spec.stop, self.state
         give_up = np.inf if stop.give_up is None else stop.give_up
-        steps, acc = np.asarray(state.steps), np.asarray(state.columns["accuracy"])
+        steps, acc = np.asarray(state.steps), np.stack(state.columns["accuracy"], -1)
         reached = acc >= stop.accuracy
-        first = np.where(reached.any(0), steps[reached.argmax(0)], np.inf)
+        first = np.where(reached.any(-1), steps[reached.argmax(-1)], np.inf)
         out = self.absent | ((bad >= 0) & (bad < give_up))
         last = np.where(out, 0, first).max(1)  # (S,) last lane to get there
         return np.where(last <= give_up, stop.factor * last, give_up)
@@ -433,7 +433,7 @@ class Training(Work):
             ]
 
         self._store_checkpoint()
-        columns = {n: np.asarray(rows) for n, rows in state.columns.items()}
+        columns = {n: np.stack(rows, -1) for n, rows in state.columns.items()}
         metrics = Metrics(np.asarray(state.steps), spec.seeds, tuple(names), columns)
         write_atomic(path / FILE, metrics.to_parquet())
         outcome = {
