@@ -1,12 +1,14 @@
 """The metrics of a run: a parquet table on disk, `(S, L, R)` arrays in memory."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sandbox.errors import StoreError
+from sandbox.errors import SandboxError, StoreError
 from sandbox.store.folders import RunFolder
 
 FILE = "metrics.parquet"
@@ -59,6 +61,20 @@ class Metrics:
         sink = pa.BufferOutputStream()
         pq.write_table(self.table(), sink, compression="zstd", write_page_checksum=True)
         return sink.getvalue().to_pybytes()
+
+
+def to_pandas(table: pa.Table) -> Any:
+    """A table as a `pandas.DataFrame`.
+
+    Raises:
+      SandboxError: pandas, which nothing else here needs, is not installed.
+    """
+    if find_spec("pandas") is None:
+        raise SandboxError(
+            "to_pandas needs pandas, which is not installed (pip install pandas);"
+            " table() gives the same rows without it."
+        )
+    return table.to_pandas()
 
 
 def read_metrics(run: RunFolder) -> Metrics:

@@ -16,7 +16,7 @@
             strips(b, r)
             return fig
 
-    MyIdea().run(root=Path("runs")).n90["two_shot"]
+    MyIdea().run().n90["two_shot"]
     MyIdea.main()      # PRESET --tau 0 --setting.task.d 32 --grid tau=0.25,1,4
 
 A study is a frozen record; its fields are its knobs. Everything is trained and measured
@@ -174,8 +174,20 @@ class Study:
         """Further measurements, which figure and claims find in `r.measured`."""
 
     def figure(self, r: Result) -> Figure:
-        """The figure; its docstring is the caption."""
-        raise NotImplementedError
+        """Left: accuracy of teachers and students. Right: each run's samples to .90.
+
+        One row a setting. A figure of one's own says in its docstring what it shows.
+        """
+        require(
+            bool(r.parts), f"{type(self).__name__} draws no figure; define `figure`."
+        )
+        size = len(r.parts)
+        fig, axes = figures.panels(size, 2, height=2.7 * size, squeeze=False)
+        for (name, part), (a, b) in zip(r.parts.items(), axes, strict=True):
+            figures.accuracy(a, part)
+            figures.strips(b, part)
+            a.set_title(name)
+        return fig
 
     def claims(self, r: Result) -> Iterable[Claim]:
         """The claims, by rules of the smoke and cpu scales (or of every scale)."""
@@ -217,15 +229,20 @@ class Study:
 
     @pinned()
     def run(
-        self, *, root: Path, progress: Progress | None = None, preset: str = ""
+        self,
+        *,
+        root: Path | str | None = None,
+        progress: Progress | None = None,
+        preset: str = "",
     ) -> Result:
         """Trains, measures and computes what is missing, and opens the rest.
 
         Args:
-          root: where runs are stored.
+          root: where runs are stored; `$SANDBOX_RUNS` or `runs` by default.
           progress: who is told; a bar or plain lines by default.
           preset: what this study's fields started from.
         """
+        root = default_root() if root is None else Path(root)
         plain = {k: _fit(s, root, progress) for k, s in self.plain_runs.items()}
         values: Mapping[str, dict[str, np.ndarray]] = {}
         seconds: list[float] = []
@@ -237,6 +254,7 @@ class Study:
             seconds.append(found.wall_seconds)
         parts = {k: _taught(self, s, root, progress) for k, s in self.settings.items()}
         result = Result(
+            study=self,
             teachers=[t for p in parts.values() for t in p.teachers],
             students=[s for p in parts.values() for s in p.students],
             names=tuple(dict.fromkeys(n for p in parts.values() for n in p.names)),
