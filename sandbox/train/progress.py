@@ -76,7 +76,7 @@ class _Pace:
         return first
 
     def __str__(self) -> str:
-        """E.g. `3.4M/20M  12.3k samples/s  at most 22m30s left`; under 50 characters."""
+        """E.g. `3.4M/20M  12.3k samples/s  at most 22m30s left`."""
         if self._mark is None:
             what = "compiling" if self.counts_samples else f"the first {self.one}"
             return f"{what} {clock(time.monotonic() - self.begin)}"

@@ -133,4 +133,4 @@ def test_a_terminal_of_80_columns() -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     lines = [line for part in text.split("\n") for line in part.split("\r")]
     assert max(map(len, lines)) <= 80 and "━" in text and "compiling" in text
-    assert "done in" in text and text.count("…") >= 2
+    assert "done in" in text and "…" in text
