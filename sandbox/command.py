@@ -174,7 +174,7 @@ def _mistake(event: Any, names: Sequence[str]) -> str:
     elif kind == "InstantiationFailure":
         text = named + str(event.message).partition("\n")[0]
     elif kind == "InvalidChoice":
-        text = named + unknown("choice", event.value, event.choices)
+        text = named + unknown("choice", event.value, sorted(event.choices))
     elif kind == "BadValue":
         n = event.argument.lowered.nargs
         text = f"{named}expected {'one argument' if n == 1 else f'{n} arguments'}"
