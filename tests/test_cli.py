@@ -231,7 +231,7 @@ def test_verify_names_what_is_wrong(
         (["RUN", "--strategy", "cee"], "did you mean ce?"),
         (["RUN", "--points", "1"], "--points must be at least 2"),
         (["RUN", "--study", "no_such_study"], "no_such_study cannot be imported"),
-        (["RUN", "--out", "RUN/x.npz"], "inside the run's folder"),
+        (["RUN", "--out", "RUN/x.npz"], "which must not change"),
         (["RUN", "--probes", "fourier", "alignment", "--out", "x"], "names one file"),
     ],
 )

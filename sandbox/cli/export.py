@@ -21,7 +21,8 @@ from sandbox.cli.asked import (
     study_classes,
     study_or_run,
 )
-from sandbox.cli.stored import Root, root_of
+from sandbox.cli.stored import root_of
+from sandbox.command import Root
 from sandbox.errors import StoreError, require
 from sandbox.store.files import make_folder, read_json, write_atomic
 from sandbox.store.folders import RunFolder
@@ -41,10 +42,12 @@ class Export:
 
     Of a run: step, seed, strategy and every metric of every evaluation (--latex, of the
     last one).
+
     Of a study, which is called by its folder in RUNS/studies or the beginning of it:
     --csv has samples to .90 and last metrics of every run; --latex the claims with
     rule, value, 95% interval, n and verdict, for booktabs; --json both, with
     everything that the study records of its runs.
+
     --hf writes a transformer as a folder that `from_pretrained` of Hugging Face
     transformers loads: config.json and model.safetensors. Where the task hides masked
     tokens (MaskedLM.hidden), its attention_mask must be 0 at them.

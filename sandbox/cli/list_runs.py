@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from sandbox.cli.stored import Root, folders, held, root_of
+from sandbox.cli.stored import folders, held, root_of
+from sandbox.command import Root
 from sandbox.errors import SandboxError, require
 from sandbox.store.files import read_json
 from sandbox.store.folders import RunFolder

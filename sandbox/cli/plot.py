@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 
 from sandbox.cli.asked import check_out, study_classes, study_or_run
-from sandbox.cli.stored import Root, root_of
+from sandbox.cli.stored import root_of
+from sandbox.command import Root
 from sandbox.errors import StoreError, require
 from sandbox.store.files import make_folder, write_atomic
 

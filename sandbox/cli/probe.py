@@ -14,7 +14,8 @@ from sandbox.cli.asked import (
     study_classes,
     warn,
 )
-from sandbox.cli.stored import Root, resolve, root_of
+from sandbox.cli.stored import resolve, root_of
+from sandbox.command import Root
 from sandbox.errors import require
 from sandbox.store.code import foreign_sources
 from sandbox.store.files import read_json

@@ -4,24 +4,12 @@ import fcntl
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, Optional
-
-import tyro
 
 from sandbox.errors import StoreError
 from sandbox.store.find import folders, resolve
 from sandbox.store.folders import RunFolder, default_root
 
-__all__ = ["Root", "folders", "held", "resolve", "root_of"]
-
-Root = Annotated[
-    Optional[Path],  # noqa: UP045 - of `Path | None` tyro asks a slow library
-    tyro.conf.arg(
-        help="where the runs are",
-        help_behavior_hint="(default: $SANDBOX_RUNS, else ./runs)",
-        metavar="DIR",
-    ),
-]
+__all__ = ["folders", "held", "resolve", "root_of"]
 
 
 def root_of(root: Path | None) -> Path:
