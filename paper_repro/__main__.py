@@ -1,11 +1,11 @@
 """Reproduces studies: trains what is missing, draws the figures, checks the claims.
 
-    python -m paper_repro                                    list
-    python -m paper_repro parity_mlp --scale smoke           under a minute
+    python -m paper_repro                               list
+    python -m paper_repro parity_mlp --scale smoke      under a minute
     python -m paper_repro parity_mlp parity_curriculum --scale cpu
-    python -m paper_repro parity_mlp --scale paper           says how long, then starts
-    python -m paper_repro parity_mlp --scale paper --no-estimate --time-limit 600
-    python -m paper_repro report                             a page of all results
+    python -m paper_repro parity_mlp --scale paper      how long, then starts
+    python -m paper_repro parity_mlp --scale paper --no-estimate
+    python -m paper_repro report                        a page of all results
 
 Interrupt at any time: the same command goes on where it stopped (exit code 75). Figure,
 claims and numbers go to RUNS/studies/; --publish writes the committed ones as well. A
@@ -17,19 +17,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from paper_repro import SCALES, STUDIES
 from paper_repro.report import Report
 from paper_repro.report import __doc__ as page_help
-from sandbox.command import guarded, parse
+from sandbox.command import Root, guarded, parse
 from sandbox.errors import require
 from sandbox.store.folders import default_root
 from sandbox.text import unknown
 from sandbox.train.signals import stop_after
 
+_UNSET = tyro.conf.arg(help_behavior_hint="")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -40,7 +41,7 @@ class Command:
     Attributes:
       studies: their names; none lists them.
       scale: smoke: the pipeline; cpu: the phenomenon; paper: the published sizes.
-      root: where runs are stored ($SANDBOX_RUNS, else runs).
+      root: where runs are stored.
       estimate: say how long it would take, and stop.
       no_estimate: start at once at the paper scale, too.
       teachers: so many in every setting, in place of the preset's; not published.
@@ -48,13 +49,17 @@ class Command:
       publish: also write figures/ and paper_repro/results/.
     """
 
-    studies: tyro.conf.Positional[tuple[str, ...]] = ()
+    studies: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="NAME ...", help_behavior_hint=""),
+    ] = ()
     scale: str = "smoke"
-    root: Path | None = None
+    root: Root = None
     estimate: bool = False
     no_estimate: bool = False
-    teachers: int | None = None
-    time_limit: float | None = None
+    teachers: Annotated[int | None, _UNSET] = None
+    time_limit: Annotated[float | None, _UNSET] = None
     publish: bool = False
 
     def __post_init__(self) -> None:

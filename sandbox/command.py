@@ -13,7 +13,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import fields, is_dataclass, make_dataclass
-from typing import Annotated, Any, NoReturn, TypeVar
+from pathlib import Path
+from textwrap import fill
+from typing import Annotated, Any, NoReturn, Optional, TypeVar
 
 import tyro
 
@@ -26,10 +28,20 @@ try:
 except ImportError:  # not a public part of tyro; without it, its own box is shown
     on_parse_error = nullcontext
 
-__all__ = ["choose", "guarded", "parse", "parse_config"]
+__all__ = ["Root", "choose", "guarded", "parse", "parse_config"]
 
 T = TypeVar("T")
 Options = TypeVar("Options")
+
+Root = Annotated[
+    Optional[Path],  # noqa: UP045 - of `Path | None` tyro asks a slow library
+    tyro.conf.arg(
+        help="where runs are stored",
+        help_behavior_hint="(default: $SANDBOX_RUNS, else ./runs)",
+        metavar="DIR",
+    ),
+]
+"""The option --root of every command that reads or writes runs."""
 
 _FLATTEN = tyro.conf.arg(name="")
 _PLAIN = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
@@ -47,8 +59,8 @@ The options of a preset override its fields, whose values are checked:
   {prog} {first} --help
   {prog} {first} --FIELD VALUE --GROUP.FIELD VALUE
 
---grid runs every combination of some values; `:` parts the items of a field that holds
-several:
+--grid runs every combination of some values, and ends with a table and a figure
+of all; `:` parts the items of a field that holds several:
   {prog} {first} --grid FIELD=1,2 GROUP.FIELD=3:4,5"""
 
 
@@ -58,7 +70,7 @@ def parse(
     """Calls a function, or makes a record, with what the command line gives.
 
     The parameters of `f` are annotated and described as tyro reads them. `--help` shows
-    the description as it is written, or the docstring of `f` where there is none.
+    the description, or the docstring of `f` where there is none.
 
     Raises:
       SystemExit: after `--help`, and with code 2 after a mistake was told.
@@ -91,7 +103,8 @@ def parse_config(
     """
     asked = ("options", Annotated[type(options), _FLATTEN, *_PLAIN], options)
     if argv and argv[0] in _HELP:
-        listed = "\n".join(f"  {name:<10}{what}" for name, (what, _) in presets.items())
+        each = (f"  {name:<10}{what}" for name, (what, _) in presets.items())
+        listed = "\n".join(fill(t, 80, subsequent_indent=" " * 12) for t in each)
         filled = {"description": description.strip(), "presets": listed, "prog": prog}
         text = _PRESETS.format(**filled, first=next(iter(presets)))
         _parse(make_dataclass("_", [asked]), argv[:1], f"{prog} PRESET", text, [])
@@ -154,8 +167,21 @@ def _parse(
                 config=(tyro.conf.AvoidSubcommands, *markers),
             )
     except SystemExit:
-        print(printed.getvalue().replace(_DESCRIPTION, description.strip()), end="")
+        text = printed.getvalue().replace(_DESCRIPTION, description.strip())
+        print("\n\n".join(map(_filled, text.split("\n\n"))), end="")
         raise
+
+
+def _filled(paragraph: str) -> str:
+    """A paragraph of help within 80 columns; one with indented lines is left as it is.
+
+    A docstring may be wider, and so may the line of usage.
+    """
+    lines = paragraph.split("\n")
+    if max(map(len, lines)) <= 80 or any(line.startswith(" ") for line in lines):
+        return paragraph
+    indent = " " * 7 * paragraph.startswith("usage: ")
+    return fill(paragraph, 80, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _mistake(event: Any, names: Sequence[str]) -> str:
@@ -174,7 +200,7 @@ def _mistake(event: Any, names: Sequence[str]) -> str:
     elif kind == "InstantiationFailure":
         text = named + str(event.message).partition("\n")[0]
     elif kind == "InvalidChoice":
-        text = named + unknown("choice", event.value, event.choices)
+        text = named + unknown("choice", event.value, sorted(event.choices))
     elif kind == "BadValue":
         n = event.argument.lowered.nargs
         text = f"{named}expected {'one argument' if n == 1 else f'{n} arguments'}"

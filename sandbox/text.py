@@ -58,6 +58,13 @@ def verdict(point: bool | None, whole: bool | None) -> str:
     return ("held" if whole else "point only") if point else "failed"
 
 
+def count(n: int | float) -> str:
+    """A count in three digits: `950`, `12.8k`, `3.41M`."""
+    n = float(f"{n:.3g}")
+    power = next((p for p in range(3) if n < 1000 ** (p + 1)), 3)
+    return f"{n / 1000**power:.3g}{('', 'k', 'M', 'G')[power]}"
+
+
 def size(n_bytes: int | float) -> str:
     """Bytes as `812 B`, `3.4 MB`."""
     power = next((p for p in range(4) if n_bytes < 1000 ** (p + 1)), 4)

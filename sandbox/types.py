@@ -10,10 +10,9 @@ Shapes are written with these letters, in annotations and as suffixes of locals:
     N  positions of a sequence   V  vocabulary   H  attention heads
     E  hidden size of a transformer   D  size of one head   F  size of its MLP
 
-Results are read in the order (seeds, strategies, evaluations or checkpoints, ...), less
-the axes that are not there: `Metrics.curves` is (S, R), a checkpoint (S, L, ...), what
-`measure_trajectory` finds (S, R, ...). Only the table behind the curves, which grows by
-evaluations, is stored and held as (R, S, L).
+Results come in the order (seeds, lanes, evaluations or checkpoints, ...), less the axes
+that are not there: `Metrics.columns` are (S, L, R), `Run.curves` (S, R), a checkpoint
+(S, L, ...), what `measure_trajectory` finds (S, R, ...).
 
 Importing this module does not import jax, so commands that only read files answer at
 once. `Array` is `jax.Array` for the type checker and unconstrained at run time;

@@ -107,6 +107,61 @@ def test_runs_lists_finished_unfinished_and_held(
     assert " held " not in ask(capsys, "runs", "--root", root)[1]
 
 
+def test_runs_on_a_terminal(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under what they train, named so that the name is enough, within the width."""
+    lanes = [dataclasses.replace(SPEC.strategies[0], name=f"ce{i}") for i in range(20)]
+    spec = dataclasses.replace(SPEC, strategies=tuple(lanes), kind="student")
+    name = only(root).name
+    twin = root / "student" / (name[:7] + "0" * 9)
+    twin.mkdir(parents=True)
+    write_json(twin / "config.json", identity(spec))
+    aside = f"{name}.before-1"
+    shutil.copytree(only(root), root / "teacher" / aside)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = ask(capsys, "runs", "--root", root)
+    lines = out.splitlines()
+    assert code == 0 and max(map(len, lines)) == 80
+    assert lines[0].split() == "run tau lr seeds samples state size date lanes".split()
+    assert lines[2] == "student: Parity d=10 k=2 RandomSupport, MLP d=10 hidden=16"
+    cells = [twin.name[:8], "-", "0.01", "3-4", "0", "unfinished"]
+    assert lines[3].split()[:6] == cells and lines[3].endswith("...")
+    assert lines[5].startswith("teacher: Parity") and f"{name[:8]}  " in lines[6]
+    assert "before-1" in out and aside not in out
+    monkeypatch.setenv("COLUMNS", "140")
+    out = ask(capsys, "runs", "--root", root)[1]
+    assert aside in out and twin.name in out and "seconds" in out.splitlines()[0]
+
+
+def test_runs_are_chosen_and_exported(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = root / "student" / "0123456789abcdef"
+    other.mkdir(parents=True)
+    shutil.copy(only(root) / "config.json", other)
+
+    def chosen(*words: str) -> list[str]:
+        code, out, _ = ask(capsys, "runs", "--json", "--root", root, *words)
+        assert code == 0
+        return [r["hash"] for r in json.loads(out)]
+
+    name = only(root).name
+    assert chosen() == [other.name, name]
+    assert chosen("parity", "D=10") == [other.name, name] and chosen("gaussian") == []
+    assert chosen("--kind", "teacher") == chosen("--state", "finished") == [name]
+    assert chosen("parity", "--state", "unfinished") == [other.name]
+    code, _, err = ask(capsys, "runs", "--kind", "teachr", "--root", root)
+    assert code == 2 and "did you mean teacher?" in err
+    code, out, _ = ask(capsys, "runs", "gaussian", "--root", root)
+    assert code == 0 and out == f"no runs under {root} match.\n"
+    row = json.loads(ask(capsys, "runs", name, "--json", "--root", root)[1])[0]
+    assert row["config"] == json.loads((only(root) / "config.json").read_text())
+    found = [row[k] for k in ("lr", "samples", "lanes", "tau")]
+    assert found == [0.01, 2048, ["ce"], []]
+
+
 def test_runs_says_when_there_are_none(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -176,7 +231,7 @@ def test_verify_names_what_is_wrong(
         (["RUN", "--strategy", "cee"], "did you mean ce?"),
         (["RUN", "--points", "1"], "--points must be at least 2"),
         (["RUN", "--study", "no_such_study"], "no_such_study cannot be imported"),
-        (["RUN", "--out", "RUN/x.npz"], "inside the run's folder"),
+        (["RUN", "--out", "RUN/x.npz"], "which must not change"),
         (["RUN", "--probes", "fourier", "alignment", "--out", "x"], "names one file"),
     ],
 )
@@ -388,7 +443,7 @@ def test_a_computation_is_listed_and_verified(
     code, out, _ = ask(capsys, "runs", "--root", root)
     line = out.splitlines()[1]
     assert code == 0 and line.split()[0] == "computed" and "Ceiling points=8" in line
-    assert "finished" in line and line.split()[-1] == "12"
+    assert "finished" in line and line.split()[-2] == "12"
     code, out, _ = ask(capsys, "verify", "--root", root)
     assert code == 0 and "2 sound, 0 with problems" in out
     flip(folder.path / "values.safetensors")

@@ -1,4 +1,4 @@
-"""The `sandbox` command: list runs, check them, probe them, look at the machine.
+"""The `sandbox` command: list runs, draw, export, check, probe them, look around.
 
 One module a subcommand, each with a record of its arguments whose `run()` returns the
 exit code. `--help`, listings and errors answer without importing jax. Exit codes: 0 all
@@ -23,7 +23,9 @@ from sandbox.text import table
 __all__ = ["main"]
 
 _COMMANDS = {
-    "runs": ("list_runs.Runs", "list every stored run"),
+    "runs": ("list_runs.Runs", "list what is stored"),
+    "plot": ("plot.Plot", "draw a run's curves, or find a study's figure"),
+    "export": ("export.Export", "a run or study as CSV, JSON or LaTeX; a model"),
     "verify": ("verify.Verify", "compare every stored file with its checksum"),
     "probe": ("probe.Probe", "probe the checkpoints of a stored trajectory"),
     "import": ("imported.Import", "store checkpoints of another program as a teacher"),
@@ -35,7 +37,7 @@ _COMMANDS = {
 _HELP = """\
 usage: sandbox COMMAND [-h] [OPTIONS]
 
-Looks at stored runs, checks them, probes them, checks the machine.
+Looks at what is stored, draws and exports it, checks it, probes it.
 
 commands:
 {commands}
@@ -43,6 +45,8 @@ commands:
 examples:
   sandbox doctor                          what this machine has, what to install
   sandbox runs                            every run under $SANDBOX_RUNS, else ./runs
+  sandbox plot 3f9a                       accuracy against samples
+  sandbox export 3f9a --csv               every metric, as a table
   sandbox verify                          compare every file with its checksum
   sandbox probe 3f9a --probes fourier     the curriculum hidden in a trajectory
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.cli.stored import Root
+from sandbox.command import Root
 from sandbox.store.folders import default_root
 from sandbox.store.provenance import nvidia
 from sandbox.text import size

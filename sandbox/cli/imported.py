@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sandbox.cli.stored import Root, root_of
+from sandbox.cli.stored import root_of
+from sandbox.command import Root
 from sandbox.tasks.grammar import load_grammar
 
 

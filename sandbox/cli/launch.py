@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sandbox.command import parse_config
+from sandbox.command import Root, parse_config
 from sandbox.errors import ConfigError, SandboxError, require
 from sandbox.launchers import (
     Launcher,
@@ -49,7 +49,7 @@ class Launch:
     """Options.
 
     Attributes:
-      root: where runs are stored ($SANDBOX_RUNS, else runs); all machines see it.
+      root: where runs are stored; all machines see it.
       on: local (processes here), slurm (jobs) or ray (tasks).
       workers: groups at a time; 0 is one on local, all on slurm. Ray has its own rule.
       gpus: of each process.
@@ -63,7 +63,7 @@ class Launch:
       grid: run every combination of these values, e.g. tau=0.25,1 setting.task.d=24,32.
     """
 
-    root: Path | None = None
+    root: Root = None
     on: Literal["local", "slurm", "ray"] = "local"
     workers: int = 0
     gpus: int = 0

@@ -46,9 +46,8 @@ def measure(
             seeds=[spec.seeds.index(s) for s in seeds],
             lane=lane,
         ).values
-        by_step = {k: np.swapaxes(v, 0, 1) for k, v in values.items()}
         title = f"{folder.parent.name} {folder.name}, strategy {strategy}, {which}"
-        print(f"\n{name}: {title}", _table(steps, columns(by_step)), sep="\n")
+        print(f"\n{name}: {title}", _table(steps, columns(values)), sep="\n")
         if args.out is None:
             continue
         parts = {part: to_json(getattr(spec, part)) for part in ("task", "model")}
@@ -75,16 +74,19 @@ def mean_size(c: np.ndarray, se: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     of different monomials are nearly uncorrelated, because their products average out.
 
     Args:
-      c: correlations `(R, S, n, M, C)`.
+      c: correlations `(S, R, n, M, C)`.
       se: their standard errors.
     """
     size = np.abs(c)
     two = c.shape[-1] == 2
     top = np.ones((*c.shape[:-1], 1), int) if two else size.argmax(-1, keepdims=True)
-    size, error = (
-        np.take_along_axis(a, top, -1).reshape(len(c), -1) for a in (size, se)
-    )
+    size, error = (_by_step(np.take_along_axis(a, top, -1)) for a in (size, se))
     return size.mean(1), np.sqrt((error**2).sum(1)) / error.shape[1]
+
+
+def _by_step(values: np.ndarray) -> np.ndarray:
+    """`(S, R, ...)` as one row a step."""
+    return np.swapaxes(values, 0, 1).reshape(values.shape[1], -1)
 
 
 def _table(steps: Sequence[int], columns: Columns) -> str:
@@ -101,12 +103,12 @@ def _with_error(mean: np.ndarray, error: np.ndarray, digits: int) -> list[str]:
 
 
 def _mean(arrays: Arrays, name: str, digits: int, *, se: bool = False) -> list[str]:
-    """Means over the seeds of `(R, S, ...)`; seeds are independent."""
-    mean = arrays[name].mean(1)
+    """Means over the seeds of `(S, R, ...)`; seeds are independent."""
+    mean = arrays[name].mean(0)
     if not se:
         return [f"{m:.{digits}f}" for m in mean.flat]
     error = arrays[f"{name}_se"]
-    return _with_error(mean, np.sqrt((error**2).sum(1)) / error.shape[1], digits)
+    return _with_error(mean, np.sqrt((error**2).sum(0)) / len(error), digits)
 
 
 def _fourier(arrays: Arrays) -> Columns:
@@ -120,9 +122,9 @@ def _fourier(arrays: Arrays) -> Columns:
 
 def _alignment(arrays: Arrays) -> Columns:
     """Share of squared weights on the support, over neurons, nodes and seeds."""
-    share = arrays["alignment"].reshape(len(arrays["alignment"]), -1)
+    share = _by_step(arrays["alignment"])
     marks = np.quantile(share, (0.5, 0.9, 0.99, 1.0), axis=1)
-    chance = arrays["chance"].reshape(len(share), -1).mean(1)
+    chance = _by_step(arrays["chance"]).mean(1)
     names = ("mean", "median", "90%", "99%", "largest", "chance")
     for name, values in zip(names, (share.mean(1), *marks, chance), strict=True):
         yield name, [f"{v:.4f}" for v in values]
@@ -138,9 +140,9 @@ def _spectrum(arrays: Arrays) -> Columns:
         "this spectrum was measured by an earlier version, which counted monomials of"
         " several supports several times; delete its folder to measure it again.",
     )
-    both = (arrays["weight"], arrays["in_any"])  # (R, S, d+1, C)
+    both = (arrays["weight"], arrays["in_any"])  # (S, R, d+1, C)
     two = both[0].shape[-1] == 2
-    weight, inside = ((a[..., 1] if two else a.max(-1)).mean(1).T for a in both)
+    weight, inside = ((a[..., 1] if two else a.max(-1)).mean(0).T for a in both)
     for j, pair in enumerate(zip(weight[:9], inside[:9], strict=True)):
         pairs = zip(*pair, strict=True)
         yield f"degree {j}", [f"{w:.4f} ({within:.4f})" for w, within in pairs]
@@ -151,7 +153,7 @@ def _nonterminals(arrays: Arrays) -> Columns:
 
     A column's error is over held-out strings.
     """
-    n_steps, _, n_levels = arrays["majority/nonterminal"].shape
+    _, n_steps, n_levels = arrays["majority/nonterminal"].shape
     yield "level", [str(level) for level in range(n_levels)] * n_steps
     for target in ("nonterminal", "boundary_balanced"):
         word = target.removesuffix("_balanced")

@@ -1,20 +1,25 @@
 """`sandbox probe`: the arguments, checked against the stored run before jax starts."""
 
-import importlib
-import os
-import sys
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from sandbox.cli.stored import Root, resolve, root_of
-from sandbox.errors import ConfigError, SandboxError, StoreError, require
+from sandbox.cli.asked import (
+    check_out,
+    lane_of,
+    seeds_of,
+    steps_of,
+    study_classes,
+    warn,
+)
+from sandbox.cli.stored import resolve, root_of
+from sandbox.command import Root
+from sandbox.errors import require
 from sandbox.store.code import foreign_sources
 from sandbox.store.files import read_json
 from sandbox.store.folders import RunFolder
-from sandbox.store.trajectories import Trajectory
 from sandbox.text import unknown
 
 PROBES = ("fourier", "alignment", "spectrum", "nonterminals", "ngram")
@@ -93,7 +98,7 @@ class Probe:
         one = self.out is None or len(set(self.probes)) == 1
         require(one, "--out names one file; give one probe with it.")
         folder = resolve(self.name, root_of(self.root))
-        steps = _steps(self.steps, folder)
+        steps = steps_of(self.steps, folder)
         classes = study_classes(self.study) if self.study else ()
         # lazily: a run that is not there is told before the train package is imported.
         from sandbox.train.run import open_run
@@ -101,10 +106,12 @@ class Probe:
         run = open_run(folder.path, extra=classes)
         _check_task(self.probes, run.spec.task)
         _warn_changed(folder, run.spec)
-        lane = _lane(self.strategy, [s.name for s in run.spec.strategies])
-        seeds = _seeds(self.seed, run.spec.strategies[lane].name, run)
+        lane = lane_of(
+            self.strategy, [s.name for s in run.spec.strategies], "--strategy"
+        )
+        seeds = seeds_of(self.seed, run.spec.strategies[lane].name, run)
         if self.out is not None:
-            _check_out(self.out, folder)
+            check_out(self.out, folder.path)
         # lazily: it imports jax, which no mistake should wait for.
         from sandbox.cli.measure import measure
 
@@ -136,60 +143,6 @@ def _check_task(probes: tuple[str, ...], task: Any) -> None:
         )
 
 
-def _steps(words: tuple[str, ...], folder: RunFolder) -> tuple[int, ...]:
-    """The checkpoints that `--steps` asks for, all of them stored."""
-    by_number, every = words[:1] == ("every",), 1
-    wanted: list[int] = []
-    try:
-        if by_number:
-            (every,) = map(int, words[1:])
-        elif words != ("all",):
-            wanted = [int(p) for w in words for p in w.replace("_", "").split(",") if p]
-    except ValueError as e:
-        raise ConfigError(
-            "--steps must be all, a list such as 0,20000,40000, or every N, got"
-            f" {' '.join(words)[:60]!r}."
-        ) from e
-    require(every >= 1, f"--steps every N needs N >= 1, got {every}.")
-    named = by_number or wanted or words == ("all",)
-    require(bool(named), "--steps must name at least one checkpoint.")
-    stored, path = Trajectory(folder).steps, folder.path
-    if not stored:
-        raise StoreError(f"{path} stored no checkpoints, so it cannot be probed.")
-    for step in wanted:
-        if step not in stored:
-            near = min(stored, key=lambda s: abs(s - step))
-            raise StoreError(
-                f"--steps: {step} is not one of the {len(stored)} checkpoints of"
-                f" {path}; the nearest is {near}, the last {stored[-1]}."
-            )
-    chosen = tuple(s for s in stored if s % every == 0 and (not wanted or s in wanted))
-    require(
-        not by_number or chosen not in ((), (0,)),
-        f"--steps: no checkpoint of {path} after 0 is a multiple of {every};"
-        f" they are {stored[min(1, len(stored) - 1)]} apart.",
-    )
-    return chosen
-
-
-def study_classes(name: str) -> tuple[type, ...]:
-    """The dataclasses that a module defines.
-
-    Only the module named on the command line is imported, never a name from a file.
-    """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(name)
-    except SandboxError:
-        raise
-    except Exception as e:  # the module is the user's, and so is its failure
-        raise ConfigError(f"--study: {name} cannot be imported ({e}).") from e
-    classes = [c for c in vars(module).values() if isinstance(c, type)]
-    own = [c for c in classes if c.__module__ == module.__name__]
-    return tuple(filter(is_dataclass, own))
-
-
 def _warn_changed(folder: RunFolder, spec: Any) -> None:
     """Says so if a class of the user's own is no longer what the run was made with."""
     then = read_json(folder.path / "config.json").get("foreign")
@@ -198,58 +151,4 @@ def _warn_changed(folder: RunFolder, spec: Any) -> None:
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
             text = f"{name} was edited since {folder.path} was trained"
-            _warn(f"{text}; the probe uses it as it is now.")
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
-
-
-def _lane(name: str | None, names: list[str]) -> int:
-    """The position of the strategy that is asked for."""
-    words = f"the run trains {', '.join(names)}; choose one of them."
-    require(name is not None or len(names) == 1, f"--strategy: {words}")
-    chosen = names[0] if name is None else name
-    require(chosen in names, f"--strategy: {unknown('strategy', chosen, names)}")
-    return names.index(chosen)
-
-
-def _seeds(seed: int | None, strategy: str, run: Any) -> list[int]:
-    """The seeds to probe, without those that had no teacher."""
-    seeds = run.spec.seeds
-    words = f"the run has seeds {seeds[0]} to {seeds[-1]}, got {seed}."
-    require(seed is None or seed in seeds, f"--seed: {words}")
-    absent = {o["seed"] for o in _lanes(run, "absent", strategy)}
-    wanted = seeds if seed is None else (seed,)
-    kept = [s for s in wanted if s not in absent]
-    words = f"strategy {strategy!r} was not trained for {wanted}: no teacher."
-    require(bool(kept), f"--seed: {words}")
-    for o in _lanes(run, "failed", strategy):
-        if o["seed"] in kept:
-            text = f"seed {o['seed']} became non-finite at sample {o['sample']}"
-            _warn(f"{text}; its later checkpoints repeat its last finite parameters.")
-    return kept
-
-
-def _lanes(run: Any, kind: str, strategy: str) -> list[dict[str, Any]]:
-    """A strategy's lanes that a run's outcome lists as `absent` or `failed`."""
-    lanes = run.outcome.get(kind) if isinstance(run.outcome, dict) else None
-    wanted = {"seed", "strategy"} | ({"sample"} if kind == "failed" else set())
-    sound = isinstance(lanes, list) and all(
-        isinstance(o, dict) and wanted <= o.keys() for o in lanes
-    )
-    if not sound:
-        outcome = run.folder.path / "outcome.json"
-        raise StoreError(f"{outcome} does not list the {kind} lanes.")
-    return [o for o in lanes or () if o["strategy"] == strategy]
-
-
-def _check_out(out: Path, folder: RunFolder) -> None:
-    """Refuses a file that cannot be made, or in a run's folder."""
-    require(
-        not out.resolve().is_relative_to(folder.path.resolve()),
-        f"--out: {out} is inside the run's folder, which must not change.",
-    )
-    require(not out.is_dir(), f"--out: {out} is a folder; name a file.")
-    parent = next(p for p in out.absolute().parents if p.exists())
-    require(parent.is_dir(), f"--out: {parent} is not a folder.")
+            warn(f"{text}; the probe uses it as it is now.")

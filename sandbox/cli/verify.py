@@ -5,7 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from sandbox.cli.stored import Root, folders, held, resolve, root_of
+from sandbox.cli.stored import folders, held, resolve, root_of
+from sandbox.command import Root
 from sandbox.errors import StoreError
 from sandbox.store.code import why_other_now
 from sandbox.store.folders import RunFolder

@@ -51,15 +51,17 @@ class _Family(NamedTuple):
       names: config fields of layers, heads, width, positions and MLP width.
       fixed: accepted values of other fields, the first being their default.
       tensors: by part of the parameters; those of a layer after its `layer` prefix.
+      dropouts: config fields of rates that a `Transformer` has as one.
     """
 
     architectures: tuple[str, ...]
     names: tuple[str, str, str, str, str]
     fixed: Mapping[str, tuple[Any, ...]]
     tensors: Mapping[str, str]
+    dropouts: tuple[str, ...]
 
 
-_FAMILIES = {
+FAMILIES = {
     "bert": _Family(
         ("BertForMaskedLM", "BertForPreTraining"),
         (
@@ -90,6 +92,7 @@ _FAMILIES = {
             "norm": "cls.predictions.transform.LayerNorm",
             "decoder": "cls.predictions.decoder",
         },
+        ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     ),
     "gpt2": _Family(
         ("GPT2LMHeadModel",),
@@ -115,6 +118,7 @@ _FAMILIES = {
             "norm": "transformer.ln_f",
             "decoder": "lm_head",
         },
+        ("embd_pdrop", "attn_pdrop", "resid_pdrop"),
     ),
 }
 
@@ -149,10 +153,10 @@ def load_transformer(
     require(isinstance(config, dict), f"{where} must hold one JSON object.")
     kind: Any = str(config.get("model_type"))
     require(
-        kind in _FAMILIES,
+        kind in FAMILIES,
         f"model_type in {where} must be bert or gpt2, got {kind!r}.",
     )
-    family = _FAMILIES[kind]
+    family = FAMILIES[kind]
     sizes: dict[str, Any] = {**_sizes(config, family, where)}
     vocab = sizes.pop("vocab")
     order = list(range(vocab) if tokens is None else tokens)
@@ -172,7 +176,7 @@ def load_transformer(
         **sizes,
     )
     read = _Reader(where.with_name("model.safetensors"))
-    params = _params(read, model, family.tensors, vocab, order)
+    params = read_params(read, model, family.tensors, vocab, order)
     read.finish()
     dtype = jnp.result_type(float)
     return Imported(model, jax.tree.map(lambda a: jnp.asarray(a, dtype), params))
@@ -300,13 +304,24 @@ class _Reader:
         )
 
 
-def _params(
-    read: _Reader,
+def read_params(
+    read: Any,
     model: Transformer,
     names: Mapping[str, str],
     vocab: int,
     order: list[int],
 ) -> Params:
+    """The parameters of a model from the tensors of its family.
+
+    Only moves numbers: `sandbox.models.exports` runs it on their places.
+
+    Args:
+      read: gives the tensors, as `_Reader` does.
+      model: the record.
+      names: `tensors` of its family.
+      vocab: tokens in the file.
+      order: the file's number of each of our tokens.
+    """
     e, f, h, d = model.width, model.mlp_width, model.heads, model.head_dim
     bert = model.kind == "bert"
 

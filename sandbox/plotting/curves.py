@@ -9,8 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from sandbox.theory.sample_complexity import Estimate
-
 
 def band(
     ax: Axes,
@@ -96,7 +94,7 @@ def strips(
 def estimates(
     ax: Axes,
     x: Sequence[int | float] | Real[np.ndarray, " E"],
-    found: Sequence[Estimate],
+    found: Sequence[tuple[int | float, ...]],
     *,
     color: str,
     cap: int | float | Real[np.ndarray, " E"] = np.inf,
@@ -109,7 +107,8 @@ def estimates(
     Args:
       ax: where.
       x: abscissae.
-      found: the numbers; one that does not exist is left out.
+      found: numbers with the ends of their intervals, as of an `Estimate`; one that
+        does not exist is left out.
       color: of all marks.
       cap: ordinates beyond which nothing is known; intervals end there. Without one,
         an infinite end is not drawn.

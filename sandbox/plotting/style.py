@@ -1,9 +1,10 @@
 """Figure sizes, the colour of each strategy, and byte-stable saving."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import style as mpl_style
@@ -40,9 +41,33 @@ DEGREE_COLORS = ("#0b6e69", "#c17c00", "#5a5a5a", "#a0522d", "#4b0082")
 """Colours of monomial degrees 1, 2, ...; none is a strategy's."""
 
 
+LINES = ("-", "--", ":", "-.")
+"""Of a strategy and its variants, in one colour."""
+
+
 def color_of(name: str) -> str:
     """A strategy's colour; the same grey for every name without one of its own."""
     return COLORS.get(name, "#6b7280")
+
+
+def apart(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and line of every name, its own colour where it has one."""
+    others = [n for n in names if n not in COLORS]
+    style = {n: {"color": COLORS[n]} for n in names if n in COLORS}
+    for i, name in enumerate(others):
+        nth, color = divmod(i, len(DEGREE_COLORS))
+        style[name] = {"color": DEGREE_COLORS[color], "linestyle": LINES[nth % 4]}
+    return style
+
+
+class Shown(Figure):
+    """A figure that a notebook shows, also where pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with styled():
+            self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
 
 
 @contextmanager

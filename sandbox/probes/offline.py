@@ -65,7 +65,7 @@ def measure_trajectory(
     run: Run,
     probe: Probe | Prepared,
     *,
-    root: Path,
+    root: Path | None = None,
     steps: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
     lane: int = 0,
@@ -76,7 +76,8 @@ def measure_trajectory(
     Args:
       run: a finished run with a trajectory.
       probe: what is measured.
-      root: where runs are stored; measurements go to `<root>/probe/<hash>`.
+      root: where runs are stored, by default with this one; measurements go to
+        `<root>/probe/<hash>`.
       steps: checkpoints to measure; all of them by default.
       seeds: positions of seeds in the group; all of them by default.
       lane: position of the strategy that is measured.
@@ -98,7 +99,7 @@ def measure_trajectory(
         "lane": lane,
         "platform": jax.default_backend(),
     }
-    folder = RunFolder(root / "probe" / digest(what))
+    folder = RunFolder((root or run.root) / "probe" / digest(what))
     inputs = {run.folder.path.name: run.folder.trajectory_hash}
     names = {step: f"checkpoint {step:,}" for step in chosen}
 

@@ -9,6 +9,7 @@ fill memory is an error that names it.
 
 import json
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -127,7 +128,10 @@ def _difference(found: Shapes, expected: Shapes) -> str:
 
 
 class Trajectory:
-    """The checkpoints of a finished run."""
+    """The checkpoints of a finished run: `trajectory[step]` reads one of its `steps`.
+
+    `for step in trajectory` goes through them in training order.
+    """
 
     def __init__(self, run: RunFolder) -> None:
         """Lists the checkpoints of `run`."""
@@ -140,6 +144,18 @@ class Trajectory:
         """Samples seen at each checkpoint, in training order."""
         found = [_NAME.fullmatch(n) for n in self.run.manifest()]
         return tuple(sorted(int(m[1]) for m in found if m))
+
+    def __len__(self) -> int:
+        """Checkpoints there are."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[int]:
+        """Their steps."""
+        return iter(self.steps)
+
+    def __getitem__(self, step: int) -> Params:
+        """Parameters `(S, L, ...)` at a step, as `read` gives them."""
+        return self.read(step)
 
     def expect(self, shapes: Shapes) -> None:
         """Says what every checkpoint must hold; `read` then refuses any other."""

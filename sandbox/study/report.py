@@ -125,8 +125,8 @@ class Report:
         console = Console()
         if console.width < 120:
             for c in self.claims:
-                said = f"{c.verdict:10s} {show(c):25s} n={c.teachers:<3d}"
-                print(f"  {c.id:28s} {said} {c.rule}")
+                said = f"{c.verdict:10s} {show(c)}  n={c.teachers}"
+                print(f"  {c.id:28s} {said}", f"      {c.rule}", sep="\n")
         elif self.claims:
             names = ("claim", "statement", "rule", "paper", "obtained", "n", "verdict")
             table = Table(*names)

@@ -9,22 +9,27 @@ or a student has no result, infinite where a level was not reached by the cap.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float
+from matplotlib.figure import Figure
 
 from sandbox.distill.sources import PerSeed
 from sandbox.distill.strategy import Strategy, replica_name
 from sandbox.errors import SandboxError
 from sandbox.plotting.curves import stack_ragged
 from sandbox.probes.offline import Measured, Prepared, Probe, measure_trajectory
+from sandbox.store.metrics import to_pandas
 from sandbox.study.lanes import label_of
 from sandbox.study.rules import LABEL_FREE
 from sandbox.study.setting import Fixed, Setting, UntilLearned
 from sandbox.study.teachers import Teachers
+from sandbox.text import digits
 from sandbox.theory.sample_complexity import ratio, samples_to
 from sandbox.train.progress import Progress
 from sandbox.train.run import Run
@@ -312,12 +317,37 @@ class Taught:
                 ]
         return out
 
+    def every_run(self) -> list[Run]:
+        """The teachers' runs, then the students'."""
+        taught = [r for group in self.students for r in group]
+        return [*(t.run for t in self.teachers), *taught]
+
+    def __repr__(self) -> str:
+        """How many teachers learned, and how students compare."""
+        text = f"{len(self.teachers)} groups"
+        with suppress(Exception):  # whatever is wrong with a file, it can be shown
+            usable = np.concatenate([t.usable for t in self.teachers])
+            text = f"{usable.sum()} of {len(usable)} teachers learned"
+            if isinstance(self.setting.budget, Fixed):
+                words = "accuracy at the end"
+                found = {n: self.at(n).values for n in self.strategies}
+            else:
+                words, n90 = "n90 / n90 of the teacher", self.n90
+                found = {n: (n90[n] / n90.teacher).values for n in self.strategies}
+            known = {n: v[~np.isnan(v)] for n, v in found.items()}
+            medians = (
+                f"{n} {digits(np.median(v))}" for n, v in known.items() if len(v)
+            )
+            text += f"; {words}, medians: {', '.join(medians)}"
+        return text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result(Taught):
     """Everything a study trained, measured and computed.
 
     Attributes:
+      study: whose result it is.
       preset: what its config started from.
       scale: the preset's name where nothing was overridden, else None.
       parts: the teachers and students of every setting by name.
@@ -329,6 +359,7 @@ class Result(Taught):
       seconds: what every measurement took.
     """
 
+    study: Any
     preset: str
     scale: str | None
     parts: Mapping[str, Taught]
@@ -409,10 +440,44 @@ class Result(Taught):
                 out.append(f"{key}, seed {lane['seed']}: non-finite at {at}")
         return out
 
+    def plot(self) -> Figure:
+        """The study's figure."""
+        return self.study.draw(self)
+
+    def table(self) -> pa.Table:
+        """What every run recorded: rows `part, step, seed, strategy, ...metrics`.
+
+        A part is a setting or the key of a plain run. What a run has no metric of is
+        null.
+        """
+        runs = [(name, r) for name, p in self.parts.items() for r in p.every_run()]
+        runs += [(str(key), r) for key, r in self.plain.items()]
+        rows = []
+        for name, run in runs:
+            own = run.table()
+            rows.append(own.add_column(0, "part", pa.array([name] * len(own))))
+        return pa.concat_tables(rows, promote_options="default")
+
+    def to_pandas(self) -> Any:
+        """The table as a `pandas.DataFrame`.
+
+        Raises:
+          SandboxError: pandas is not installed.
+        """
+        return to_pandas(self.table())
+
+    def __repr__(self) -> str:
+        """What was run, and how each part came out, a line a part."""
+        parts = (
+            f"\n  {n}: {p!r}" if n else f"\n  {p!r}" for n, p in self.parts.items()
+        )
+        other = f"\n  {len(self.plain)} plain runs" if self.plain else ""
+        name = type(self.study).__name__
+        return f"<{name} {self.preset or 'of its own'}{''.join(parts)}{other}>"
+
     def every_run(self) -> list[Run]:
         """Every run that the study stands on, each once, teachers first."""
-        taught = [r for group in self.students for r in group]
-        every = (*(t.run for t in self.teachers), *taught, *self.plain.values())
+        every = (*super().every_run(), *self.plain.values())
         return list({run.folder.path: run for run in every}.values())
 
 

@@ -16,7 +16,7 @@
             strips(b, r)
             return fig
 
-    MyIdea().run(root=Path("runs")).n90["two_shot"]
+    MyIdea().run().n90["two_shot"]
     MyIdea.main()      # PRESET --tau 0 --setting.task.d 32 --grid tau=0.25,1,4
 
 A study is a frozen record; its fields are its knobs. Everything is trained and measured
@@ -24,12 +24,11 @@ once and found again by what it is, so the same call goes on after an interrupti
 """
 
 import inspect
-import itertools
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -45,24 +44,23 @@ from typing import (
 import numpy as np
 from matplotlib.figure import Figure
 
-from sandbox.command import guarded, parse_config
+from sandbox.command import Root, guarded, parse_config
 from sandbox.errors import ConfigError, DivergenceError, SandboxError, require
 from sandbox.platforms import suffix
-from sandbox.plotting.style import color_of, save, styled
+from sandbox.plotting.style import styled
 from sandbox.store.bounds import check_fields
 from sandbox.store.config import digest, to_json
-from sandbox.store.files import make_folder
 from sandbox.store.folders import default_root
 from sandbox.study import figures
 from sandbox.study.claims import Claim
 from sandbox.study.estimate import print_estimate
+from sandbox.study.grid import write_grid
 from sandbox.study.lanes import Lane
-from sandbox.study.report import COLUMNS, Report, summary_rows, write_csv
+from sandbox.study.report import Report
 from sandbox.study.result import Result, Taught
 from sandbox.study.setting import Setting
 from sandbox.study.teachers import Teachers, train_group, train_teachers
 from sandbox.tasks.base import check_target
-from sandbox.text import table
 from sandbox.train.arithmetic import pinned
 from sandbox.train.loop import fit
 from sandbox.train.progress import Progress
@@ -95,13 +93,13 @@ class Options:
     """What else the command line can ask for.
 
     Attributes:
-      root: where runs are stored ($SANDBOX_RUNS, else runs).
+      root: where runs are stored.
       estimate: say how long it would take, and stop.
       publish: also write the committed files, figures/ and paper_repro/results/.
       grid: run every combination of these values, e.g. tau=0.25,1 setting.task.d=24,32.
     """
 
-    root: Path | None = None
+    root: Root = None
     estimate: bool = False
     publish: bool = False
     grid: tuple[str, ...] = ()
@@ -174,8 +172,20 @@ class Study:
         """Further measurements, which figure and claims find in `r.measured`."""
 
     def figure(self, r: Result) -> Figure:
-        """The figure; its docstring is the caption."""
-        raise NotImplementedError
+        """Left: accuracy of teachers and students. Right: each run's samples to .90.
+
+        One row a setting. A figure of one's own says in its docstring what it shows.
+        """
+        require(
+            bool(r.parts), f"{type(self).__name__} draws no figure; define `figure`."
+        )
+        size = len(r.parts)
+        fig, axes = figures.panels(size, 2, height=2.7 * size, squeeze=False)
+        for (name, part), (a, b) in zip(r.parts.items(), axes, strict=True):
+            figures.accuracy(a, part)
+            figures.strips(b, part)
+            a.set_title(name)
+        return fig
 
     def claims(self, r: Result) -> Iterable[Claim]:
         """The claims, by rules of the smoke and cpu scales (or of every scale)."""
@@ -217,15 +227,20 @@ class Study:
 
     @pinned()
     def run(
-        self, *, root: Path, progress: Progress | None = None, preset: str = ""
+        self,
+        *,
+        root: Path | str | None = None,
+        progress: Progress | None = None,
+        preset: str = "",
     ) -> Result:
         """Trains, measures and computes what is missing, and opens the rest.
 
         Args:
-          root: where runs are stored.
+          root: where runs are stored; `$SANDBOX_RUNS` or `runs` by default.
           progress: who is told; a bar or plain lines by default.
           preset: what this study's fields started from.
         """
+        root = default_root() if root is None else Path(root)
         plain = {k: _fit(s, root, progress) for k, s in self.plain_runs.items()}
         values: Mapping[str, dict[str, np.ndarray]] = {}
         seconds: list[float] = []
@@ -237,6 +252,7 @@ class Study:
             seconds.append(found.wall_seconds)
         parts = {k: _taught(self, s, root, progress) for k, s in self.settings.items()}
         result = Result(
+            study=self,
             teachers=[t for p in parts.values() for t in p.teachers],
             students=[s for p in parts.values() for s in p.students],
             names=tuple(dict.fromkeys(n for p in parts.values() for n in p.names)),
@@ -393,53 +409,3 @@ def run_all(preset: str, studies: Sequence[Study], options: Options) -> None:
         reports.append(report)
     if len(reports) > 1:
         write_grid(reports, root)
-
-
-def write_grid(reports: Sequence[Report], root: Path) -> None:
-    """One table and one figure of a grid: medians of every strategy at every point."""
-    points = [_flat(r.config) for r in reports]
-    varied = [k for k in points[0] if len({repr(p.get(k)) for p in points}) > 1]
-    names = [", ".join(f"{k}={p.get(k)}" for k in varied) for p in points]
-    rows: list[Sequence[Any]] = [[*varied, *COLUMNS]]
-    medians: dict[str, list[float]] = {}
-    for i, (report, point) in enumerate(zip(reports, points, strict=True)):
-        values: dict[str, list[float]] = {}
-        for row in summary_rows(report.result):
-            rows.append([*(point.get(k) for k in varied), *row])
-            if row[5] is not None:
-                values.setdefault(f"{row[1]} {row[4]}".strip(), []).append(
-                    float(row[5])
-                )
-        for what, each in values.items():
-            every = medians.setdefault(what, [np.nan] * len(reports))
-            every[i] = float(np.median(each))
-    shown = {w: v for w, v in medians.items() if w.endswith("n90")}
-    shown = shown if np.isfinite(list(shown.values())).any() else medians
-    shown = dict(itertools.islice(shown.items(), 12))
-    cells = [[w, *(f"{v:.4g}" for v in vs)] for w, vs in shown.items()]
-    print(table(["median", *names], cells))
-    config = digest([to_json(r.config) for r in reports])[:8]
-    stem = f"{reports[0].study}.{reports[0].result.preset}.grid.{config}{suffix()}"
-    folder = root / "studies" / stem
-    make_folder(folder)
-    write_csv(folder / "summary.csv", rows)
-    with styled():
-        fig, ax = figures.panels(1, 1, height=3.0)
-        for what, each in shown.items():
-            color = color_of(what.removesuffix(" n90"))
-            ax.plot(range(len(names)), each, "o-", ms=3.5, color=color, label=what)
-        ax.set_yscale("log" if next(iter(shown), "").endswith("n90") else "linear")
-        ax.set_xticks(range(len(names)), names, rotation=20, ha="right")
-        ax.set_ylabel("median over runs")
-        fig.legend(loc="outside upper left", ncols=4)
-    png, _ = save(fig, folder / "figure")
-    print(f"grid: {png}, summary.csv")
-
-
-def _flat(record: Any, group: str = "") -> dict[str, Any]:
-    """Every field of a record by its dotted name."""
-    out: dict[str, Any] = {}
-    for f in fields(record):
-        value, name = getattr(record, f.name), group + f.name
-        out |= _flat(value, f"{name}.") if is_dataclass(value) else {name: value}
-    return out

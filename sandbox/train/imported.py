@@ -276,12 +276,12 @@ class _Importing(Work):
     def write(self) -> None:
         """Metrics and outcome; nobody counted what training cost."""
         steps, spec = np.asarray(list(self.series)), self.spec
-        columns = {n: np.asarray(v)[:, None, None] for n, v in self.columns.items()}
-        shape = (len(steps), 1, 1)
+        columns = {n: np.asarray(v)[None, None] for n, v in self.columns.items()}
+        shape = (1, 1, len(steps))
         columns["train_loss"] = np.full(shape, np.nan)
         columns["teacher_step"] = np.full(shape, LABELS, np.int64)
         for name in ("student_forward", "student_backward"):
-            columns[name] = steps[:, None, None].astype(np.int64)
+            columns[name] = steps[None, None].astype(np.int64)
         columns["teacher_forward"] = np.zeros(shape, np.int64)
         metrics = Metrics(steps, spec.seeds, ("teacher",), columns)
         write_atomic(self.folder.path / FILE, metrics.to_parquet())

@@ -165,13 +165,13 @@ class LanePlan:
         Args:
           t: samples seen.
           steps: `(R,)` evaluations so far.
-          accuracy: `(R, S, L)` recorded there.
+          accuracy: `(S, L, R)` recorded there.
         """
         for s, i in np.ndindex(self.position.shape):
             source, lane = self.spec.strategies[i].source, self._lane(s, i)
             if not isinstance(source, Adaptive) or lane is None:
                 continue
-            since = accuracy[steps >= lane.switched_at, s, i]
+            since = accuracy[s, i, steps >= lane.switched_at]
             if source.advances(t, lane, [float(a) for a in since]):
                 self.position[s, i] += 1
                 self.switched_at[s, i] = t

@@ -1,7 +1,7 @@
 """The host loop: between chunks it switches teachers, evaluates, stores and reports.
 
-    run = fit(spec)          # trains, resumes, or just opens what is already there
-    run.metrics.curves("ce") # accuracies (S, R)
+    run = fit(spec)   # trains, resumes, or just opens what is already there
+    run.curves("ce")  # accuracies (S, R)
 
 The jit boundary is a chunk of whole segments (`sandbox.train.engine`). Everything the
 host does falls on absolute sample counts fixed by the record, so chunk length, progress
@@ -9,10 +9,11 @@ and interruptions cannot change a bit of the result.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,6 +40,32 @@ from sandbox.train.spec import RunSpec
 CHUNK_SECONDS = 0.5
 
 
+class Evaluation(NamedTuple):
+    """What one evaluation of a run found.
+
+    Attributes:
+      samples: how many every lane has seen.
+      metrics: name -> `(S, L)`, copies; NaN where a lane is absent or has failed.
+      seeds: the run's seeds.
+      lanes: names of its strategies.
+    """
+
+    samples: int
+    metrics: dict[str, np.ndarray]
+    seeds: tuple[int, ...]
+    lanes: tuple[str, ...]
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """Means over the seeds that have a result, as `accuracy/one_shot`."""
+        columns = {
+            f"{name}/{lane}": values[:, i][~np.isnan(values[:, i])]
+            for name, values in self.metrics.items()
+            for i, lane in enumerate(self.lanes)
+        }
+        return {name: float(v.mean()) for name, v in columns.items() if len(v)}
+
+
 @dataclass
 class LoopState:
     """All a run needs to go on.
@@ -61,11 +88,29 @@ class LoopState:
 def fit(
     spec: RunSpec,
     *,
-    root: Path | None = None,
+    root: Path | str | None = None,
     progress: Progress | None = None,
     chunk_samples: int | None = None,
+    on_eval: Callable[[Evaluation], object] | None = None,
 ) -> Run:
     """Trains the group of a record, or opens its run if that is already complete.
+
+    `on_eval` is told every evaluation on the host, by the leading process alone; it is
+    no part of the run's identity and cannot change a number. Any tracker is fed so:
+
+        with tensorboardX.SummaryWriter("logs") as writer:
+            def log(e: Evaluation) -> None:
+                for name, value in e.scalars.items():
+                    writer.add_scalar(name, value, e.samples)
+            fit(spec, on_eval=log)
+
+        with wandb.init(project="parity", mode="offline") as tracker:
+            fit(spec, on_eval=lambda e: tracker.log(e.scalars, step=e.samples))
+
+    Every evaluation is told at least once: after a resume the last one before it, and
+    what was evaluated after the last saved state, are told again. Of what it raises the
+    run ends as of any error, its state saved; it goes on when it is called again. A
+    finished run is only opened, and tells nothing: `Run.table` has it all.
 
     Args:
       spec: the record.
@@ -73,6 +118,7 @@ def fit(
       progress: who is told; a bar or plain lines by default.
       chunk_samples: upper bound on samples between host visits; by default about half a
         second's worth. It never changes the result.
+      on_eval: called after each evaluation, that of the untrained network included.
 
     Returns:
       The finished run.
@@ -84,7 +130,7 @@ def fit(
         stored one was damaged.
       ConfigError: the run needs more memory than there is.
     """
-    root = default_root() if root is None else root
+    root = default_root() if root is None else Path(root)
     with pinned(x64=spec.dtype == "float64"):
         folder = folder_of(spec, root)
         if spec.imported:
@@ -106,7 +152,7 @@ def fit(
         carry_out(
             folder,
             identity(spec),
-            lambda: Training(spec, folder, root, chunk_samples),
+            lambda: Training(spec, folder, root, chunk_samples, on_eval),
             kind=spec.kind,
             code=Code.of(Training, spec, inputs=inputs),
             progress=progress,
@@ -128,7 +174,12 @@ class Training(Work):
     host = tuple(f"sandbox.train.{m}" for m in ("loop", "engine", "devices", "lanes"))
 
     def __init__(
-        self, spec: RunSpec, folder: RunFolder, root: Path, chunk_samples: int | None
+        self,
+        spec: RunSpec,
+        folder: RunFolder,
+        root: Path,
+        chunk_samples: int | None,
+        on_eval: Callable[[Evaluation], object] | None = None,
     ) -> None:
         """Initialises the lanes.
 
@@ -137,7 +188,9 @@ class Training(Work):
           folder: where the run is stored.
           root: where its teacher is.
           chunk_samples: upper bound on samples of a piece.
+          on_eval: who is told evaluations.
         """
+        self.on_eval, self.told = on_eval, 0
         self.spec, self.folder, self.chunk_samples = spec, folder, chunk_samples
         self.title = f"{spec.kind} {folder.path.name[:6]}, {seeds_text(spec.seeds)}"
         self.total, self.rate = spec.stop.largest, 0.0
@@ -155,6 +208,15 @@ class Training(Work):
         costs[:, :2] += np.asarray(quiz)[:, None]  # of the student, there and back
         self.cost = Cost(*costs.T)
         self.state = LoopState(self.engine.init())
+
+    def tell(self) -> None:
+        """Hands on the evaluations that are new, after a resume the last one first."""
+        state, names = self.state, tuple(s.name for s in self.spec.strategies)
+        while self.on_eval is not None and self.told < len(state.steps):
+            r = self.told
+            found = {n: np.array(rows[r]) for n, rows in state.columns.items()}
+            self.on_eval(Evaluation(state.steps[r], found, self.spec.seeds, names))
+            self.told = r + 1
 
     @property
     def programs(self) -> str:
@@ -193,7 +255,7 @@ class Training(Work):
         return (
             rows.keys() == known.keys()
             and all(
-                np.array_equal(np.asarray(found), known[n][: len(found)], True)
+                np.array_equal(np.stack(found, -1), known[n][..., : len(found)], True)
                 for n, found in rows.items()
             )
             and all(
@@ -211,7 +273,7 @@ class Training(Work):
         begin = self.state
         ends = []
         for i, t in enumerate(steps.tolist()):
-            columns = {"accuracy": list(accuracy[: i + 1])}
+            columns = {"accuracy": [*np.moveaxis(accuracy, -1, 0)[: i + 1]]}
             seen = [int(s) for s in steps[: i + 1]]
             self.state = replace(begin, t=t, steps=seen, columns=columns)
             ends.append(self._done())
@@ -289,7 +351,7 @@ class Training(Work):
         if spec.stores(state.t):
             self._store_checkpoint()
         if spec.saturating:
-            accuracy = np.asarray(state.columns["accuracy"])
+            accuracy = np.stack(state.columns["accuracy"], -1)
             self.plan.advance(state.t, np.asarray(state.steps), accuracy)
 
     def _store_checkpoint(self) -> None:
@@ -340,9 +402,9 @@ class Training(Work):
         """
         stop, state = self.spec.stop, self.state
         give_up = np.inf if stop.give_up is None else stop.give_up
-        steps, acc = np.asarray(state.steps), np.asarray(state.columns["accuracy"])
+        steps, acc = np.asarray(state.steps), np.stack(state.columns["accuracy"], -1)
         reached = acc >= stop.accuracy
-        first = np.where(reached.any(0), steps[reached.argmax(0)], np.inf)
+        first = np.where(reached.any(-1), steps[reached.argmax(-1)], np.inf)
         out = self.absent | ((bad >= 0) & (bad < give_up))
         last = np.where(out, 0, first).max(1)  # (S,) last lane to get there
         return np.where(last <= give_up, stop.factor * last, give_up)
@@ -396,6 +458,7 @@ class Training(Work):
             columns={n: list(tensors[f"column/{n}"]) for n in meta["columns"]},
             checkpoints=self._known_checkpoints(meta),
         )
+        self.told = max(len(self.state.steps) - 1, 0)
         return True
 
     def _known_checkpoints(self, meta: dict[str, Any]) -> dict[str, str]:
@@ -433,7 +496,7 @@ class Training(Work):
             ]
 
         self._store_checkpoint()
-        columns = {n: np.asarray(rows) for n, rows in state.columns.items()}
+        columns = {n: np.stack(rows, -1) for n, rows in state.columns.items()}
         metrics = Metrics(np.asarray(state.steps), spec.seeds, tuple(names), columns)
         write_atomic(path / FILE, metrics.to_parquet())
         outcome = {

@@ -9,10 +9,17 @@ import time
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from rich import progress as columns
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
+from sandbox.text import count
 from sandbox.train.signals import say
+
+_COLUMNS = 80
+"""Most characters of a plain line, where words allow."""
 
 
 @runtime_checkable
@@ -45,80 +52,144 @@ class Silent:
         """Nothing."""
 
 
+class _Pace:
+    """How far work is, how fast it goes, and what is left of it.
+
+    Until the first chunk is done, what takes the time is compiling: nothing is said
+    about the rate, which is measured from there.
+    """
+
+    def __init__(self, title: str, total: int, done: int, unit: str) -> None:
+        self.title, self.total, self.done, self.unit = title, total, done, unit
+        self.one = unit.removesuffix("s")
+        self.counts_samples = unit == "samples"
+        self.begin = time.monotonic()
+        self._mark: tuple[int, float] | None = None  # where the rate is measured from
+        self._now = self.begin
+
+    def move(self, done: int) -> bool:
+        """Notes what is done; whether that is the first chunk."""
+        self._now, first = time.monotonic(), self._mark is None and done > self.done
+        if first:
+            self._mark = done, self._now
+        self.done = done
+        return first
+
+    def __str__(self) -> str:
+        """E.g. `3.4M/20M  12.3k samples/s  at most 22m30s left`."""
+        if self._mark is None:
+            what = "compiling" if self.counts_samples else f"the first {self.one}"
+            return f"{what} {clock(time.monotonic() - self.begin)}"
+        text = f"{count(self.done)}/{count(self.total)}"
+        done, seconds = self.done - self._mark[0], self._now - self._mark[1]
+        if done <= 0 or seconds <= 0:
+            return f"{text} {self.unit}"
+        rate = done / seconds
+        a_second = f"{count(rate)} {self.unit}/s"
+        pace = a_second if rate >= 1 else f"{clock(1 / rate)} a {self.one}"
+        about = "at most" if self.counts_samples else "about"  # training may end early
+        return f"{text}  {pace}  {about} {clock((self.total - self.done) / rate)} left"
+
+    def outcome(self, finished: bool) -> str:
+        """What is said at the end."""
+        took = clock(time.monotonic() - self.begin)
+        return f"{self.title}: {'done in' if finished else 'stopped after'} {took}"
+
+
 class Lines:
-    """A plain line at the start, the end, and every few seconds between."""
+    """A plain line at the start, the end, and every few seconds between.
+
+    What a run notes of its lanes stands in lines of its own below.
+    """
 
     def __init__(self, every_seconds: float = 10.0) -> None:
         """Prints at most one line per `every_seconds` while a run goes on."""
         self._every = every_seconds
 
     def start(self, title: str, total: int, done: int, unit: str = "samples") -> None:
-        """Prints what is done."""
-        self._title, self._total, self._from, self._unit = title, total, done, unit
-        self._begin = self._last = time.monotonic()
+        """Prints what there is to do, and that it compiles."""
+        self._pace = _Pace(title, total, done, unit)
+        self._last = self._pace.begin
+        most = "at most " if self._pace.counts_samples else ""
         resumed = f", resumed at {done:,}" if done else ""
-        say(f"{title}: at most {total:,} {unit}{resumed}")
+        compiling = "; compiling" if self._pace.counts_samples else ""
+        say(f"{title}: {most}{total:,} {unit}{resumed}{compiling}")
 
     def update(self, done: int, note: str) -> None:
         """Prints rate and time left, if the last line is old enough."""
         now = time.monotonic()
-        if now - self._last < self._every:
-            return
-        self._last = now
-        rate = (done - self._from) / max(now - self._begin, 1e-9)
-        text = f"{self._title}: {done:,}/{self._total:,}"
-        if rate > 0:
-            left = clock((self._total - done) / rate)
-            text += f"  {rate:,.{0 if rate >= 10 else 2}f} {self._unit}/s"
-            text += f"  at most {left} left"
-        say(f"{text}  {note}")
+        if self._pace.move(done):
+            self._last = now
+        if now - self._last >= self._every:
+            self._last = now
+            self._say(f"{self._pace.title}: {self._pace}", note)
 
     def close(self, note: str, *, finished: bool = True) -> None:
         """Prints how long it took."""
-        took = clock(time.monotonic() - self._begin)
-        outcome = "done in" if finished else "stopped after"
-        say(f"{self._title}: {outcome} {took}  {note}")
+        self._say(self._pace.outcome(finished), note)
+
+    def _say(self, line: str, note: str) -> None:
+        """Within 80 columns, parted between lanes, in one piece."""
+        if len(line) + 2 + len(note) <= _COLUMNS:
+            say(f"{line}  {note}".rstrip())
+            return
+        lines = [line, ""]
+        for part in note.split("  "):
+            if len(lines[-1]) + 2 + len(part) > _COLUMNS and lines[-1]:
+                lines.append("")
+            lines[-1] += f"  {part}"
+        say("\n".join(lines))
 
 
 class Bar:
-    """A rich progress bar."""
+    """A bar on one line of a terminal, and what a run notes of its lanes below."""
 
     def __init__(self) -> None:
-        """Prepares the columns."""
-        self._bar = columns.Progress(
-            columns.TextColumn("{task.description}"),
-            columns.BarColumn(bar_width=24),
-            columns.MofNCompleteColumn(),
-            columns.TextColumn("{task.fields[rate]}"),
-            columns.TimeElapsedColumn(),
-            columns.TextColumn("at most"),
-            columns.TimeRemainingColumn(),
-            columns.TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-        )
+        """Shows nothing yet."""
+        self._note = self._outcome = ""
+        self._console = Console(stderr=True)
 
     def start(self, title: str, total: int, done: int, unit: str = "samples") -> None:
         """Shows a bar."""
-        self._from, self._begin, self._unit = done, time.monotonic(), unit
-        self._bar.start()
-        self._task = self._bar.add_task(
-            title, total=total, completed=done, rate="", note=""
-        )
+        self._pace = _Pace(title, total, done, unit)
+        self._live = Live(get_renderable=self._shown, console=self._console)
+        self._live.start(refresh=True)
 
     def update(self, done: int, note: str) -> None:
         """Moves the bar."""
-        rate = (done - self._from) / max(time.monotonic() - self._begin, 1e-9)
-        self._bar.update(
-            self._task, completed=done, rate=f"{rate:,.0f} {self._unit}/s", note=note
-        )
+        self._pace.move(done)
+        self._note = note
 
     def close(self, note: str, *, finished: bool = True) -> None:
-        """Leaves the bar on the screen as it is."""
+        """Leaves on the screen how long it took, and the lanes."""
         try:
-            note = note if finished else f"stopped  {note}"
-            self._bar.update(self._task, note=note)
+            self._note, self._outcome = note, self._pace.outcome(finished)
         finally:
-            self._bar.stop()
+            self._live.stop()
+
+    def _shown(self) -> Group:
+        """Title, bar and pace, as far as the terminal is wide; the lanes below."""
+        lanes = [_line(f"  {self._note}", self._console.width)] if self._note else []
+        if self._outcome:
+            return Group(_line(self._outcome, self._console.width), *lanes)
+        text = str(self._pace)
+        room = self._console.width - len(text) - 2
+        title = _line(self._pace.title, max(room, 8))
+        parts: list[RenderableType] = [title, Text(text, no_wrap=True)]
+        width = min(24, room - len(title) - 2)
+        if width >= 4:
+            bar = ProgressBar(self._pace.total, self._pace.done, width=width)
+            parts.insert(1, bar)
+        row = Table.grid(padding=(0, 2))
+        row.add_row(*parts)
+        return Group(row, *lanes)
+
+
+def _line(text: str, width: int) -> Text:
+    """Text that ends where the terminal does."""
+    line = Text(text, no_wrap=True)
+    line.truncate(width, overflow="ellipsis")
+    return line
 
 
 def default_progress() -> Progress:

@@ -56,6 +56,9 @@ class Work(ABC):
     host: Collection[str] = ()
     """Modules that decide numbers and leave no trace in `programs`."""
 
+    def tell(self) -> None:  # noqa: B027 (most work has nobody to tell)
+        """Hands on what is new to whoever asked for it; of the first process alone."""
+
     def repeats(self) -> bool:
         """Whether its beginning comes out as it is stored, to the bit."""
         return False
@@ -300,12 +303,17 @@ def _go_on(
             meta |= {"wall": seconds, **about}
             folder.save_resume(work.at, arrays, meta)
 
-    while not (stopped := now(bool(stop))) and work.step():
-        progress.update(work.at, work.note)
+    while True:
+        error = _error_of(work.tell) if folder is not None else None
         late = work.at > 0 and time.monotonic() - saved > SAVE_SECONDS
-        if now(late):
+        if now(late or error is not None):
             save_state()
             saved = time.monotonic()
+        if error is not None:
+            raise error
+        if (stopped := now(bool(stop))) or not work.step():
+            break
+        progress.update(work.at, work.note)
     if stopped:
         save_state()
         if folder is None:
@@ -315,6 +323,15 @@ def _go_on(
             f" {folder.path}, run the same command to go on."
         )
     return time.monotonic() - begin
+
+
+def _error_of(call: Callable[[], None]) -> BaseException | None:
+    """What a call raises."""
+    try:
+        call()
+    except BaseException as error:
+        return error
+    return None
 
 
 class Pieces(Work):

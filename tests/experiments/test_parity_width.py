@@ -88,7 +88,7 @@ def test_numbers_recover_a_power_law_through_censoring(made):
 def test_n90_is_the_first_evaluation_at_the_level(result):
     for row, m in zip(TINY.n90(result, 0.05), TINY.widths, strict=True):
         metrics = result.plain[named(m, 0.05)].metrics
-        for n, curve in zip(row, metrics.columns["accuracy"][:, :, 0].T, strict=True):
+        for n, curve in zip(row, metrics.columns["accuracy"][:, 0], strict=True):
             reached = metrics.steps[curve >= 0.9]
             assert n == (reached[0] if len(reached) else np.inf)
     assert np.isfinite(TINY.n90(result, 0.05)[1]).all()

@@ -82,7 +82,9 @@ def test_the_figure_of_many_cases():
         made[name] = dict(zip(Ceiling._fields, np.tile(one[:, None], n), strict=True))
         made[name] |= {k: rng.random((2, 4)) for k in ("robust", "close")}
     empty = {"parts": {}, "plain": {}, "measured": None, "root": ROOT, "progress": None}
+    study = PcfgBayes(exact=exact)
     r = Result(
+        study=study,
         teachers=[],
         students=[],
         names=(),
@@ -91,7 +93,6 @@ def test_the_figure_of_many_cases():
         values=made,
         **empty,
     )
-    study = PcfgBayes(exact=exact)
     figure = study.draw(r)
     axes = figure.axes
     assert len(axes[0].get_xticks()) == 5 and len(axes[1].get_lines()) == 6

@@ -181,7 +181,10 @@ def test_no_config(
     ],
 )
 def test_a_config_of_strange_data_is_one_line(
-    run: RunFolder, data: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    run: RunFolder,
+    data: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_json(run.path / "config.json", {"spec": data})
     write_json(run.path / "outcome.json", {"failed": 7, "samples": "x", "lanes": []})
@@ -189,6 +192,11 @@ def test_a_config_of_strange_data_is_one_line(
     code, out, err = ask(capsys, "runs", "--root", run.path.parent.parent)
     assert code == 0 and not err and len(out.splitlines()) == 2
     assert max(map(len, out.splitlines())) < 400 and "\x1b" not in out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = ask(capsys, "runs", "--root", run.path.parent.parent)
+    assert code == 0 and not err and len(out.splitlines()) == 4
+    assert max(map(len, out.splitlines())) <= 80 and "\x1b" not in out
 
 
 @pytest.mark.timeout(SECONDS)

@@ -86,7 +86,10 @@ def numbers(teacher: Run, students: Run, measured: Measured) -> dict[str, Any]:
             "hash": run.folder.path.name,
             "outcome": run.outcome,
             "steps": run.metrics.steps.tolist(),
-            "columns": {k: _sha(v) for k, v in sorted(run.metrics.columns.items())},
+            "columns": {  # in the order in which they are stored
+                k: _sha(np.moveaxis(v, -1, 0))
+                for k, v in sorted(run.metrics.columns.items())
+            },
             "accuracy": {
                 s: run.metrics.curves(s).tolist() for s in run.metrics.strategies
             },

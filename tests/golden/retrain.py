@@ -111,8 +111,10 @@ def train(tree: Path) -> dict[str, str]:
         for name, spec in records().items():
             run = fit(spec, root=Path(root))
             add(f"{name} | steps", run.metrics.steps)
-            for column, values in run.metrics.columns.items():
-                add(f"{name} | {column}", values)
+            for column in run.metrics.columns:
+                for lane in run.metrics.strategies:
+                    values = run.metrics.curves(lane, column)
+                    add(f"{name} | {column} of {lane}", values)
             for step in run.trajectory.steps:
                 leaves = jax.tree.leaves_with_path(run.trajectory.read(step))
                 for path, leaf in leaves:

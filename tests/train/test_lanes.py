@@ -28,11 +28,11 @@ def test_saturation_counts_from_its_last_switch(make_student: Make) -> None:
     """
     plan = LanePlan(make_student(), None)
     steps = np.arange(0, 513, 64)
-    accuracy = np.full((9, 2, 5), 0.5)
-    accuracy[4:, 1, 4] = 0.7  # the gain at 256 is after the switch at 192
+    accuracy = np.full((2, 5, 9), 0.5)
+    accuracy[1, 4, 4:] = 0.7  # the gain at 256 is after the switch at 192
     seen = []
     for r, t in enumerate(steps):
-        plan.advance(int(t), steps[: r + 1], accuracy[: r + 1])
+        plan.advance(int(t), steps[: r + 1], accuracy[..., : r + 1])
         seen.append(plan.position[:, 4].tolist())
     assert [s[0] for s in seen] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert [s[1] for s in seen] == [0, 0, 0, 1, 1, 2, 2, 2, 3]
@@ -72,10 +72,10 @@ def test_sources_of_ones_own(make_student: Make) -> None:
     spec = make_student(strategies=own)
     assert spec.saturating and spec.strategies[1].alpha == 1.0
     plan = LanePlan(spec, None)
-    accuracy = np.array([0.5, 0.5, 0.6, 0.6])[:, None, None] * np.ones((1, 2, 2))
+    accuracy = np.array([0.5, 0.5, 0.6, 0.6]) * np.ones((2, 2, 1))
     steps = np.arange(0, 256, 64)
     for r, t in enumerate(steps):
-        plan.advance(int(t), steps[: r + 1], accuracy[: r + 1])
+        plan.advance(int(t), steps[: r + 1], accuracy[..., : r + 1])
     np.testing.assert_array_equal(plan.steps_at(200), [[256, LABELS]] * 2)
     assert not plan.absent.any()
     assert not make_student(strategies=own[1:], teacher=None).unit % 16

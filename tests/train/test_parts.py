@@ -168,7 +168,7 @@ def test_a_live_teacher_learns_as_if_alone() -> None:
 def test_a_run_of_a_live_teacher_needs_no_stored_one(tmp_path: Path) -> None:
     spec = student(Strategy(name="a", source=Online()), teacher=None)
     run = fit(spec, root=tmp_path, progress=Silent())
-    last = {k: v[-1].tolist() for k, v in run.metrics.columns.items()}
+    last = {k: v[..., -1].tolist() for k, v in run.metrics.columns.items()}
     assert last["teacher_step"] == [[-3]] * 2 and run.outcome["absent"] == []
     assert last["teacher_forward"] == last["student_forward"] == [[128]] * 2
 
@@ -227,7 +227,7 @@ def test_several_networks_teach_by_their_mean_logits(tmp_path: Path) -> None:
     run = fit(TEACHER, root=tmp_path, progress=Silent())
     spec = student(Strategy(name="a", source=Two()), Strategy(name="b", source=Final()))
     out = fit(spec, root=tmp_path, progress=Silent())
-    passes = out.metrics.columns["teacher_forward"][-1]
+    passes = out.metrics.columns["teacher_forward"][..., -1]
     np.testing.assert_array_equal(passes, [[256, 128]] * 2)
     stack, members = LanePlan(spec, run.trajectory).teachers_at(0)
     plan, lanes = Plan.of(spec), LaneArrays.of(spec.strategies)
@@ -251,7 +251,7 @@ def test_a_student_starts_from_a_stored_run(tmp_path: Path) -> None:
     spec = student(model=WIDE, start=REF, teacher=None)
     out = fit(spec, root=tmp_path, progress=Silent())
     for s in (0, 1):
-        accuracy = out.metrics.columns["accuracy"][0, s, 0]
+        accuracy = out.metrics.columns["accuracy"][s, 0, 0]
         assert accuracy == run.metrics.curves("ce")[s, -1]
     with pytest.raises(ConfigError, match=r"start\.spec\.model must equal"):
         student(start=REF)
