@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors; a test compares the 
     from sandbox.models.mlp import MLP
     from sandbox.models.transformer import Transformer
     from sandbox.plotting.curves import band
+    from sandbox.plotting.style import styled
     from sandbox.probes.alignment import AlignmentProbe
     from sandbox.probes.fourier import FourierProbe, degree1_gap
     from sandbox.probes.ngram import NgramProbe
@@ -106,6 +107,7 @@ _NAMES = {
     "models.mlp": "MLP",
     "models.transformer": "Transformer",
     "plotting.curves": "band",
+    "plotting.style": "styled",
     "probes.alignment": "AlignmentProbe",
     "probes.fourier": "FourierProbe degree1_gap",
     "probes.ngram": "NgramProbe",
