@@ -6,11 +6,11 @@ Example:
     >>> run.plot()
     >>> sb.open("3f9a").to_pandas()
 
-`import sandbox` is free: a name of `__all__` imports the module that defines it when it
-is first asked for. The rest of the library is imported from its modules.
+`import sandbox` is free: what `dir(sandbox)` lists is imported from the module that
+defines it when it is first asked for. All else is imported from its module.
 """
 
-# pyright: reportUnusedImport=false, reportUnsupportedDunderAll=false
+# pyright: reportUnusedImport=false
 
 import os
 from importlib import import_module
@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for editors; a test compares the 
     from sandbox.models.mlp import MLP
     from sandbox.models.transformer import Transformer
     from sandbox.plotting.curves import band
+    from sandbox.plotting.style import styled
     from sandbox.probes.alignment import AlignmentProbe
     from sandbox.probes.fourier import FourierProbe, degree1_gap
     from sandbox.probes.ngram import NgramProbe
@@ -106,6 +107,7 @@ _NAMES = {
     "models.mlp": "MLP",
     "models.transformer": "Transformer",
     "plotting.curves": "band",
+    "plotting.style": "styled",
     "probes.alignment": "AlignmentProbe",
     "probes.fourier": "FourierProbe degree1_gap",
     "probes.ngram": "NgramProbe",
@@ -141,7 +143,6 @@ _HOMES = {
     for module, names in _NAMES.items()
     for name in names.split()
 }
-__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

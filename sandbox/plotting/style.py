@@ -41,8 +41,8 @@ DEGREE_COLORS = ("#0b6e69", "#c17c00", "#5a5a5a", "#a0522d", "#4b0082")
 """Colours of monomial degrees 1, 2, ...; none is a strategy's."""
 
 
-LINES = ("-", "--", ":", "-.")
-"""Of a strategy and its variants, in one colour."""
+LINES = ("-", "--", ":")
+"""Of names that share a colour."""
 
 
 def color_of(name: str) -> str:
@@ -51,13 +51,12 @@ def color_of(name: str) -> str:
 
 
 def apart(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and line of every name, its own colour where it has one."""
-    others = [n for n in names if n not in COLORS]
-    style = {n: {"color": COLORS[n]} for n in names if n in COLORS}
-    for i, name in enumerate(others):
+    """Colour of every name, its own where it has one, and a line for who shares it."""
+    style: dict[str, dict[str, Any]] = {n: {} for n in names}
+    for i, name in enumerate(n for n in names if n not in COLORS):
         nth, color = divmod(i, len(DEGREE_COLORS))
-        style[name] = {"color": DEGREE_COLORS[color], "linestyle": LINES[nth % 4]}
-    return style
+        style[name] = {"color": DEGREE_COLORS[color], "linestyle": LINES[nth % 3]}
+    return {n: s or {"color": COLORS[n]} for n, s in style.items()}
 
 
 class Shown(Figure):

@@ -18,13 +18,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sandbox.plotting import curves as plots
-from sandbox.plotting.style import COLORS, LINES, WIDE, Shown, color_of
+from sandbox.plotting.style import COLORS, WIDE, Shown, color_of
 from sandbox.study.lanes import base_name
 from sandbox.study.result import Taught
 from sandbox.study.setting import STOP, Fixed
 
 SHOWN, LINE = 4, 130
 """Missing runs that are named below a figure, and characters of a line there."""
+LINES = ("-", "--", ":", "-.")
+"""Of a strategy and its variants, in one colour."""
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
 """Values read off a published figure: name -> (abscissa, value)."""

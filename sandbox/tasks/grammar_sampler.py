@@ -22,6 +22,7 @@ Example:
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -327,7 +328,8 @@ def _unpack(
     )
 
 
-class Tree(NamedTuple):
+@dataclass(frozen=True)
+class Tree:
     """A node of a derivation tree.
 
     Attributes:

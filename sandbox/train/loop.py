@@ -105,7 +105,7 @@ def fit(
             fit(spec, on_eval=log)
 
         with wandb.init(project="parity", mode="offline") as tracker:
-            fit(spec, on_eval=lambda e: tracker.log(e.scalars, step=e.samples))
+            fit(spec, on_eval=lambda e: tracker.log(e.scalars, e.samples, commit=True))
 
     Every evaluation is told at least once: after a resume the last one before it, and
     what was evaluated after the last saved state, are told again. Of what it raises the

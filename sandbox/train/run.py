@@ -8,7 +8,7 @@ Example:
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,8 @@ class Run:
                 ax.axhline(1 / self.spec.task.n_classes, color="0.6", ls=":", lw=1.0)
             ax.xaxis.set_major_formatter(short)
             ax.set(xlabel="samples", ylabel="accuracy")
+            n = self.spec.n_seeds
+            ax.set_title("one seed" if n == 1 else f"medians, quartiles of {n} seeds")
             fig.legend(loc="outside upper left", ncols=4)
         return fig
 
@@ -244,14 +246,12 @@ class Run:
 
 
 def _brief(record: Any) -> str:
-    """A record by its class and the fields that differ from their defaults."""
-    words = []
-    for f in fields(record) if is_dataclass(record) else ():
-        value = getattr(record, f.name)
-        made = f.default_factory is not MISSING
-        if f.repr and value != (f.default_factory() if made else f.default):  # pyright: ignore
-            words.append(f"{f.name}={value!r:.40}")
-    return f"{type(record).__name__}({', '.join(words)})"
+    """A record by its class and the fields that its JSON has."""
+    with suppress(Exception):  # it can be shown whatever it is
+        names = [n for n in to_json(record) if n != "type"]
+        words = ", ".join(f"{n}={getattr(record, n)!r:.40}" for n in names)
+        return f"{type(record).__name__}({words})"
+    return type(record).__name__
 
 
 def open_run(

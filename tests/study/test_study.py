@@ -8,6 +8,7 @@ import types
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 
 import sandbox.study as st
@@ -94,6 +95,31 @@ def test_a_study_in_a_notebook_runs_like_ours(own, result):
     assert result.n90["progressive"].values.shape == (2, 1)
     ((steps, y),) = result.curves("progressive")
     assert y.shape == (2, 1, len(steps))  # seeds, initialisations, evaluations
+
+
+def test_a_result_shows_draws_and_tabulates_itself(result, root):
+    text = repr(result)
+    assert text.startswith("<OwnIdea smoke\n  2 of 2 teachers learned; n90 / n90 of")
+    ratio = result.n90["progressive"] / result.n90.teacher
+    assert f"progressive {np.median(ratio.values):.3g}" in text
+    assert result.plot().axes[0].get_xlabel() == result.abscissa_text
+    rows = result.table().to_pylist()
+    for who in ("teacher", "ce"):
+        own = [r["accuracy"] for r in rows if (r["strategy"], r["seed"]) == (who, 1)]
+        np.testing.assert_array_equal(own, np.ravel(result.curves(who)[0][1][1]))
+    assert {r["part"] for r in rows} == {""}
+    lost = replace(result, parts={"": replace(result.parts[""], students=[])})
+    assert repr(lost)  # whatever is missing
+
+
+def test_a_study_without_a_figure_of_its_own_has_one(own, result):
+    class Plain(st.Study):
+        setting: st.Setting = TINY
+
+    figure = Plain().draw(result)
+    assert len(figure.axes) == 2
+    with pytest.raises(ConfigError, match="Plain draws no figure; define `figure`"):
+        Plain().figure(replace(result, parts={}))
 
 
 def test_a_run_leaves_a_figure_claims_and_a_tidy_table(own, result, root, capsys):
