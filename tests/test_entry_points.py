@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import paper_repro
+
 ROOT = Path(__file__).resolve().parent.parent
 NO_JAX = (
     "import sys, runpy\n"
@@ -42,6 +44,8 @@ def run(*command, cwd=ROOT, **env):
         ("paper_repro", ["report", "--help"], 0),
         ("paper_repro", ["parity_mpl"], 2),
         ("paper_repro", ["parity_mlp", "--scale", "big"], 2),
+        ("experiments", [], 0),
+        ("experiments", ["parity_mlp"], 2),
     ],
 )
 def test_help_and_mistakes_do_not_import_jax(module, args, code):
@@ -49,6 +53,12 @@ def test_help_and_mistakes_do_not_import_jax(module, args, code):
     done = run("-c", script)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    assert max(map(len, done.stdout.splitlines()), default=0) <= 80
+
+
+def test_every_study_is_listed():
+    listed = run("-m", "experiments").stdout
+    assert all(f"\n{name} " in listed for name in [*paper_repro.STUDIES, "template"])
 
 
 STUDIES = [
