@@ -21,6 +21,8 @@ from sandbox.study.figures import (
     accuracy,
     counts_text,
     endings,
+    note,
+    paces,
     panels,
     published,
     ratios,

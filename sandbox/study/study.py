@@ -432,7 +432,7 @@ def write_grid(reports: Sequence[Report], root: Path) -> None:
         ax.set_xticks(range(len(names)), names, rotation=20, ha="right")
         ax.set_ylabel("median over runs")
         fig.legend(loc="outside upper left", ncols=4)
-    png, _ = save(fig, folder / "figure")
+    png, *_ = save(fig, folder / "figure")
     print(f"grid: {png}, summary.csv")
 
 

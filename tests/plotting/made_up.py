@@ -1,0 +1,135 @@
+"""Results that nothing was trained for, to see what figures make of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import sandbox.study as st
+from sandbox.store.metrics import Metrics
+from sandbox.study.result import Result, Taught
+from sandbox.study.rules import Chosen
+from sandbox.study.teachers import Teachers
+from sandbox.train.run import Run
+from sandbox.train.spec import RunSpec
+
+PACE = {
+    "teacher": 1.0,
+    "two_shot": 0.4,
+    "middle": 0.4,
+    "blind": 0.4,
+    "by_level": 1.05,
+    "by_node": 1.1,
+    "progressive": 1.1,
+    "half_rise": 0.45,
+    "ce": 3.4,
+    "one_shot_hard": 3.4,
+    "one_shot": 3.4,
+    "after": 2.4,
+}
+"""Samples to .90 over the teacher's; others take five times as many."""
+PLACE = {"before": 0.4, "middle": 0.9, "blind": 0.95, "half_rise": 0.85, "after": 1.1}
+
+
+def made_up(study: st.Study, *, preset: str = "", seed: int = 0) -> Result:
+    """A result of a study of one setting; its last teacher did not learn."""
+    rng = np.random.default_rng(seed)
+    (setting,) = study.settings.values()
+    teachers, students = list[Teachers](), list[tuple[Run, ...]]()
+    for spec in setting.teacher_specs():
+        t = _teachers(setting, spec, rng)
+        teachers.append(t)
+        runs = []
+        for own in t.students(study.lanes(t)):
+            caps = np.max(getattr(own.stop.max_samples, "values", own.stop.max_samples))
+            steps = np.arange(0, caps + 1, own.eval_every)
+            times = {
+                s.name: PACE.get(s.name.partition("#")[0], 5.0)
+                * t.n90
+                * np.exp(0.3 * _noise(s.name, spec) + 0.02 * s.init)
+                for s in own.strategies
+            }
+            runs.append(_run(own, steps, times, 1 / setting.made_task.n_classes))
+        students.append(tuple(runs))
+    names = tuple(s.name for r in students[0] for s in r.spec.strategies)
+    part = {"teachers": teachers, "students": students, "names": names}
+    return Result(
+        **part,
+        preset=preset,
+        scale=preset or None,
+        parts={"": Taught(**part)},
+        plain={},
+        values={},
+        measured=None,
+        root=Path(),
+        progress=None,
+    )
+
+
+def _noise(name: str, spec: RunSpec) -> np.ndarray:
+    """The argmax of a final teacher is the label: its students are those of labels."""
+    name = "ce" if name == "one_shot_hard" else name.partition("#")[0]
+    word = sum(map(ord, name)) * (name not in ("middle", "blind"))
+    return np.random.default_rng((word, *spec.seeds)).normal(size=spec.n_seeds)
+
+
+def _teachers(setting: st.Setting, spec: RunSpec, rng: Any) -> Teachers:
+    limit, every = setting.samples(setting.budget.limit), spec.checkpoint_every
+    n90 = 0.5 * limit * np.exp(0.25 * rng.normal(size=spec.n_seeds))
+    steps = np.arange(0, 2.5 * limit, every).astype(int)
+    usable = np.ones(spec.n_seeds, bool)
+    if spec.seeds[-1] == setting.n_teachers - 1 and spec.n_seeds > 1:
+        usable[-1], n90[-1] = False, np.inf
+    made = Teachers.made_up(setting, spec)
+    stages: dict[str, Any] = {}
+    for name, old in made.chosen.stages.items():
+        share = np.linspace(0.5, 0.9, len(old))
+        share = share if len(old) > 1 else [PLACE.get(name, 2.0)]
+        stages[name] = tuple(
+            tuple(
+                int(round(x * n / every) * every) if np.isfinite(n) else None
+                for n in n90
+            )
+            for x in share
+        )
+    run = _run(spec, steps, {"teacher": n90}, 1 / setting.made_task.n_classes)
+    measured = _correlations(setting, steps, n90, rng)
+    chosen = Chosen(stages, usable, ["teacher late"] * len(n90), measured=measured)
+    return Teachers(setting, spec, n90, chosen, run)
+
+
+def _run(
+    spec: RunSpec, steps: np.ndarray, times: dict[str, np.ndarray], chance: float
+) -> Run:
+    run, rng = Run(None, spec), np.random.default_rng(len(steps))  # type: ignore
+    columns = []
+    for t in times.values():
+        late = np.log(np.maximum(steps, 1)[:, None] / t + 1e-9) / 0.07 + 1.4
+        rise = 1 / (1 + np.exp(-np.clip(late, -30, 30)))
+        y = chance + (1 - chance) * rise
+        columns.append(np.where(rise < 0.99, y + 0.004 * rng.normal(size=y.shape), 1.0))
+    accuracy = np.stack(columns, -1)
+    values = {"accuracy": accuracy, "loss": 1.1 - accuracy}
+    run.__dict__["metrics"] = Metrics(steps, spec.seeds, tuple(times), values)
+    run.__dict__["outcome"] = {"failed": [], "absent": []}
+    return run
+
+
+def _correlations(
+    setting: st.Setting, steps: np.ndarray, n90: np.ndarray, rng: Any
+) -> dict[str, np.ndarray]:
+    """A spike at the transition, on top of what initialisation leaves."""
+    rule, at = setting.rule, steps / np.where(np.isfinite(n90), n90, 1e9)[:, None]
+    assert isinstance(rule, st.ByGap)
+    spike = np.exp(-(((at - 0.92) / 0.08) ** 2))
+    left = 0.025 * np.exp(-2 * at)
+    out = {"degree1_se": np.full((*at.shape, 8, 2), 0.002)}
+    for a in rule.degrees:
+        size = 0.002 + left * (a == 1) + 0.004 * rng.random((*at.shape,)) * (a == 1)
+        for group, more in (("in_support", 0.012 * a * spike), ("off_support", 0.0)):
+            out[f"{group}/{a}"] = np.repeat(
+                np.abs(size + more)[..., None, None, None], 2, -1
+            )
+    out["inside"] = np.abs(out["in_support/1"][..., 0, 0, 0])
+    out["outside"] = np.abs(out["off_support/1"][..., 0, 0, 0])
+    return out
