@@ -273,7 +273,9 @@ def _draw_teacher(
         at, row = at[~np.isnan(at)], 0.455 - 0.035 * i
         if len(at):
             middle, mark = float(np.median(at)), MARKERS.get(name, "|")
-            ax.plot([middle] * 2, [row, 1], color=color, lw=0.8, ls=_style(name, shares))
+            ax.plot(
+                [middle] * 2, [row, 1], color=color, lw=0.8, ls=_style(name, shares)
+            )
             ax.plot(at, np.full(len(at), row), "|", color=color, ms=4, mew=0.8)
             ax.plot(middle, row, mark, color=color, ms=4, mfc="white", mew=1.1)
     ax.set_ylim(0.42 - 0.035 * len(stages | near), 1.02)

@@ -160,11 +160,11 @@ class ParityRegions(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Where progressive and 2-shot students learn sooner than their rivals.
 
-        Sparse parity, a row a label noise and student width. Numbers: samples to .90 of the faster of CE and one-shot over those of the
-        strategy, median over teachers (right column: of CE over one-shot); infinite
-        where the rival alone does not arrive by six times the teacher's n90, 0 where
-        the strategy alone does not. Bold: the whole 95% interval lies on one side of 1.
-        Blue helps, red hurts.
+        Sparse parity, a row a label noise and student width. Numbers: samples to .90 of
+        the faster of CE and one-shot over those of the strategy, median over teachers
+        (right column: of CE over one-shot); infinite where the rival alone does not
+        arrive by six times the teacher's n90, 0 where the strategy alone does not.
+        Bold: the whole 95% interval lies on one side of 1. Blue helps, red hurts.
         """
         shape = len(self.problems), len(SHOWN)
         height = 0.9 + len(self.problems) * (0.5 + 0.16 * self._rows)

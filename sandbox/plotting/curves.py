@@ -11,7 +11,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from sandbox.theory.sample_complexity import Estimate
 
-
 FEW = 10
 """Curves below which quartiles say little, and a band is their whole range."""
 
@@ -63,7 +62,7 @@ def band(
         first = min(np.min(a[a > 0], initial=last) for a, _ in kept)
         grid = np.linspace(0, last, points)
         if log:
-            grid = np.append(0.0, np.geomspace(first, last, points))
+            grid = np.geomspace(first, last, points)
     rows = np.asarray([np.interp(grid, a, b, right=np.nan) for a, b in kept])
     alive = (~np.isnan(rows)).mean(0) >= 0.9
     ends = (0.0, 0.5, 1.0) if len(rows) < FEW else (0.25, 0.5, 0.75)
@@ -108,19 +107,26 @@ def strips(
     for row, (v, color) in enumerate(zip(values, colors, strict=True)):
         v = np.asarray(v, float)
         v = v[~np.isnan(v)]
-        done, never = v[np.isfinite(v)], np.sum(np.isinf(v))
-        jitter = 0.22 * np.sin(7.0 * np.arange(len(done)))
-        ax.plot(done, row + jitter, "o", color=color, ms=3, alpha=0.55, mew=0)
-        if never:
+        dots(ax, row, v, color)
+        if never := np.sum(np.isinf(v)):
             ax.plot(beyond, row, ">", color=color, ms=5, mew=0)
             ax.annotate(
                 f"{never}", (beyond, row), (5, 0), textcoords="offset points",
                 va="center", fontsize=6.5, color="0.25",
             )  # fmt: skip
-        if len(v) and np.isfinite(median := np.median(v)):
-            ax.plot([median] * 2, [row - 0.32, row + 0.32], color=color, lw=2)
     log_steps(ax)
     rows(ax, labels)
+
+
+def dots(ax: Axes, row: int, values: Real[np.ndarray, " _"], color: str) -> None:
+    """Finite values as dots along a row, a bar at the median of all that exist."""
+    v = np.asarray(values, float)
+    v = v[~np.isnan(v)]
+    done = v[np.isfinite(v)]
+    jitter = 0.22 * np.sin(7.0 * np.arange(len(done)))
+    ax.plot(done, row + jitter, "o", color=color, ms=3, alpha=0.55, mew=0)
+    if len(v) and np.isfinite(median := np.median(v)):
+        ax.plot([median] * 2, [row - 0.32, row + 0.32], color=color, lw=2)
 
 
 def rows(ax: Axes, labels: Sequence[str]) -> None:
@@ -169,6 +175,31 @@ def estimates(
     ax.plot(x[beyond], y[beyond], "^", ms=5, color=color, mfc="white")
     low, high = (np.where(np.isfinite(v), v, y)[there] for v in (low, high))
     ax.vlines(x[there], low, high, color=color, lw=1.0, alpha=0.7)
+
+
+def end_labels(
+    ax: Axes, x: float, y: Sequence[float] | np.ndarray, words: Sequence[str]
+) -> None:
+    """Names curves at their right ends, no two names on each other.
+
+    Called last, when the limits of the axis are set: a name is moved up to where the
+    one below it ends.
+
+    Args:
+      ax: where.
+      x: abscissa of the ends.
+      y: ordinates of the ends.
+      words: one name a curve.
+    """
+    height = ax.get_position().height * ax.figure.get_figheight() * 72 / 8.5
+    low, high = ax.get_ylim()
+    line, last = (high - low) / height, -np.inf
+    for i in np.argsort(y):
+        last = max(float(y[i]), last + line)
+        ax.annotate(
+            words[i], (x, last), (4, 0), textcoords="offset points", va="center",
+            fontsize=6.5, color="0.35", annotation_clip=False,
+        )  # fmt: skip
 
 
 def log_steps(ax: Axes) -> None:

@@ -70,9 +70,16 @@ FAMILIES = {
     "moving": "#700ea9",
     "tuned": "#b55795",
 }
-"""One colour a family of methods: labels and outputs of the final teacher; checkpoints
-as they are; parts of their targets; other uses of the final teacher; teachers that move
-with the student; those that learn to teach."""
+"""One colour a family of methods."""
+FAMILY_WORDS = {
+    "labels": "labels, final outputs, controls",
+    "checkpoints": "checkpoints as they are",
+    "parts": "parts of their targets",
+    "final": "other uses of the final teacher",
+    "moving": "teachers that move",
+    "tuned": "teachers that learn to teach",
+}
+"""What figures call them."""
 DEGREE_COLORS = ("#117b76", "#e19f1f", "#7d2e8e", "#3c86d3", "#c7553d")
 """Colours of monomial degrees 1, 2, ..., or of other groups that are not strategies."""
 NOISE = "#b0b0b0"

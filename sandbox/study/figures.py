@@ -159,7 +159,7 @@ def accuracy(
         ax.set_ylabel("accuracy on fresh inputs")
     ends = [line.get_xdata()[-1] for line in ax.get_lines()]  # of the curves
     most = [end] if fixed or not single else []
-    ax.set_xlim(0, min(most + [max(ends, default=end)]))
+    ax.set_xlim(0, min([*most, max(ends, default=end)]))
     ax.set_xlabel(r.abscissa_text)
 
 
@@ -252,7 +252,7 @@ def ratios(
         ),
     )
     ax.axvline(1, color="0.5", lw=0.8, zorder=0)
-    ax.set_xlabel(f"samples to .90 / n90 of teacher")
+    ax.set_xlabel("samples to .90 / teacher's")
 
 
 def endings(
@@ -266,10 +266,7 @@ def endings(
     """Accuracy at the end, one row a strategy and a dot a run, as in `ratios`."""
     rows = list(names or p.strategies)
     for i, name in enumerate(rows):
-        values = p.at(name).values.ravel() if name in p.strategies else np.empty(0)
-        style: dict[str, Any] = {"color": color(name), "mew": 0}
-        ax.plot(values, np.full(len(values), i), "o", ms=3.5, alpha=0.7, **style)
-        if len(values) and not np.isnan(values).all():
-            ax.plot([np.nanmedian(values)] * 2, [i - 0.32, i + 0.32], lw=2, **style)
+        if name in p.strategies:
+            plots.dots(ax, i, p.at(name).values.ravel(), color(name))
     plots.rows(ax, [label(n) for n in rows])
     ax.set_xlabel("accuracy at the end")
