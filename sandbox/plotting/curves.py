@@ -232,12 +232,12 @@ def short(v: float, _: object = None) -> str:
 class _Few(LogLocator):
     """The roundest numbers that make three ticks."""
 
-    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
-        ticks: Sequence[float] = ()
+    def tick_values(self, vmin: float, vmax: float) -> Real[np.ndarray, " _"]:
+        ticks = np.empty(0)
         for subs in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
             self.set_params(subs=subs)
-            ticks = super().tick_values(vmin, vmax)
-            if np.sum((vmin <= np.asarray(ticks)) & (np.asarray(ticks) <= vmax)) >= 3:
+            ticks = np.asarray(super().tick_values(vmin, vmax))
+            if np.sum((vmin <= ticks) & (ticks <= vmax)) >= 3:
                 break
         return ticks
 

@@ -84,7 +84,7 @@ DEGREE_COLORS = ("#117b76", "#e19f1f", "#7d2e8e", "#3c86d3", "#c7553d")
 """Colours of monomial degrees 1, 2, ..., or of other groups that are not strategies."""
 NOISE = "#b0b0b0"
 """What sampling alone would show."""
-SEQUENCE = ("#2a0a4a", "#3b528b", "#21918c", "#5ec962", "#d9b310")
+SEQUENCE = ("#2a0a4a", "#3b528b", "#1b918c", "#65c188", "#e4be1f")
 """Colours of an ordered quantity, the least one darkest."""
 
 
@@ -103,7 +103,7 @@ def styled() -> Iterator[None]:
 
 def sequence(n: int) -> list[str]:
     """Colours of n values of an ordered quantity, spread over `SEQUENCE`."""
-    along = LinearSegmentedColormap.from_list("sequence", SEQUENCE)
+    along = LinearSegmentedColormap.from_list("sequence", SEQUENCE, N=1025)
     return [to_hex(along(i / max(n - 1, 1))) for i in range(n)]
 
 

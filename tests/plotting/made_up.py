@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 import sandbox.study as st
+from sandbox.store.folders import RunFolder
 from sandbox.store.metrics import Metrics
 from sandbox.study.result import Result, Taught
 from sandbox.study.rules import Chosen
@@ -66,11 +67,15 @@ def made_up(study: st.Study, *, preset: str = "", seed: int = 0) -> Result:
     )
 
 
-def _noise(name: str, spec: RunSpec) -> np.ndarray:
+def _key(name: str) -> int:
     """The argmax of a final teacher is the label: its students are those of labels."""
-    name = "ce" if name == "one_shot_hard" else name.partition("#")[0]
-    word = sum(map(ord, name)) * (name not in ("middle", "blind"))
-    return np.random.default_rng((word, *spec.seeds)).normal(size=spec.n_seeds)
+    name = "ce" if name == "one_shot_hard" else name
+    return sum(map(ord, name)) * (name not in ("middle", "blind"))
+
+
+def _noise(name: str, spec: RunSpec) -> np.ndarray:
+    key = _key(name.partition("#")[0])
+    return np.random.default_rng((key, *spec.seeds)).normal(size=spec.n_seeds)
 
 
 def _teachers(setting: st.Setting, spec: RunSpec, rng: Any) -> Teachers:
@@ -101,9 +106,10 @@ def _teachers(setting: st.Setting, spec: RunSpec, rng: Any) -> Teachers:
 def _run(
     spec: RunSpec, steps: np.ndarray, times: dict[str, np.ndarray], chance: float
 ) -> Run:
-    run, rng = Run(None, spec), np.random.default_rng(len(steps))  # type: ignore
+    run = Run(RunFolder(Path()), spec)
     columns = []
-    for t in times.values():
+    for name, t in times.items():
+        rng = np.random.default_rng((_key(name), len(steps)))
         late = np.log(np.maximum(steps, 1)[:, None] / t + 1e-9) / 0.07 + 1.4
         rise = 1 / (1 + np.exp(-np.clip(late, -30, 30)))
         y = chance + (1 - chance) * rise
