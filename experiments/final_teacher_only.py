@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import sandbox.study as st
-from experiments import methods, pcfg_accuracy, which_knowledge
+from experiments import pcfg_accuracy, which_knowledge
 from sandbox.distill.losses import Loss, Objective, Sum
 from sandbox.distill.methods import (
     Damaged,
@@ -335,8 +335,8 @@ class FinalTeacherOnly(st.Study):
             st.endings(ax, part, label=NAMES.__getitem__, color=row_color)
             ax.tick_params(axis="y", labelsize=6.5)
             ax.set_title(pcfg_accuracy.level(part.setting))
-        methods.family_legend(fig, map(family, rows))
-        st.note(fig, f"{methods.p_text(r)}; bars: medians; ▸ not by its cap")
+        st.families(fig, map(family, rows))
+        st.note(fig, f"{st.counts_by_part(r.parts)}; bars: medians; ▸ not by its cap")
         return fig
 
     def _passes(self, p: st.Taught, name: str) -> Float[np.ndarray, "T I"]:

@@ -12,14 +12,13 @@ fill in masked tokens of strings. Methods that change the student (`dagfm`) stan
 labels on the same student.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 import sandbox.study as st
 from experiments import pcfg_accuracy, which_knowledge
@@ -269,8 +268,10 @@ class Methods(st.Study):
                 continue
             st.ratios(ax, {"": p}, rows, label=name_of, color=color_of)
             ax.set(xlabel="samples / teacher's", title=title(p.setting))
-        family_legend(fig, map(family, names))
-        st.note(fig, f"{p_text(r)}; a dot a run, bars: medians; ▸ not by its cap")
+        shown = [n for part in r.parts.values() for n in part.strategies]
+        st.families(fig, map(family, shown))
+        counts = st.counts_by_part(r.parts)
+        st.note(fig, f"{counts}; a dot a run, bars: medians; ▸ not by its cap")
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
@@ -455,26 +456,6 @@ def family(name: str) -> str:
 def color_of(name: str) -> str:
     """The colour of a strategy's family."""
     return style.FAMILIES[family(name)]
-
-
-def family_legend(fig: Figure, families: Iterable[str]) -> None:
-    """Names the colours of the families that a figure shows."""
-    known = set(families)
-    handles = [
-        Line2D([], [], marker="o", ls="", color=color, label=style.FAMILY_WORDS[name])
-        for name, color in style.FAMILIES.items()
-        if name in known
-    ]
-    fig.legend(handles=handles, loc="outside upper left", ncols=3, handletextpad=0.2)
-
-
-def p_text(r: st.Result) -> str:
-    """Every setting of a result with its number of teachers."""
-    counts = {
-        str(p.setting): sum(int(t.usable.sum()) for t in p.teachers)
-        for p in r.parts.values()
-    }
-    return "; ".join(f"{words}: n = {n}" for words, n in counts.items())
 
 
 if __name__ == "__main__":

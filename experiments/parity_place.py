@@ -196,7 +196,7 @@ class ParityPlace(st.Study):
         self._draw_places(a, r)
         self._draw_degrees(b, r.measured)
         self._draw_problems(c, r)
-        n = usable(r.parts[PLACES])
+        n = st.learned(r.parts[PLACES])
         setting = str(self.places)
         st.note(fig, f"{setting}; n = {n} teachers in a and b; bars: 95% intervals")
         return fig
@@ -252,7 +252,7 @@ class ParityPlace(st.Study):
         strips(
             ax,
             [pace(p, "half_rise").values[:, 0] for *_, p in parts],
-            labels=[f"{d}, {k} ({found(p)}/{usable(p)})" for d, k, p in parts],
+            labels=[f"{d}, {k} ({found(p)}/{st.learned(p)})" for d, k, p in parts],
             colors=[color_of("half_rise")] * len(parts),
             cap=budget.cap,
         )
@@ -289,7 +289,7 @@ class ParityPlace(st.Study):
             yield st.at_least(f"PL.leak.{share:g}", shown, 2.0, words, also=(1.41, 4.0))
         for d, k, _ in self.problems:
             p = r.parts[named(d, k)]
-            n, x = usable(p), found(p)
+            n, x = st.learned(p), found(p)
             words = (
                 f"d={d}, k={k}: `half_rise` finds a checkpoint in nine teachers of ten"
             )
@@ -318,7 +318,7 @@ class ParityPlace(st.Study):
         }
         rules = {
             named(d, k): {
-                "teachers": usable(p := r.parts[named(d, k)]),
+                "teachers": st.learned(p := r.parts[named(d, k)]),
                 **{n: {"found": found(p, n), **summary(p, n)} for n in LABEL_FREE},
             }
             for d, k, _ in self.problems
@@ -347,11 +347,6 @@ def energy(c: np.ndarray, se: np.ndarray) -> tuple[float, float]:
 def pace(p: st.Taught, name: str) -> st.Quantity:
     """Samples to .90 of 2-shot students over their teacher's."""
     return p.n90[name] / p.n90.teacher
-
-
-def usable(p: st.Taught) -> int:
-    """Teachers that learned."""
-    return sum(int(t.usable.sum()) for t in p.teachers)
 
 
 def found(p: st.Taught, name: str = "half_rise") -> int:

@@ -286,13 +286,14 @@ def table(r: st.Taught) -> dict[str, dict[str, np.ndarray]]:
 
 def draw_curves(ax: Axes, r: st.Taught, tau: float, exact: float | None) -> None:
     """Draws the teacher's and every strategy's accuracy at one temperature."""
-    st.accuracy(ax, r, [lane_name(n, tau) for n in ("ce", *TAUGHT)])
+    names = [lane_name(n, tau) for n in ("ce", *TAUGHT)]
+    st.accuracy(ax, r, names, label=lambda name: st.brief(r.label(name)))
     if exact is not None:
         ax.axhline(exact, color="0.4", lw=0.8, ls="--", label="exact predictor")
     style = {"color": color_of("two_shot"), "lw": 0.8, "ls": ":"}
     ax.axvline(r.setting.hold, label="end of 2-shot's first stage", **style)
     words = "argmax" if tau == 0 else f"τ = {tau:g}"
-    ax.set_title(f"Students of the teacher at {words}")
+    ax.set_title(f"Taught at {words}")
 
 
 def _draw_differences(ax: Axes, r: st.Result, tau: float) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 import sandbox.study as st
 from experiments import parity_mlp, pcfg_accuracy
@@ -38,7 +37,7 @@ from sandbox.distill.sources import Final, Progressive, Source
 from sandbox.distill.strategy import Anneal, Strategy
 from sandbox.distill.targets import Target, Transform
 from sandbox.plotting import curves as plots
-from sandbox.plotting.style import DEGREE_COLORS, FAMILIES, FAMILY_WORDS
+from sandbox.plotting.style import DEGREE_COLORS, FAMILIES
 from sandbox.probes.knowledge import KnowledgeProbe
 from sandbox.tasks.hierarchy import Hierarchy
 
@@ -195,18 +194,8 @@ class WhichKnowledge(st.Study):
             ax.set_ylim(len(names) - 0.5, -0.5)
             if ax is not axes[0, 0]:
                 ax.tick_params(axis="y", labelleft=False)
-        shown = [family(n) for n in names]
-        words = {f: text for f, text in FAMILY_WORDS.items() if f in shown}
-        handles = [
-            Line2D([], [], marker="o", ls="", color=FAMILIES[f], label=text)
-            for f, text in words.items()
-        ]
-        place = {"loc": "outside upper left", "ncols": 3, "handletextpad": 0.2}
-        fig.legend(handles=handles, **place)
-        counts = [
-            sum(int(t.usable.sum()) for t in p.teachers) for p in r.parts.values()
-        ]
-        each = ", ".join(map(str, counts))
+        st.families(fig, map(family, names))
+        each = ", ".join(str(st.learned(p)) for p in r.parts.values())
         st.note(fig, f"n = {each} teachers (left to right); ▸ not by its cap")
         return fig
 

@@ -311,10 +311,7 @@ class WhichTeacher(st.Study):
         self._draw_orders(b, r)
         self._draw_rows(c, r)
         self._draw_students(d, r)
-        counts = {
-            name: sum(int(t.usable.sum()) for t in r.parts[name].teachers)
-            for name in (PLACES, ROWS)
-        }
+        counts = {name: st.learned(r.parts[name]) for name in (PLACES, ROWS)}
         words = f"a, b, d: {self.places}, n = {counts[PLACES]} teachers"
         words += f"; c: {self.few}, n = {counts[ROWS]}"
         st.note(fig, f"{words}; medians, bars: 95% intervals")
@@ -356,7 +353,7 @@ class WhichTeacher(st.Study):
         ax.set_xticks(self.sizes, [f"{n / 1000:g}k" for n in self.sizes])
         ax.set(xlabel="different rows", ylabel="accuracy on clean labels")
         ax.set_title("With few noisy rows")
-        ax.legend(ncols=2)
+        ax.legend()
 
     def _draw_students(self, ax: Axes, r: st.Result) -> None:
         budget = self.places.budget
@@ -374,6 +371,7 @@ class WhichTeacher(st.Study):
         ax.set(ylabel="progressive: samples to .90 / teacher's")
         ax.set_xlabel("DisWOT at initialisation (thousandths)")
         ax.set_title("Does DisWOT order students?")
+        ax.locator_params(axis="x", nbins=5)
         ax.legend(handletextpad=0.2)
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:

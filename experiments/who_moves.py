@@ -233,7 +233,8 @@ class WhoMoves(st.Study):
         )
         kept = np.nanmedian(p.at("pruned").values)
         words = f"pruned to the student's width, its teacher keeps accuracy {kept:.2f}"
-        st.note(fig, f"{every.p_text(r)}; bars: medians; ▸ not by its cap; {words}")
+        counts = st.counts_by_part(r.parts)
+        st.note(fig, f"{counts}; bars: medians; ▸ not by its cap; {words}")
         return fig
 
     def _draw(self, ax: Axes, name: str, r: st.Result) -> None:

@@ -17,10 +17,18 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sandbox.plotting import curves as plots
 from sandbox.plotting import layout
-from sandbox.plotting.style import COLORS, MARKERS, WIDE, color_of
+from sandbox.plotting.style import (
+    COLORS,
+    FAMILIES,
+    FAMILY_WORDS,
+    MARKERS,
+    WIDE,
+    color_of,
+)
 from sandbox.study.lanes import base_name
 from sandbox.study.result import Taught
 from sandbox.study.setting import STOP, Fixed
@@ -85,11 +93,38 @@ def _legend(fig: Figure) -> None:
             handles, labels = ax.get_legend_handles_labels()
             for label, handle in zip(labels, handles, strict=True):
                 named.setdefault(label, handle)
+    legend(fig, named)
+
+
+def legend(fig: Figure, named: Mapping[str, Any]) -> None:
+    """A legend above a figure, in as many rows as it needs: label -> handle."""
     if named:
         rows = -(-sum(len(label) + 6 for label in named) // ROW)
         columns = -(-len(named) // rows)
         where = {"loc": "outside upper left", "ncols": columns}
         fig.legend(named.values(), named.keys(), **where)
+
+
+def families(fig: Figure, shown: Iterable[str]) -> None:
+    """A legend of the families of methods that a figure shows."""
+    known = set(shown)
+    named = {
+        words: Line2D([], [], marker="o", ls="", color=FAMILIES[name])
+        for name, words in FAMILY_WORDS.items()
+        if name in known
+    }
+    legend(fig, named)
+
+
+def learned(r: Taught) -> int:
+    """How many teachers learned."""
+    return sum(int(t.usable.sum()) for t in r.teachers)
+
+
+def counts_by_part(parts: Mapping[str, Taught]) -> str:
+    """Every setting with its number of teachers."""
+    each = {str(p.setting): learned(p) for p in parts.values()}
+    return "; ".join(f"{words}: n = {n}" for words, n in each.items())
 
 
 def counts_text(r: Taught) -> str:
@@ -109,6 +144,7 @@ def accuracy(
     names: Iterable[str] | None = None,
     *,
     shaded: Iterable[str] | None = None,
+    label: Callable[[str], str] | None = None,
 ) -> None:
     """Accuracy of the teacher and of every strategy's students over training.
 
@@ -120,6 +156,7 @@ def accuracy(
       names: of strategies; all by default.
       shaded: those with a band between quartiles; by default all but controls and
         variants (another speed or first stage), whose lines are broken.
+      label: what a strategy is called; its usual name by default.
     """
     s = r.setting
     fixed = isinstance(s.budget, Fixed)
@@ -145,7 +182,7 @@ def accuracy(
             ax,
             x,
             y,
-            label=r.label(name),
+            label=(label or r.label)(name),
             color=color_of(known),
             shade=shade,
             marks=(MARKERS.get(known, "o"), i, len(chosen) + 1),
@@ -153,7 +190,7 @@ def accuracy(
         )
     least = 1 / s.made_task.n_classes
     if fixed:
-        ax.set_ylabel("top-1 accuracy at scored tokens")
+        ax.set_ylabel("top-1 accuracy")
     else:
         ax.set_ylim(min(least - 0.05, ax.dataLim.y0 - 0.01), 1.02)
         ax.set_ylabel("accuracy on fresh inputs")

@@ -35,6 +35,8 @@ TINY = st.Setting(
     spacing=256,
     student_every=256,
 )
+from tests.plotting.drawn import faults
+
 STUDY = ParityHierarchy(setting=TINY)
 
 
@@ -123,6 +125,7 @@ def test_report_and_figure(result, capsys):
     assert set(ratios(result)) == set(result.strategies)
     assert "exploratory" in capsys.readouterr().out
     students, strips, nodes, leaks = report.figure.axes
+    assert faults(report.figure) == []
     labels = {line.get_label() for line in students.get_lines()}
     assert labels >= {
         "teacher",

@@ -25,6 +25,7 @@ TINY = ParityTheory(
         control_d=9,
     )
 )
+from tests.plotting.drawn import faults
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,7 @@ def test_figure_and_result_file_and_a_second_run(root, result, capsys):
     assert len(list((root / "computed").iterdir())) == 1
     report = TINY.report(again)
     assert len(report.figure.axes) == 6
+    assert faults(report.figure) == []
     shares = report.figure.axes[2].get_lines()[1]
     want = TINY.along(result, 4, "labels")[11]["predicted_share"]
     np.testing.assert_allclose(np.asarray(shares.get_ydata()), want)

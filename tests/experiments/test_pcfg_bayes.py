@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 STUDY = PcfgBayes(
     exact=Exact(cases=("cfg3b/13",), windows=(1, 3, 60), rates=(0.2, 0.8), strings=48)
 )
+from tests.plotting.drawn import faults
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,8 @@ def test_what_is_known_of_cfg3b(result):
 def test_figure_and_result_file(result, capsys):
     report = STUDY.report(result)
     top, rates, robust, _ = report.figure.axes
-    assert len(rates.get_lines()) == 2 and "n (mean" in robust.get_xlabel()
+    assert faults(report.figure) == []
+    assert len(rates.get_lines()) == 2 and "tokens" in robust.get_xlabel()
     values = result.values["cfg3b/13 context"]["robust"]
     np.testing.assert_allclose(robust.get_lines()[0].get_ydata(), values[:, 0])
     assert [t.get_text() for t in top.get_xticklabels()] == ["cfg3b"]
@@ -93,6 +95,7 @@ def test_the_figure_of_many_cases():
     )
     study = PcfgBayes(exact=exact)
     figure = study.draw(r)
+    assert faults(figure) == []
     axes = figure.axes
     assert len(axes[0].get_xticks()) == 5 and len(axes[1].get_lines()) == 6
     labels = [t.get_text() for t in figure.legends[0].get_texts()]

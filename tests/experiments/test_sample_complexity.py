@@ -139,7 +139,11 @@ def test_facts_say_everything_and_the_figure_draws():
     assert len(facts["problems"]) == len(CPU.problems) and json.dumps(facts)
     strategies = facts["problems"][0]["strategies"]
     assert strategies["teacher"]["censored"] == 1 and strategies["ce"]["runs"] == 10
-    axes = CPU.figure(result).axes
+    with styled():
+        fig = CPU.figure(result)
+        layout.clear(fig)
+    assert faults(fig) == []
+    axes = fig.axes
     assert [ax.get_title()[:5] for ax in axes[:4]] == [f"k = {k}" for k in CPU.ks]
     samples, ratios = (
         [line.get_xydata() for line in ax.get_lines() if line.get_marker() == "^"]

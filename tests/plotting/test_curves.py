@@ -1,5 +1,7 @@
 """Figures carry the numbers they claim to, and the same data give the same bytes."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -133,4 +135,4 @@ def test_names_at_ends_do_not_lie_on_each_other():
     fig.draw_without_rendering()
     boxes = sorted((t.get_window_extent() for t in ax.texts), key=lambda b: b.y0)
     assert [t.get_text() for t in ax.texts] == ["c", "a", "d", "b"]
-    assert all(a.y1 <= b.y0 + 1 for a, b in zip(boxes, boxes[1:], strict=False))
+    assert all(a.y1 <= b.y0 + 1 for a, b in itertools.pairwise(boxes))

@@ -87,7 +87,7 @@ def test_every_colour_shows_on_white():
 
 
 def test_marks_of_a_panel_differ():
-    for names in (STRATEGIES + ("one_shot_hard", "by_level", "by_node"), CANDIDATES):
+    for names in ((*STRATEGIES, "one_shot_hard", "by_level", "by_node"), CANDIDATES):
         marks = [MARKERS[name] for name in names]
         assert len(set(marks)) == len(marks)
     assert sequence(5) == list(SEQUENCE) and sequence(1) == [SEQUENCE[0]]
