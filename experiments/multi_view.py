@@ -312,7 +312,8 @@ class MultipleViews(st.Study):
             estimates(ax, beside, found, color=color, label=words, fmt=fmt)
         left = mus / 2 * (1 - 1 / self.patches.n_classes)
         ax.plot(mus, left, color="0.6", lw=0.8, ls=":", label="one view each")
-        ax.set(xlabel="share μ of one-view rows", ylabel="error on all rows")
+        ax.set(xticks=mus, xlabel="share μ of one-view rows")
+        ax.set_ylabel("error on all rows")
         ax.set_title("Patches, by share")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:

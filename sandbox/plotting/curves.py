@@ -178,7 +178,7 @@ def estimates(
 
 
 def end_labels(
-    ax: Axes, x: float, y: Sequence[float] | np.ndarray, words: Sequence[str]
+    ax: Axes, x: int | float, y: Sequence[float], words: Sequence[str]
 ) -> None:
     """Names curves at their right ends, no two names on each other.
 

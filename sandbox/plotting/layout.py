@@ -66,6 +66,9 @@ def _make_room(ax: Axes) -> None:
     _, bottom = axis.transform(legend.get_window_extent().padded(2 * PAD).min)
     low, high = scale.transform(np.asarray(ax.get_ylim()))
     top = low + (high - low) / max(bottom, 0.3)
+    if ax.get_yscale() == "linear":  # no ticks beside the legend
+        limits = sorted(ax.get_ylim())
+        ax.set_yticks([y for y in ax.get_yticks() if limits[0] <= y <= limits[1]])
     ax.set_ylim(top=float(scale.inverted().transform(np.asarray([top]))[0]))
 
 

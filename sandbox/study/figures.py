@@ -99,7 +99,7 @@ def _legend(fig: Figure) -> None:
 def legend(fig: Figure, named: Mapping[str, Any]) -> None:
     """A legend above a figure, in as many rows as it needs: label -> handle."""
     if named:
-        rows = -(-sum(len(label) + 6 for label in named) // ROW)
+        rows = -(-sum(len(label) + 7 for label in named) // ROW)
         columns = -(-len(named) // rows)
         where = {"loc": "outside upper left", "ncols": columns}
         fig.legend(named.values(), named.keys(), **where)

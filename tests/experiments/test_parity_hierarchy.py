@@ -22,6 +22,7 @@ from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import Parity
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.progress import Silent
+from tests.plotting.drawn import faults
 
 TINY = st.Setting(
     task=Hierarchy(d=8, depth=2, feature_complexity=2),
@@ -35,7 +36,6 @@ TINY = st.Setting(
     spacing=256,
     student_every=256,
 )
-from tests.plotting.drawn import faults
 
 STUDY = ParityHierarchy(setting=TINY)
 

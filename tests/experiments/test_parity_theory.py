@@ -10,6 +10,7 @@ from experiments.parity_theory import ParityTheory
 from sandbox.theory import parity_bounds as bounds
 from sandbox.theory.two_stage import TwoStage
 from sandbox.train.progress import Silent
+from tests.plotting.drawn import faults
 
 TINY = ParityTheory(
     theory=TwoStage(
@@ -25,7 +26,6 @@ TINY = ParityTheory(
         control_d=9,
     )
 )
-from tests.plotting.drawn import faults
 
 
 @pytest.fixture(scope="module")

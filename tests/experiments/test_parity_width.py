@@ -10,6 +10,7 @@ from experiments.parity_width import ParityWidth, named
 from sandbox.errors import ConfigError
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.train.progress import Silent
+from tests.plotting.drawn import faults
 
 WILD = 1e30
 """A rate at which nothing stays finite."""
@@ -22,7 +23,6 @@ TINY = ParityWidth(
     cap=2048,
     eval_every=128,
 )
-from tests.plotting.drawn import faults
 
 WIDTHS = (10, 20, 50, 100, 200)
 

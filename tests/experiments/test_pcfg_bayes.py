@@ -14,6 +14,7 @@ from experiments.pcfg_bayes import GRAMMARS, Exact, PcfgBayes, load, parts
 from sandbox.errors import ConfigError
 from sandbox.study import Result
 from sandbox.tasks.bayes_context import Ceiling
+from tests.plotting.drawn import faults
 
 pytestmark = pytest.mark.slow  # compiling takes minutes
 
@@ -21,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 STUDY = PcfgBayes(
     exact=Exact(cases=("cfg3b/13",), windows=(1, 3, 60), rates=(0.2, 0.8), strings=48)
 )
-from tests.plotting.drawn import faults
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,10 @@ from experiments.sample_complexity import (
     hold_name,
 )
 from sandbox.errors import ConfigError, Interrupted
+from sandbox.plotting import layout
+from sandbox.plotting.style import styled
 from sandbox.train.progress import Silent
+from tests.plotting.drawn import faults
 
 CPU = SampleComplexity.preset("cpu")
 POWERS = {"teacher": 2.0, "ce": 3.0}

@@ -30,7 +30,7 @@ def texts(fig: Figure) -> dict[Text, Bbox]:
     hidden = set[Text]()
     for ax in fig.axes:
         for axis in (ax.xaxis, ax.yaxis):
-            shown = set(map(id, axis._update_ticks()))
+            shown = set(map(id, axis._update_ticks() if axis.get_visible() else ()))
             for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
                 if id(tick) not in shown:
                     hidden |= {tick.label1, tick.label2}

@@ -33,9 +33,28 @@ PLACE = {"before": 0.4, "middle": 0.9, "blind": 0.95, "half_rise": 0.85, "after"
 
 
 def made_up(study: st.Study, *, preset: str = "", seed: int = 0) -> Result:
-    """A result of a study of one setting; its last teacher did not learn."""
+    """A result of a study; of each setting the last teacher did not learn.
+
+    What a study measures besides is not in it.
+    """
     rng = np.random.default_rng(seed)
-    (setting,) = study.settings.values()
+    parts = {k: _part(study, s, rng) for k, s in study.settings.items()}
+    return Result(
+        teachers=[t for p in parts.values() for t in p.teachers],
+        students=[s for p in parts.values() for s in p.students],
+        names=tuple(dict.fromkeys(n for p in parts.values() for n in p.names)),
+        preset=preset,
+        scale=preset or None,
+        parts=parts,
+        plain={},
+        values={},
+        measured=None,
+        root=Path(),
+        progress=None,
+    )
+
+
+def _part(study: st.Study, setting: st.Setting, rng: Any) -> Taught:
     teachers, students = list[Teachers](), list[tuple[Run, ...]]()
     for spec in setting.teacher_specs():
         t = _teachers(setting, spec, rng)
@@ -46,24 +65,15 @@ def made_up(study: st.Study, *, preset: str = "", seed: int = 0) -> Result:
             steps = np.arange(0, caps + 1, own.eval_every)
             times = {
                 s.name: PACE.get(s.name.partition("#")[0], 5.0)
-                * t.n90
+                * np.where(np.isfinite(t.n90), t.n90, steps[-1] / 4)
                 * np.exp(0.3 * _noise(s.name, spec) + 0.02 * s.init)
                 for s in own.strategies
             }
             runs.append(_run(own, steps, times, 1 / setting.made_task.n_classes))
         students.append(tuple(runs))
-    names = tuple(s.name for r in students[0] for s in r.spec.strategies)
-    part = {"teachers": teachers, "students": students, "names": names}
-    return Result(
-        **part,
-        preset=preset,
-        scale=preset or None,
-        parts={"": Taught(**part)},
-        plain={},
-        values={},
-        measured=None,
-        root=Path(),
-        progress=None,
+    lanes = [s for r in students[0] for s in r.spec.strategies if s.init == 0]
+    return Taught(
+        teachers=teachers, students=students, names=tuple(s.name for s in lanes)
     )
 
 
@@ -79,11 +89,13 @@ def _noise(name: str, spec: RunSpec) -> np.ndarray:
 
 
 def _teachers(setting: st.Setting, spec: RunSpec, rng: Any) -> Teachers:
-    limit, every = setting.samples(setting.budget.limit), spec.checkpoint_every
+    budget, every = setting.budget, spec.checkpoint_every
+    fixed = isinstance(budget, st.Fixed)
+    limit = setting.samples(budget.teacher if fixed else budget.limit)
     n90 = 0.5 * limit * np.exp(0.25 * rng.normal(size=spec.n_seeds))
-    steps = np.arange(0, 2.5 * limit, every).astype(int)
+    steps = np.arange(0, limit + 1 if fixed else 2.5 * limit, every).astype(int)
     usable = np.ones(spec.n_seeds, bool)
-    if spec.seeds[-1] == setting.n_teachers - 1 and spec.n_seeds > 1:
+    if not fixed and spec.seeds[-1] == setting.n_teachers - 1 and spec.n_seeds > 1:
         usable[-1], n90[-1] = False, np.inf
     made = Teachers.made_up(setting, spec)
     stages: dict[str, Any] = {}
@@ -92,15 +104,19 @@ def _teachers(setting: st.Setting, spec: RunSpec, rng: Any) -> Teachers:
         share = share if len(old) > 1 else [PLACE.get(name, 2.0)]
         stages[name] = tuple(
             tuple(
-                int(round(x * n / every) * every) if np.isfinite(n) else None
+                _multiple(min(x * n, steps[-1]), every) if np.isfinite(n) else None
                 for n in n90
             )
             for x in share
         )
     run = _run(spec, steps, {"teacher": n90}, 1 / setting.made_task.n_classes)
-    measured = _correlations(setting, steps, n90, rng)
+    measured = {} if fixed else _correlations(setting, steps, n90, rng)
     chosen = Chosen(stages, usable, ["teacher late"] * len(n90), measured=measured)
     return Teachers(setting, spec, n90, chosen, run)
+
+
+def _multiple(n: float, every: int) -> int:
+    return max(int(n // every), 1) * every
 
 
 def _run(
