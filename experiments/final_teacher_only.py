@@ -334,7 +334,7 @@ class FinalTeacherOnly(st.Study):
             ax, part = axes[-1], r.parts["strings"]
             st.endings(ax, part, label=NAMES.__getitem__, color=row_color)
             ax.tick_params(axis="y", labelsize=6.5)
-            ax.set_title(pcfg_accuracy.level(part.setting))
+            ax.set_title("Masked strings")
         st.families(fig, map(family, rows))
         st.note(fig, f"{st.counts_by_part(r.parts)}; bars: medians; ▸ not by its cap")
         return fig
@@ -443,11 +443,12 @@ def _draw_leaks(ax: Axes, leaks: Mapping[str, np.ndarray]) -> None:
     for i, v in enumerate(leaks.values()):
         inside, off = np.median(v, 0)
         ax.plot([inside, off], [i, i], "-", color="0.7", lw=0.8)
-        for x, mfc, word in ((inside, color, "in"), (off, "white", "off support")):
+        for x, mfc, word in ((inside, color, "in support"), (off, "white", "off")):
             label = "_" if i else word
             ax.plot(x, i, "o", color=color, mfc=mfc, ms=4, label=label)
     plots.rows(ax, [k.replace("_", " ") for k in leaks])
-    ax.set(xscale="log", xlabel="degree-1 correlation", title="What is taught leaks")
+    plots.log_steps(ax)
+    ax.set(xlabel="degree-1 correlation", title="What is taught leaks")
     ax.legend(loc="best", handletextpad=0.2)
 
 

@@ -213,9 +213,7 @@ class ParityTheory(st.Study):
         self._log_axes(ax, "labels")
         ax.set(ylabel="|gradient|, any neuron", title="Gradient from labels")
         handles = [
-            _mark(
-                color=color, marker="o", ls="", label=word, mfc="white" if j else color
-            )
+            _mark(color=c, marker="o", ls="", label=word, mfc="white" if j else c)
             for j, ((_, c), word) in enumerate(zip(_parts(1), PARTS, strict=True))
         ]
         ax.legend(handles=handles, loc="lower left", handletextpad=0.2)

@@ -112,7 +112,8 @@ class PcfgAutoregressive(st.Study):
         for ax in axes[1:]:
             ax.set_ylabel("")
         names = ", ".join(str(p.setting).rsplit(", ", 1)[0] for p in r.parts.values())
-        st.note(fig, f"Left to right: {names}; {st.counts_text(r)}")
+        first = next(iter(r.parts.values()))
+        st.note(fig, f"Left to right: {names}; each {st.counts_text(first)}")
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:

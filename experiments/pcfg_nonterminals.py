@@ -22,7 +22,7 @@ import sandbox.study as st
 from experiments.pcfg_accuracy import TAUGHT, PcfgAccuracy, lane_name, strings
 from experiments.pcfg_curriculum import NGRAMS, PcfgCurriculum
 from sandbox.errors import require
-from sandbox.plotting.curves import band, log_steps
+from sandbox.plotting.curves import band, dots, log_steps, rows
 from sandbox.plotting.style import DEGREE_COLORS, color_of
 from sandbox.probes.nonterminals import NonterminalProbe
 from sandbox.store.bounds import Increasing
@@ -172,20 +172,13 @@ class PcfgNonterminals(st.Study):
         self._draw_along(b, r, "boundary_balanced", "Does it end here?")
         names = ("ce", *TAUGHT)
         for i, name in enumerate(names):
-            y = self.held(r, name).values[:, 0]
-            style: dict[str, Any] = {"color": color_of(name)}
-            c.plot(np.full(len(y), i), y, "o", ms=3.5, alpha=0.7, mew=0, **style)
-            c.plot([i - 0.3, i + 0.3], [np.nanmedian(y)] * 2, lw=2, **style)
-        words = [st.label_of(name).partition(" (")[0] for name in names]
-        c.set_xticks(range(len(names)), words, rotation=30, ha="right")
-        c.set(ylabel="accuracy of the probe", title="Nonterminals in students")
-        kinds = [
-            Line2D([], [], color="0.35", ls=style, label=KIND_WORDS[kind])
-            for kind, style in KINDS.items()
-        ]
-        depths = [Line2D([], [], color=v, label=k) for k, v in self._depths(r).items()]
-        handles = [*depths, *kinds]
-        fig.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+            dots(c, i, self.held(r, name).values[:, 0], color_of(name))
+        rows(c, [st.brief(st.label_of(name)) for name in names])
+        c.set(xlabel="accuracy of the probe", title="Nonterminals in students")
+        named = {k: Line2D([], [], color=v) for k, v in self._depths(r).items()}
+        for kind, style in KINDS.items():
+            named[KIND_WORDS[kind]] = Line2D([], [], color="0.35", ls=style)
+        st.legend(fig, named)
         st.note(fig, f"{r.setting}; {st.counts_text(r)}")
         return fig
 

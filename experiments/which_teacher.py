@@ -347,8 +347,8 @@ class WhichTeacher(st.Study):
         p = r.parts[ROWS]
         for name, (words, color, mark) in KINDS.items():
             found = [median_estimate(_ends(p, name, n)) for n in self.sizes]
-            style = {"fmt": f"{mark}-", "label": words}
-            estimates(ax, self.sizes, found, color=color, **style)
+            fmt = f"{mark}-"
+            estimates(ax, self.sizes, found, color=color, fmt=fmt, label=words)
         log_ticks(ax, self.sizes)
         ax.set_xticks(self.sizes, [f"{n / 1000:g}k" for n in self.sizes])
         ax.set(xlabel="different rows", ylabel="accuracy on clean labels")

@@ -228,9 +228,8 @@ class WhoMoves(st.Study):
             axes = grid[1].subgridspec(1, len(rest)).subplots(squeeze=False).ravel()
             for ax, name in zip(axes, rest, strict=True):
                 self._draw(ax, name, r)
-        every.family_legend(
-            fig, [ARMS[n][1] for p in r.parts.values() for n in p.strategies]
-        )
+        shown = [n for part in r.parts.values() for n in part.strategies]
+        st.families(fig, [ARMS[n][1] for n in shown])
         kept = np.nanmedian(p.at("pruned").values)
         words = f"pruned to the student's width, its teacher keeps accuracy {kept:.2f}"
         counts = st.counts_by_part(r.parts)

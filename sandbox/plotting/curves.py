@@ -191,13 +191,12 @@ def end_labels(
       y: ordinates of the ends.
       words: one name a curve.
     """
-    height = ax.get_position().height * ax.figure.get_figheight() * 72 / 8.5
-    low, high = ax.get_ylim()
-    line, last = (high - low) / height, -np.inf
-    for i in np.argsort(y):
-        last = max(float(y[i]), last + line)
+    (low, high), dpi = ax.get_ylim(), ax.get_figure(root=True).dpi  # pyright: ignore
+    line, last = (high - low) * 8.5 * dpi / 72 / ax.get_window_extent().height, -np.inf
+    for value, word in sorted(zip(y, words, strict=True)):
+        last = max(float(value), last + line)
         ax.annotate(
-            words[i], (x, last), (4, 0), textcoords="offset points", va="center",
+            word, (x, last), (4, 0), textcoords="offset points", va="center",
             fontsize=6.5, color="0.35", annotation_clip=False,
         )  # fmt: skip
 
@@ -232,7 +231,7 @@ def short(v: float, _: object = None) -> str:
 class _Few(LogLocator):
     """The roundest numbers that make three ticks."""
 
-    def tick_values(self, vmin: float, vmax: float) -> Real[np.ndarray, " _"]:
+    def tick_values(self, vmin: float, vmax: float) -> Any:
         ticks = np.empty(0)
         for subs in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
             self.set_params(subs=subs)

@@ -1,6 +1,7 @@
 """Panel letters, and legends that lie on no data."""
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
@@ -79,12 +80,12 @@ def hits(ax: Axes, box: Bbox, *, references: bool = True) -> bool:
     """
     for line in ax.get_lines():
         path, across = line.get_path(), line.get_transform() != ax.transData
-        if not len(path.vertices) or (across and not references):
+        if not len(points(path)) or (across and not references):
             continue
         shown = line.get_transform().transform_path(path)
         marked = line.get_marker() not in ("", "None", None)
         joined = line.get_linestyle() not in ("None", "", " ")
-        if marked and any(box.contains(*at) for at in shown.vertices):
+        if marked and any(box.contains(x, y) for x, y in points(shown)):
             return True
         if joined and _crosses(shown, box):
             return True
@@ -105,10 +106,16 @@ def hits(ax: Axes, box: Bbox, *, references: bool = True) -> bool:
 
 def _crosses(path: Path, box: Bbox) -> bool:
     """Whether a curve, broken where it is NaN, enters a box."""
-    known = np.isfinite(path.vertices).all(1)
+    at = points(path)
+    known = np.isfinite(at).all(1)
     pieces = np.split(np.arange(len(known)), np.flatnonzero(np.diff(known)) + 1)
     return any(
-        Path(path.vertices[at]).intersects_bbox(box, filled=False)
-        for at in pieces
-        if known[at[0]] and len(at) > 1
+        Path(at[piece]).intersects_bbox(box, filled=False)
+        for piece in pieces
+        if known[piece[0]] and len(piece) > 1
     )
+
+
+def points(path: Path) -> Float[np.ndarray, "n 2"]:
+    """The vertices of a path."""
+    return np.asarray(path.vertices, float)

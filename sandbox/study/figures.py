@@ -194,7 +194,9 @@ def accuracy(
     else:
         ax.set_ylim(min(least - 0.05, ax.dataLim.y0 - 0.01), 1.02)
         ax.set_ylabel("accuracy on fresh inputs")
-    ends = [line.get_xdata()[-1] for line in ax.get_lines()]  # of the curves
+    ends = [
+        np.asarray(line.get_xdata())[-1] for line in ax.get_lines()
+    ]  # of the curves
     most = [end] if fixed or not single else []
     ax.set_xlim(0, min([*most, max(ends, default=end)]))
     ax.set_xlabel(r.abscissa_text)
