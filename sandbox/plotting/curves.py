@@ -229,14 +229,14 @@ def short(v: float, _: object = None) -> str:
 
 
 class _Few(LogLocator):
-    """The roundest numbers that make three ticks."""
+    """The roundest numbers that make three ticks, or two over many octaves."""
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         ticks = np.empty(0)
         for subs in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
             self.set_params(subs=subs)
             ticks = np.asarray(super().tick_values(vmin, vmax))
-            if np.sum((vmin <= ticks) & (ticks <= vmax)) >= 3:
+            if np.sum((vmin <= ticks) & (ticks <= vmax)) >= 3 - (vmax > 40 * vmin):
                 break
         return ticks
 

@@ -33,7 +33,7 @@ from sandbox.study.lanes import base_name
 from sandbox.study.result import Taught
 from sandbox.study.setting import STOP, Fixed
 
-SHOWN, LINE, ROW = 4, 140, 122
+SHOWN, LINE, ROW = 4, 140, 120
 """Missing runs that are named below a figure; characters of a line there, and of a row
 of the legend above it."""
 LATE = "; ▸ not by its cap"
@@ -194,9 +194,7 @@ def accuracy(
     else:
         ax.set_ylim(min(least - 0.05, ax.dataLim.y0 - 0.01), 1.02)
         ax.set_ylabel("accuracy on fresh inputs")
-    ends = [
-        np.asarray(line.get_xdata())[-1] for line in ax.get_lines()
-    ]  # of the curves
+    ends = [float(np.max(line.get_xdata())) for line in ax.get_lines()]
     most = [end] if fixed or not single else []
     ax.set_xlim(0, min([*most, max(ends, default=end)]))
     ax.set_xlabel(r.abscissa_text)
