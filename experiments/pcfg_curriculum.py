@@ -155,7 +155,7 @@ class PcfgCurriculum(st.Study):
         x, y = r.rows(r.curves("teacher", "loss"))
         band(ax, x, y, label="_", color=color_of("teacher"), log=True)
         ax.set(ylim=(0, None), ylabel="loss of the teacher (nats)")
-        ax.set_title("The loss drops in one phase (shaded)")
+        ax.set_title("Loss of the teacher, its drop shaded")
 
     def _windows(self, ax: Axes, r: st.Result) -> None:
         for n, color in self._colors():
@@ -281,10 +281,12 @@ def accuracy(r: st.Result, lane: str, share: float) -> np.ndarray:
 
 
 def _probed(ax: Axes, r: st.Result, name: str, label: str, color: str) -> None:
-    """An array of the n-gram probe over training."""
+    """An array of the n-gram probe over training, with a mark by its colour."""
     y = r.measured.ngrams.values[name]
     x = np.broadcast_to(r.measured.ngrams.steps, y.shape)
-    band(ax, x, y, label=label, color=color, log=True)
+    nth = (*DEGREE_COLORS, color).index(color)
+    marks = "osD^vP"[nth], nth, 6
+    band(ax, x, y, label=label, color=color, log=True, marks=marks)
 
 
 def drops_from_constant(r: st.Result) -> list[Drop | None]:
