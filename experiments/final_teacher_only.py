@@ -447,8 +447,8 @@ def _draw_leaks(ax: Axes, leaks: Mapping[str, np.ndarray]) -> None:
             label = "_" if i else word
             ax.plot(x, i, "o", color=color, mfc=mfc, ms=4, label=label)
     plots.rows(ax, [k.replace("_", " ") for k in leaks])
-    plots.log_steps(ax)
-    ax.set(xlabel="degree-1 correlation", title="What is taught leaks")
+    ax.set(xscale="log", xlabel="degree-1 correlation", title="What is taught leaks")
+    ax.minorticks_off()
     ax.legend(loc="best", handletextpad=0.2)
 
 

@@ -236,7 +236,7 @@ class _Few(LogLocator):
         for subs in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
             self.set_params(subs=subs)
             ticks = np.asarray(super().tick_values(vmin, vmax))
-            if np.sum((vmin <= ticks) & (ticks <= vmax)) >= 3 - (vmax > 40 * vmin):
+            if np.sum((vmin <= ticks) & (ticks <= vmax)) >= 3 - (vmax > 300 * vmin):
                 break
         return ticks
 

@@ -107,7 +107,7 @@ def hits(ax: Axes, box: Bbox, *, references: bool = True) -> bool:
 def _crosses(path: Path, box: Bbox) -> bool:
     """Whether a curve, broken where it is NaN, enters a box."""
     at = points(path)
-    known = np.isfinite(at).all(1)
+    known = np.asarray(np.isfinite(at).all(1))
     pieces = np.split(np.arange(len(known)), np.flatnonzero(np.diff(known)) + 1)
     return any(
         Path(at[piece]).intersects_bbox(box, filled=False)

@@ -61,8 +61,8 @@ def _part(study: st.Study, setting: st.Setting, rng: Any) -> Taught:
         teachers.append(t)
         runs = []
         for own in t.students(study.lanes(t)):
-            caps = np.max(getattr(own.stop.max_samples, "values", own.stop.max_samples))
-            steps = np.arange(0, caps + 1, own.eval_every)
+            caps: Any = getattr(own.stop.max_samples, "values", own.stop.max_samples)
+            steps = np.arange(0, np.max(caps) + 1, own.eval_every)
             times = {
                 s.name: PACE.get(s.name.partition("#")[0], 5.0)
                 * np.where(np.isfinite(t.n90), t.n90, steps[-1] / 4)
