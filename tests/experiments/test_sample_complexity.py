@@ -147,7 +147,9 @@ def test_facts_say_everything_and_the_figure_draws():
         layout.clear(fig)
     assert faults(fig) == []
     axes = fig.axes
-    assert [ax.get_title()[:5] for ax in axes[:4]] == [f"k = {k}" for k in CPU.ks]
+    assert [ax.get_title(loc="left")[:5] for ax in axes[:4]] == [
+        f"k = {k}" for k in CPU.ks
+    ]
     samples, ratios = (
         [line.get_xydata() for line in ax.get_lines() if line.get_marker() == "^"]
         for ax in (axes[3], axes[5])
