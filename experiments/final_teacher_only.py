@@ -40,7 +40,7 @@ from sandbox.distill.sources import Final, NShot, Source
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import require
 from sandbox.plotting import curves as plots
-from sandbox.plotting.style import WIDE
+from sandbox.plotting.style import DEGREE_COLORS, FAMILIES, WIDE, color_of
 from sandbox.study.result import caps_of
 from sandbox.tasks.data import Phased
 from sandbox.tasks.parity import Parity
@@ -71,22 +71,22 @@ NAMES = {
     "two_shot": "2-shot, middle",
     "blind": "2-shot, chosen blindly",
 }
-FAMILIES = {
-    "#6b7280": ("ce", "one_shot", "untrained", "other_support", "biased_labels"),
-    "#1d4ed8": ("progressive", "two_shot", "blind"),
+GROUPS = {
+    "labels": ("ce", "one_shot", "untrained", "other_support", "biased_labels"),
+    "checkpoints": ("progressive", "two_shot", "blind"),
 }
-"""Grey: labels, outputs and controls; blue: checkpoints; the rest is brown."""
+"""Names of `style.FAMILIES`; the rest are other uses of the final teacher."""
 GROWING = ("two_shot", "flips", "extraction", "units_30", "features")
 """Strategies whose exponent in d is measured."""
 SHADES = {
-    "teacher": ("teacher", "#111827"),
-    "two_shot": ("2-shot", "#1d4ed8"),
-    "flips": ("flips", "#b45309"),
-    "extraction": ("features first", "#ef4444"),
-    "units_30": ("30% of units", "#a16207"),
-    "features": ("features beside", "#f59e0b"),
+    "teacher": ("teacher", "#000000", "o"),
+    "two_shot": ("2-shot", color_of("two_shot"), "D"),
+    "flips": ("flips", DEGREE_COLORS[4], "s"),
+    "extraction": ("features first", DEGREE_COLORS[0], "^"),
+    "units_30": ("30% of units", DEGREE_COLORS[3], "v"),
+    "features": ("features beside", DEGREE_COLORS[1], "P"),
 }
-"""What the panel of exponents calls them, and their colours."""
+"""What the panel of exponents calls them, their colours and marks."""
 POINTS = 16_384
 
 
@@ -298,16 +298,15 @@ class FinalTeacherOnly(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Samples and passes to .90 over the teacher's n90, and what leaks.
 
-        Top left: samples of every student; the teacher was trained to three times its
-        n90 before. Top right: forward passes of both networks and backward ones of the
-        student (counted twice), in units of what the teacher took to its n90. Grey:
-        labels, outputs and controls; blue: students of checkpoints; brown: other uses
-        of the final teacher. Triangles count students that were not there by their cap.
-        Bottom left: degree-1 correlations (of flips: influences) of what is taught,
-        mean over coordinates in the support (filled) and off it (open), medians of
-        teachers. Bottom right: samples to .90 against d, medians, and fitted powers;
-        first stages of a fixed length, of all but flips and features, flatten them.
-        Last: accuracy on masked strings at the end, a dot a teacher.
+        (a) Samples of every student; the teacher was trained to three times its n90
+        before. A dot a student, a bar the median; triangles count students that were
+        not there by their cap. (b) Forward passes of both networks and backward ones of
+        the student (counted twice), in units of what the teacher took to its n90. (c)
+        Degree-1 correlations (of flips: influences) of what is taught, mean over
+        coordinates in the support (filled) and off it (open), medians of teachers. (d)
+        Samples to .90 against d, medians, and fitted powers; first stages of a fixed
+        length, of all but flips and features, flatten them. (e) Accuracy on masked
+        strings at the end, a dot a teacher.
         """
         p = r.parts["main"]
         rows = [n for n in NAMES if n in p.strategies]
@@ -316,27 +315,28 @@ class FinalTeacherOnly(st.Study):
         n = 1 + (len(self.cells) > 0) + ("strings" in r.parts)
         grids = top.subgridspec(1, 2), bottom.subgridspec(1, n)
         axes = [ax for g in grids for ax in g.subplots(squeeze=False).ravel()]
-        st.ratios(axes[0], {"": p}, rows, label=NAMES.__getitem__, color=color_of)
-        axes[0].set_title(str(p.setting))
+        st.ratios(axes[0], {"": p}, rows, label=NAMES.__getitem__, color=row_color)
+        axes[0].set(title="Samples that students need", xlabel="samples / teacher's")
         passes = {n: self._passes(p, n).ravel() for n in rows}
         plots.strips(
             axes[1],
             list(passes.values()),
             labels=["" for _ in rows],
-            colors=[color_of(n) for n in rows],
+            colors=[row_color(n) for n in rows],
             cap=max(getattr(p.setting.budget, "cap", 1.0), _largest(passes)),
         )
-        axes[1].set_xlabel("passes to .90 / those of teacher")
-        for ax in axes[:2]:
-            ax.axvline(1, color="0.6", lw=0.8)
+        axes[1].set(title="Passes that they need", xlabel="passes / teacher's")
+        axes[1].axvline(1, color="0.5", lw=0.8, zorder=0)
         _draw_leaks(axes[2], r.measured.leaks)
         if self.cells:
             _draw_exponents(axes[3], r.measured)
         if "strings" in r.parts:
             ax, part = axes[-1], r.parts["strings"]
-            st.endings(ax, part, label=NAMES.__getitem__, color=color_of)
+            st.endings(ax, part, label=NAMES.__getitem__, color=row_color)
             ax.tick_params(axis="y", labelsize=6.5)
-            ax.set_title(pcfg_accuracy.level(part.setting))
+            ax.set_title("Masked strings")
+        st.families(fig, map(family, rows))
+        st.note(fig, f"{st.counts_by_part(r.parts)}; bars: medians; ▸ not by its cap")
         return fig
 
     def _passes(self, p: st.Taught, name: str) -> Float[np.ndarray, "T I"]:
@@ -411,10 +411,14 @@ def _with(name: str, source: Source, loss: Objective | None = None) -> Strategy:
     return Strategy(name=name, source=source, loss=loss or Loss())
 
 
-def color_of(name: str) -> str:
+def family(name: str) -> str:
+    """The family of a strategy."""
+    return next((f for f, names in GROUPS.items() if name in names), "final")
+
+
+def row_color(name: str) -> str:
     """The colour of a strategy's family."""
-    found = (color for color, names in FAMILIES.items() if name in names)
-    return next(found, "#b45309")
+    return FAMILIES[family(name)]
 
 
 def _usable(t: st.Teachers) -> list[int]:
@@ -435,15 +439,17 @@ def _largest(passes: Mapping[str, np.ndarray]) -> float:
 
 def _draw_leaks(ax: Axes, leaks: Mapping[str, np.ndarray]) -> None:
     """In (filled) and off (open) the support, a row a kind of teaching."""
+    color = FAMILIES["final"]
     for i, v in enumerate(leaks.values()):
         inside, off = np.median(v, 0)
         ax.plot([inside, off], [i, i], "-", color="0.7", lw=0.8)
-        ax.plot(inside, i, "o", color="#b45309", ms=4)
-        ax.plot(off, i, "o", mfc="white", mec="#b45309", ms=4)
-    ax.set_yticks(range(len(leaks)), [k.replace("_", " ") for k in leaks])
-    ax.tick_params(axis="y", labelsize=6.5)
-    ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="degree-1 correlation", title="what is taught leaks")
+        for x, mfc, word in ((inside, color, "in support"), (off, "white", "off")):
+            label = "_" if i else word
+            ax.plot(x, i, "o", color=color, mfc=mfc, ms=4, label=label)
+    plots.rows(ax, [k.replace("_", " ") for k in leaks])
+    ax.set(xscale="log", xlabel="degree-1 correlation", title="What is taught leaks")
+    ax.minorticks_off()
+    ax.legend(loc="best", handletextpad=0.2)
 
 
 def _draw_exponents(ax: Axes, m: Measured) -> None:
@@ -451,20 +457,17 @@ def _draw_exponents(ax: Axes, m: Measured) -> None:
     sizes = np.asarray(list(m.laws["teacher"].runs))
     for name, law in m.laws.items():
         median = [np.median(n) for n, _ in law.runs.values()]
-        words, color = SHADES[name]
+        words, color, mark = SHADES[name]
         text = f"{words}: {m.exponents[name].value:.1f}"
-        ax.plot(sizes, median, "o", color=color, ms=3.5)
+        ax.plot(sizes, median, mark, color=color, ms=3.5)
         at = m.exponents[name].at(sizes)
-        ax.plot(sizes, at, "-", color=color, lw=0.9, label=text)
-    ax.set(xscale="log", yscale="log", xlabel="d", ylabel="samples to .90")
-    ax.xaxis.set_minor_formatter("")
-    ax.set_xticks(sizes, [f"{d:g}" for d in sizes])
-    ticks = [10_000, 20_000, 50_000, 100_000, 200_000]
-    ax.yaxis.set_minor_formatter("")
-    ax.set_yticks(ticks, [f"{t // 1000}k" for t in ticks])
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, 8 * high)  # room for the legend
-    ax.legend(fontsize=6, title="exponent in d", title_fontsize=6, loc="upper left")
+        style = {"color": color, "lw": 0.9, "ms": 3.5}
+        ax.plot(sizes, at, "-", **style)
+        ax.plot([], [], f"{mark}-", label=text, **style)
+    plots.log_levels(ax)
+    plots.log_ticks(ax, sizes.tolist())
+    ax.set(xlabel="d", ylabel="samples to .90", title="Exponents in d")
+    ax.legend(loc="upper left")
 
 
 if __name__ == "__main__":

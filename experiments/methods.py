@@ -32,6 +32,7 @@ from sandbox.errors import require
 from sandbox.models.dagfm import DAGFM
 from sandbox.models.mlp import MLP
 from sandbox.plotting import curves as plots
+from sandbox.plotting import style
 from sandbox.plotting.style import WIDE
 from sandbox.store.bounds import AtLeast
 from sandbox.tasks.hierarchy import Hierarchy
@@ -58,13 +59,13 @@ def batched(s: st.Setting, size: int = 16) -> st.Setting:
 
 
 FAMILIES = {
-    "#6b7280": ("ce", "one_shot", "dagfm_ce"),
-    "#1d4ed8": ("progressive", "two_shot", "fixed", "snapshots"),
-    "#0f766e": ("smooth", "means", "own", "top2", "swap", "skip"),
-    "#7c3aed": ("online", "adapter", "averaged", "sure", "gpd", "branched", "meta"),
+    "labels": ("ce", "one_shot", "dagfm_ce"),
+    "checkpoints": ("progressive", "two_shot", "fixed", "snapshots"),
+    "parts": ("smooth", "means", "own", "top2", "swap", "skip"),
+    "moving": ("online", "adapter", "averaged", "sure", "gpd", "branched"),
+    "tuned": ("meta",),
 }
-"""Grey: labels and outputs; blue: checkpoints as they are; green: parts of their
-target; purple: teachers that move. The rest, other uses of the final one, is brown."""
+"""Names of `style.FAMILIES`; the rest are other uses of the final teacher."""
 WORDS = {
     "ce": "labels (CE)",
     "one_shot": "one-shot",
@@ -242,15 +243,12 @@ class Methods(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Samples and passes to .90 over the teacher's, a row a method.
 
-        Top left: samples of every student over its teacher's; a dot a student, a bar
-        the median, triangles those not there by their cap. Top right: forward passes of
-        both networks and backward ones (counted twice) to .90, in units of what the
-        teacher took; an online teacher's own are counted in, a stored one's training is
-        not; triangles at the right edge.
+        (a) Samples of every student over its teacher's; a dot a student, a bar the
+        median, triangles count those not there by their cap. (b) Forward passes of both
+        networks and backward ones (counted twice) to .90, in units of what the teacher
+        took; an online teacher's own are counted in, a stored one's training is not.
         Below: samples in batches of 16 and on trees of eight leaves, and accuracy at
-        the end on masked strings. Grey: labels and the final teacher's outputs; blue:
-        its checkpoints; green: parts of their target; brown: other uses of the final
-        teacher; purple: teachers that move.
+        the end on masked strings.
         """
         more = [name for name in ("batches", "trees", "strings") if name in r.parts]
         fig = Figure(figsize=(WIDE, 7.4 if more else 4.8), layout="constrained")
@@ -266,11 +264,14 @@ class Methods(st.Study):
             rows = [n for n in ORDER if n in p.strategies]
             if name == "strings":
                 st.endings(ax, p, rows, label=name_of, color=color_of)
-                ax.set(xlabel="last accuracy", title="masked strings")
+                ax.set(xlabel="accuracy at the end", title="Masked strings")
                 continue
             st.ratios(ax, {"": p}, rows, label=name_of, color=color_of)
-            ax.set(xlabel="samples / n90 of teacher", title=title(p.setting))
-            ax.axvline(1, color="0.6", lw=0.8)
+            ax.set(xlabel="samples / teacher's", title=title(p.setting))
+        shown = [n for part in r.parts.values() for n in part.strategies]
+        st.families(fig, map(family, shown))
+        counts = st.counts_by_part(r.parts)
+        st.note(fig, f"{counts}; a dot a run, bars: medians; ▸ not by its cap")
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
@@ -295,11 +296,12 @@ class Methods(st.Study):
 
 ORDER = (
     *("ce", "one_shot", "dagfm_ce", "progressive", "two_shot", "fixed", "snapshots"),
-    *[n for n in WORDS if n in FAMILIES["#0f766e"]],
+    *[n for n in WORDS if n in FAMILIES["parts"]],
     *("logits", "taid", "flips", "extraction", "units", "exits", "truncated"),
     *("own_head", "norm", "augmented", "relations", "centres", "lipschitz"),
     *("sampled", "dagfm"),
-    *FAMILIES["#7c3aed"],
+    *FAMILIES["moving"],
+    *FAMILIES["tuned"],
 )
 """Rows of the figure."""
 
@@ -353,7 +355,7 @@ def draw(
     """Samples to .90, and passes, backward ones counted twice, over the teacher's."""
     label, color = label or name_of, color or color_of
     st.ratios(a, {"": p}, names, label=label, color=color)
-    a.set(xlabel="samples to .90 / n90 of teacher", title=str(p.setting))
+    a.set(xlabel="samples to .90 / teacher's", title="Samples that students need")
     taken = []
     for name in names:
         own = cost(p, name)
@@ -367,9 +369,8 @@ def draw(
         colors=[color(n) for n in names],
         cap=1.2 * max((float(v.max()) for v in known if len(v)), default=1.0),
     )
-    b.set_xlabel("passes to .90 / those of teacher")
-    for ax in (a, b):
-        ax.axvline(1, color="0.6", lw=0.8)
+    b.axvline(1, color="0.5", lw=0.8, zorder=0)
+    b.set(xlabel="passes to .90 / teacher's", title="Passes that they need")
 
 
 def rows_of(p: st.Taught) -> dict[str, dict[str, Any]]:
@@ -435,11 +436,11 @@ def _own_head(layer: str) -> m.OwnHead:
 
 
 def title(s: st.Setting) -> str:
-    """E.g. `in batches of 16`."""
+    """E.g. `In batches of 16`."""
     if s.batch > 1:
-        return f"in batches of {s.batch}"
+        return f"In batches of {s.batch}"
     task = s.made_task
-    return f"trees, d={task.d}, k={task.feature_complexity}, C={task.n_classes}"
+    return f"Trees, d={task.d}, k={task.feature_complexity}, C={task.n_classes}"
 
 
 def name_of(name: str) -> str:
@@ -447,10 +448,14 @@ def name_of(name: str) -> str:
     return WORDS.get(name, name)
 
 
+def family(name: str) -> str:
+    """The family of a strategy."""
+    return next((f for f, names in FAMILIES.items() if name in names), "final")
+
+
 def color_of(name: str) -> str:
     """The colour of a strategy's family."""
-    found = (color for color, names in FAMILIES.items() if name in names)
-    return next(found, "#b45309")
+    return style.FAMILIES[family(name)]
 
 
 if __name__ == "__main__":

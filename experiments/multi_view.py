@@ -31,8 +31,8 @@ from sandbox.errors import require
 from sandbox.models.base import Model, Size
 from sandbox.models.mlp import MLP
 from sandbox.models.patches import PatchNet
-from sandbox.plotting.curves import estimates
-from sandbox.plotting.style import WIDE
+from sandbox.plotting.curves import dots, estimates, rows
+from sandbox.plotting.style import FAMILIES, WIDE
 from sandbox.store.bounds import AtLeast, Increasing, MoreThan
 from sandbox.tasks.data import Data, Finite, Fresh
 from sandbox.tasks.multi_view import MultiView, TwoViews
@@ -44,14 +44,14 @@ from sandbox.train.teaching import task_key
 from sandbox.types import Batch
 
 ARMS = {
-    "single": ("single networks", "#6b7280"),
-    "together": ("trained as one", "#111827"),
-    "slowly": ("as one, at rate / n", "#111827"),
-    "ensemble": ("ensemble", "#0f766e"),
-    "distilled": ("distilled", "#1d4ed8"),
-    "truncated": ("distilled, truncated", "#7c3aed"),
-    "itself": ("self-distilled", "#b45309"),
-    "labels": ("labels, students' start", "#6b7280"),
+    "single": ("single networks", FAMILIES["labels"]),
+    "together": ("trained as one", "#000000"),
+    "slowly": ("as one, at rate / n", "#000000"),
+    "ensemble": ("ensemble", FAMILIES["parts"]),
+    "distilled": ("distilled", FAMILIES["checkpoints"]),
+    "truncated": ("distilled, truncated", FAMILIES["moving"]),
+    "itself": ("self-distilled", FAMILIES["final"]),
+    "labels": ("labels, students' start", FAMILIES["labels"]),
 }
 """Arms, what figures call them, and their colours."""
 BITS, TEST = "bits", 8192
@@ -275,45 +275,46 @@ class MultipleViews(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Accuracy on single-view rows, and errors against their share.
 
-        Left and right: accuracy on rows that show one view, on patches (the middle
-        share of such rows) and on two parities that agree; dots are data sets, means
-        over the networks of an arm, bars medians; dotted, one view known and the other
-        guessed. Middle: error on all test rows against the share of single-view ones,
+        Accuracy on rows that show one view, (a) on patches (at the middle share of such
+        rows) and (c) on two parities that agree; a dot a data set, the mean over the
+        networks of an arm, bars the medians; dotted, one view known and the other
+        guessed. (b) Error on all test rows against the share of single-view ones,
         medians with 95% intervals over data sets; dotted, what one view leaves.
         """
         fig = Figure(figsize=(WIDE, 3.0), layout="constrained")
         a, b, c = fig.subplots(1, 3, width_ratios=(1.1, 1, 1.1))
         self._draw_arms(a, r, self.claimed)
-        a.set_yticks(range(len(ARMS)), [words for words, _ in ARMS.values()])
-        a.set_title(f"patches, μ = {self.claimed}")
+        rows(a, [words for words, _ in ARMS.values()])
+        a.set_title(f"Patches, μ = {self.claimed}")
         self._draw_shares(b, r)
         self._draw_arms(c, r, BITS)
-        c.set_yticks(range(len(ARMS)), [""] * len(ARMS))
-        c.set_title(f"parities, μ = {self.bits.mu:g}")
+        rows(c, [""] * len(ARMS))
+        c.set_title(f"Parities, μ = {self.bits.mu:g}")
+        n = len(r.measured[self.claimed]["single"])
+        words = f"n = {n} data sets an arm, patches of {self.rows:,} rows"
+        st.note(fig, f"{words}; bars: medians (b: 95% intervals)")
         return fig
 
     def _draw_arms(self, ax: Axes, r: st.Result, name: str) -> None:
         for row, (arm, (_, color)) in enumerate(ARMS.items()):
-            values = r.measured[name][arm][:, 0]
-            jitter = row + 0.2 * np.sin(7.0 * np.arange(len(values)))
-            ax.plot(values, jitter, "o", color=color, ms=3, alpha=0.7, mew=0)
-            ax.plot(np.median(values), row, "|", color=color, ms=12, mew=2)
+            dots(ax, row, r.measured[name][arm][:, 0], color)
         ax.axvline(0.5 + 0.5 / self.tasks[name].n_classes, color="0.6", lw=0.8, ls=":")
-        ax.invert_yaxis()
         ax.set(xlim=(None, 1.02), xlabel="accuracy, one-view rows")
 
     def _draw_shares(self, ax: Axes, r: st.Result) -> None:
         mus = np.asarray(self.mus)
         for i, arm in enumerate(("single", "itself", "distilled", "ensemble")):
             words, color = ARMS[arm]
-            rows = [1 - r.measured[str(mu)][arm][:, 1] for mu in self.mus]
-            found = [median_estimate(row) for row in rows]
+            each = [1 - r.measured[str(mu)][arm][:, 1] for mu in self.mus]
+            found = [median_estimate(row) for row in each]
             beside = mus * (1 + 0.03 * (i - 1.5))
-            estimates(ax, beside, found, color=color, label=words)
+            fmt = f"{'s^Do'[i]}-"
+            estimates(ax, beside, found, color=color, label=words, fmt=fmt)
         left = mus / 2 * (1 - 1 / self.patches.n_classes)
         ax.plot(mus, left, color="0.6", lw=0.8, ls=":", label="one view each")
-        ax.set(xlabel="share μ of one-view rows", ylabel="error on all rows")
-        ax.set_title(f"patches, {self.rows:,} rows")
+        ax.set(xticks=mus, xlabel="share μ of one-view rows")
+        ax.set_ylabel("error on all rows")
+        ax.set_title("Patches, by share")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         at, only = self.claimed, self.on_single

@@ -22,7 +22,7 @@ from experiments import parity_mlp
 from experiments.published import SPIKE
 from sandbox.errors import require
 from sandbox.plotting.curves import band
-from sandbox.plotting.style import DEGREE_COLORS, color_of
+from sandbox.plotting.style import DEGREE_COLORS, MARKERS, color_of
 from sandbox.probes.fourier import FourierProbe
 from sandbox.store.bounds import AtLeast, Increasing, MoreThan
 from sandbox.study.rules import gaps, supports
@@ -46,6 +46,8 @@ ADDED = (
     *("P6.share_0.9", "P6.share_0.951"),
 )
 Shares = Annotated[tuple[Annotated[float, MoreThan(0)], ...], Increasing(0)]
+AROUND = 0.9, 1.1
+"""Of a single teacher's n90: where its correlations are shown."""
 ZOOM = 7_500_000, 7_900_000, 4_000
 """First and last sample of the closer checkpoints, and how far apart they are (5,000
 is no whole number of the engine's blocks of 32)."""
@@ -144,38 +146,46 @@ class ParityCurriculum(st.Study):
         return {name: np.asarray(rows, float).T for name, rows in out.items()}
 
     def figure(self, r: st.Result) -> Figure:
-        """The teacher's candidate checkpoints, its correlations, and their students.
+        """Candidate checkpoints, what they leak, and what they teach.
 
-        Left: accuracy of the teacher with the candidates, lines at medians, ticks at
-        each seed. Middle: mean |correlation| of its output with low-degree monomials in
-        and off the support; around the transition the in-support ones spike. Right:
-        2-shot students, one for each candidate. Samples in units of the teacher's n90
-        where there are several; medians and quartiles over seeds that learned.
+        (a) Accuracy of the teachers; below it a row a candidate checkpoint, a tick a
+        teacher, a mark at the median. (b) Mean |covariance| of the output p(1|x) with
+        monomials of a degree: of coordinates in the support, less the same off it
+        (chance is 0); it rises with the transition, and a teacher alone is shown around
+        it. (c) Accuracy of students that learn from a candidate first, then from the
+        final teacher (2-shot). Samples in units of each teacher's n90, its samples to
+        accuracy .90, where there are several; medians over the teachers that learned,
+        bands between quartiles (extremes of fewer than ten runs); marks only name the
+        curves. Open circles: the published curves.
         """
-        fig, axes = st.panels(1, 3, height=2.6)
+        fig, axes = st.panels(1, 3, height=2.75)
         a, b, c = axes
         _draw_teacher(a, r, self.candidates, self.shares)
         _draw_correlations(b, r)
-        for name in r.strategies:
+        for i, name in enumerate(r.strategies):
             x, y = r.rows(r.curves(name))
             style, color = _style(name, self.shares), color_of(name)
-            band(c, x, y, label=label_of(name), color=color, linestyle=style)
-        inits = r.setting.inits
-        title = "2-shot students" + f", {inits} a teacher" * (inits > 1)
-        c.set(ylabel="student accuracy", title=title)
+            marks = MARKERS.get(name, ""), i, len(r.strategies)
+            label = label_of(name)
+            band(c, x, y, label=label, color=color, linestyle=style, marks=marks)
+        c.set(ylabel="accuracy of students", title="What each of them teaches")
         budget, ends = r.setting.budget, (None, None, None)
         if len(r.abscissa) > 1 and isinstance(budget, st.UntilLearned):
             ends = (2.2, 2.2, budget.cap)
         for ax, end in zip(axes, ends, strict=True):
-            ax.set(xlim=(0, end), xlabel=r.abscissa_text)
+            last = max((line.get_xdata()[-1] for line in ax.get_lines()), default=1)
+            ax.set(xlim=(0, min(end or last, last)), xlabel=r.abscissa_text)
         if close := r.setting.checkpoints_at:
             for ax in (a, b):
                 ax.set_xlim(*(np.asarray([close[0], close[-1]]) / r.abscissa[0]))
-        for ax in (a, c):
-            ax.set_ylim(0.44, 1.02)
+        elif len(r.abscissa) == 1:
+            b.set_xlim(*np.asarray(AROUND) * r.teachers[0].n90[0] / r.abscissa[0])
+        c.set_ylim(0.44, 1.02)
         if r.preset.startswith("paper"):
-            for ax, names in ((a, ["teacher"]), (b, ["inside", "outside"]), (c, SHOWN)):
-                st.published(ax, SPIKE, names)
+            pairs = zip(SPIKE["inside"], SPIKE["outside"], strict=True)
+            gap = {"gap": [(x, inside - off) for (x, inside), (_, off) in pairs]}
+            for ax, names in ((a, ["teacher"]), (b, ["gap"]), (c, SHOWN)):
+                st.published(ax, SPIKE | gap, names)
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
@@ -260,38 +270,38 @@ def _draw_teacher(
     }
     for i, (name, steps) in enumerate((stages | near).items()):
         at, color = np.asarray(steps, float) / r.abscissa, color_of(name)
-        at, style = at[~np.isnan(at)], _style(name, shares)
+        at, row = at[~np.isnan(at)], 0.455 - 0.035 * i
         if len(at):
-            middle, words = float(np.median(at)), label_of(name)
-            ax.axvline(middle, color=color, lw=1.2, ls=style, label=words)
-        if len(at) > 1:
-            ax.plot(at, np.full(len(at), 0.49 - 0.012 * i), "|", color=color, ms=3)
-    title = f"teacher, {len(x)} seed{'' if len(x) == 1 else 's'}"
-    ax.set(ylabel="teacher accuracy", title=title)
+            middle, mark = float(np.median(at)), MARKERS.get(name, "|")
+            ax.plot(
+                [middle] * 2, [row, 1], color=color, lw=0.8, ls=_style(name, shares)
+            )
+            ax.plot(at, np.full(len(at), row), "|", color=color, ms=4, mew=0.8)
+            ax.plot(middle, row, mark, color=color, ms=4, mfc="white", mew=1.1)
+    ax.set_ylim(0.42 - 0.035 * len(stages | near), 1.02)
+    ax.set_yticks(np.linspace(0.5, 1, 6))
+    ax.set(ylabel="accuracy of the teacher", title="Where the checkpoints lie")
 
 
 def _draw_correlations(ax: Axes, r: st.Result) -> None:
-    def rows(name: str, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        return r.along(lambda t: largest_class(t.chosen.measured[name]).mean(axes))
-
     known = {name for t in r.teachers for name in t.chosen.measured}
     assert isinstance(r.setting.rule, st.ByGap)
     for degree in r.setting.rule.degrees:
-        color = DEGREE_COLORS[(degree - 1) % len(DEGREE_COLORS)]
-        for group, style in (("in_support", "-"), ("off_support", ":")):
-            if f"{group}/{degree}" in known:
-                x, y = rows(f"{group}/{degree}", (-1, -2))
-                label = f"degree {degree}" if style == "-" else "_"
-                band(ax, x, y, label=label, color=color, linestyle=style)
-    x, y = rows("degree1_se", (-1,))
-    floor = np.sqrt(2 / np.pi) * y  # mean |c| of pure sampling noise
-    label = "sampling noise"
-    band(ax, x, floor, label=label, color="0.6", linewidth=0.8, shade=False)
-    ax.set(ylabel="mean |cov(p(1|x), χ_A(x))|", title="in support (—), off (···)")
-    room = 2.3 if r.setting.checkpoints_at else 1.3  # for the legend
-    ax.set_ylim(0, room * ax.get_ylim()[1])
-    if ax.get_lines():  # a single teacher's spike comes late
-        ax.legend(loc="upper left" if len(r.abscissa) == 1 else "upper right")
+        names = [f"{side}_support/{degree}" for side in ("in", "off")]
+        if known.issuperset(names):
+
+            def gap(t: st.Teachers, names: list[str] = names) -> np.ndarray:
+                each = (largest_class(t.chosen.measured[name]) for name in names)
+                inside, off = (size.mean((-1, -2)) for size in each)
+                return inside - off
+
+            color = DEGREE_COLORS[(degree - 1) % len(DEGREE_COLORS)]
+            band(ax, *r.along(gap), label=f"degree {degree}", color=color)
+    ax.axhline(0, color="0.5", lw=0.8, zorder=0)
+    ax.set(ylabel=r"mean $|$cov$(p, \chi_A)|$: in $-$ off")
+    ax.set_title("What their outputs leak")
+    if len(ax.get_lines()) > 1:
+        ax.legend(loc="upper right")
 
 
 def largest_class(c: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.ndimage import uniform_filter1d
 
 import sandbox.study as st
 from experiments import parity_mlp
@@ -102,21 +103,23 @@ class ParityHierarchy(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Tree labels: every inner node of a binary tree has a parity of its own.
 
-        The class is the leaf that all of them lead to. Top left: accuracy against
-        samples in units of the teacher's n90, medians and quartiles of seeds; it climbs
-        node by node. Top right: samples to .90 of every run. Bottom left: accuracy of
-        the teachers at each node, those of a level in the order in which a teacher
-        learns them, ticks where each seed's transition lies by the rule of `locate`.
-        Bottom right: mean |correlation| of the node's output with the coordinates of
-        its support minus that with the others, vertical lines where the nodes are
-        learned (medians).
+        The class is the leaf that all of them lead to. (a) Accuracy on fresh inputs;
+        samples in units of each teacher's n90, its samples to accuracy .90. It climbs
+        node by node. (b) A dot a run, a bar the median; a triangle counts the runs not
+        at .90 by their cap. (c) Accuracy of the teachers at each node, those of a level
+        in the order in which a teacher learns them; a tick a teacher where the node's
+        transition lies. (d) Mean |covariance| of a node's output with the coordinates
+        of its support, less that with the others, mean of five checkpoints; vertical
+        lines where the nodes are learned (medians). Lines are medians over the teachers
+        that learned, bands quartiles (extremes of fewer than ten).
         """
         fig, ((a, b), (c, d)) = st.panels(2, 2, height=5.2)
         st.accuracy(a, r, shaded=("teacher", "ce", "progressive"))
         task = r.setting.made_task
         a.set_yticks([(i + 1) / task.n_classes for i in range(task.n_classes)])
+        a.set_title(st.paces(r, ("progressive", "ce")))
         sizes = f"d={task.d}, k={task.feature_complexity}, C={task.n_classes}"
-        a.set_title(f"{sizes}: {st.counts_text(r)}")
+        st.note(fig, f"Tree labels, {sizes}; {st.counts_text(r)}")
         st.strips(b, r)
         _draw_nodes(c, d, r)
         return fig
@@ -228,7 +231,10 @@ def _in_role(values: str, role: int, t: st.Teachers) -> np.ndarray:
     """A field of the nodes in one role, one curve a seed."""
     nodes = t.chosen.each[0]
     each = zip(getattr(nodes, values), nodes.in_order[:, role], strict=True)
-    return np.stack([y[:, v] for y, v in each])
+    found = np.stack([y[:, v] for y, v in each])
+    if values == "accuracy":
+        return found
+    return uniform_filter1d(found, 5, axis=-1, mode="nearest")
 
 
 def _draw_nodes(top: Axes, bottom: Axes, r: st.Result) -> None:
@@ -241,7 +247,8 @@ def _draw_nodes(top: Axes, bottom: Axes, r: st.Result) -> None:
         label = f"level {level}, {nth}" if level else "root"
         for ax, values in ((top, "accuracy"), (bottom, "gap")):
             x, y = r.along(partial(_in_role, values, role))
-            band(ax, x, y, label=label, color=color, linestyle=line)
+            words = label if ax is top else "_"
+            band(ax, x, y, label=words, color=color, linestyle=line)
         each = [n.times[s, n.in_order[s, role]] for _, n, s in _usable(r)]
         at = np.asarray(each) / scale
         at = at[np.isfinite(at)]
@@ -252,11 +259,10 @@ def _draw_nodes(top: Axes, bottom: Axes, r: st.Result) -> None:
         ax.set_xlabel(r.abscissa_text)
         if len(r.abscissa) > 1:
             ax.set_xlim(0, 2)
-    words = "teachers' nodes in the order learned (ticks)"
-    top.set(ylabel="accuracy at the node", title=words)
+    top.set(ylabel="accuracy at the node", title="When teachers learn each node")
     bottom.axhline(0, color="0.6", lw=0.8)
-    words = "support leaked by a node (lines: learned)"
-    bottom.set(ylabel="mean |cov(q_v, x_i)|: in - off", title=words)
+    words = "What a node leaks of its support"
+    bottom.set(ylabel=r"mean $|$cov$(q_v, x_i)|$: in $-$ off", title=words)
     if top.get_legend_handles_labels()[0]:
         top.legend(loc="lower right")
 

@@ -107,13 +107,17 @@ class ParityMLP(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Accuracy against samples, and samples to .90 of every run.
 
-        Left: in units of the teacher's n90 where there are several; medians and
-        quartiles over the seeds whose teacher learned. Right: a triangle counts the
-        runs that were not there by their cap.
+        (a) Accuracy on fresh inputs (chance is the lowest tick); samples in units of
+        each teacher's n90, its samples to accuracy .90, where there are several.
+        Medians over the teachers that learned, bands between quartiles (between
+        extremes where there are fewer than ten runs); marks only name the curves, and
+        CE is drawn wide to show beneath others. (b) A dot a run, a bar the median; a
+        triangle counts the runs that were not at .90 by their cap. Open circles: the
+        published curves.
         """
         fig, (a, b) = st.panels(1, 2, height=2.8, width_ratios=(1.35, 1))
         st.accuracy(a, r)
-        a.set_title(f"{r.setting}: {st.counts_text(r)}")
+        a.set_title(st.paces(r))
         if r.preset == "paper":
             st.published(a, self.published, ("teacher", *r.strategies))
         st.strips(b, r)

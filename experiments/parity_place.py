@@ -182,21 +182,23 @@ class ParityPlace(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Students by place, correlations by place and degree, and a rule by problem.
 
-        Left: samples to .90 of 2-shot students over their teacher's n90, by where the
+        (a) Samples to .90 of 2-shot students over their teacher's n90, by where the
         first stage's checkpoint lies (as a share of the samples of the checkpoint with
         the largest degree-1 gap); a dot a teacher, medians with 95% intervals, and
-        triangles for runs not there by their cap. Middle: root mean square of the
+        triangles for runs not there by their cap. (b) Root mean square of the
         correlations of those checkpoints' output with the support's monomials of each
         degree, less sampling noise, median over teachers; filled where it is above
-        three standard errors in at least half of them; dotted, degree 1 off the
-        support. Right: students of the checkpoint that `half_rise` finds without
-        labels, one row a problem (in brackets: how many teachers have one), diamonds
-        the medians of the older rule `blind`.
+        three standard errors in at least half of them. (c) Students of the checkpoint
+        that `half_rise` finds without labels, a row a problem (in brackets: how many
+        teachers have one), bars the medians, diamonds those of the older rule `blind`.
         """
         fig, (a, b, c) = st.panels(1, 3, height=2.9, width_ratios=(1, 1, 1.1))
         self._draw_places(a, r)
         self._draw_degrees(b, r.measured)
         self._draw_problems(c, r)
+        n = st.learned(r.parts[PLACES])
+        setting = str(self.places)
+        st.note(fig, f"{setting}; n = {n} teachers in a and b; bars: 95% intervals")
         return fig
 
     def _draw_places(self, ax: Axes, r: st.Result) -> None:
@@ -215,7 +217,7 @@ class ParityPlace(st.Study):
         log_levels(ax)
         ax.axhline(1, color="0.5", lw=0.8, ls=":")
         ax.set(xlabel="place / middle", ylabel="samples to .90 / n90 of teacher")
-        ax.set_title(f"2-shot, {str(self.places).partition(', ')[2]}")
+        ax.set_title("2-shot by place")
 
     def _draw_degrees(self, ax: Axes, measured: Mapping[str, np.ndarray]) -> None:
         inside, error, outside = measured.values()
@@ -237,10 +239,11 @@ class ParityPlace(st.Study):
                     color=color,
                     mfc=mfc,
                 )
-        ax.plot(self.shares, size(outside)[:, 0], ":", color=DEGREE_COLORS[0], lw=1)
+        style = {"color": DEGREE_COLORS[0], "lw": 1, "label": "degree 1, off support"}
+        ax.plot(self.shares, size(outside)[:, 0], ":", **style)
         log_levels(ax)
-        ax.set(xlabel="place / middle", ylabel="RMS cov(p(1|x), χ_A(x))")
-        ax.set_title("correlations in the support")
+        ax.set(xlabel="place / middle", ylabel=r"rms cov$(p, \chi_A)$ in the support")
+        ax.set_title("What places leak")
 
     def _draw_problems(self, ax: Axes, r: st.Result) -> None:
         parts = [(d, k, r.parts[named(d, k)]) for d, k, _ in self.problems]
@@ -249,7 +252,7 @@ class ParityPlace(st.Study):
         strips(
             ax,
             [pace(p, "half_rise").values[:, 0] for *_, p in parts],
-            labels=[f"{d}, {k} ({found(p)}/{usable(p)})" for d, k, p in parts],
+            labels=[f"{d}, {k} ({found(p)}/{st.learned(p)})" for d, k, p in parts],
             colors=[color_of("half_rise")] * len(parts),
             cap=budget.cap,
         )
@@ -262,10 +265,11 @@ class ParityPlace(st.Study):
             color=color_of("blind"),
             ms=4,
             mfc="white",
+            label="the older rule",
         )
         ax.axvline(1, color="0.5", lw=0.8, ls=":")
         ax.set(xlabel="samples to .90 / n90 of teacher", ylabel="d, k (found)")
-        ax.set_title("by a rule without labels")
+        ax.set_title("By a rule without labels")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         part, degree1 = r.parts[PLACES], self.degrees.index(1)
@@ -285,7 +289,7 @@ class ParityPlace(st.Study):
             yield st.at_least(f"PL.leak.{share:g}", shown, 2.0, words, also=(1.41, 4.0))
         for d, k, _ in self.problems:
             p = r.parts[named(d, k)]
-            n, x = usable(p), found(p)
+            n, x = st.learned(p), found(p)
             words = (
                 f"d={d}, k={k}: `half_rise` finds a checkpoint in nine teachers of ten"
             )
@@ -314,7 +318,7 @@ class ParityPlace(st.Study):
         }
         rules = {
             named(d, k): {
-                "teachers": usable(p := r.parts[named(d, k)]),
+                "teachers": st.learned(p := r.parts[named(d, k)]),
                 **{n: {"found": found(p, n), **summary(p, n)} for n in LABEL_FREE},
             }
             for d, k, _ in self.problems
@@ -343,11 +347,6 @@ def energy(c: np.ndarray, se: np.ndarray) -> tuple[float, float]:
 def pace(p: st.Taught, name: str) -> st.Quantity:
     """Samples to .90 of 2-shot students over their teacher's."""
     return p.n90[name] / p.n90.teacher
-
-
-def usable(p: st.Taught) -> int:
-    """Teachers that learned."""
-    return sum(int(t.usable.sum()) for t in p.teachers)
 
 
 def found(p: st.Taught, name: str = "half_rise") -> int:

@@ -160,11 +160,11 @@ class ParityRegions(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Where progressive and 2-shot students learn sooner than their rivals.
 
-        Numbers: samples to .90 of the faster of CE and one-shot over those of the
-        strategy, median over teachers (right column: of CE over one-shot); infinite
-        where the rival alone does not arrive by six times the teacher's n90, 0 where
-        the strategy alone does not. Bold: the whole 95% interval lies on one side of 1.
-        Blue helps, red hurts.
+        Sparse parity, a row a label noise and student width. Numbers: samples to .90 of
+        the faster of CE and one-shot over those of the strategy, median over teachers
+        (right column: of CE over one-shot); infinite where the rival alone does not
+        arrive by six times the teacher's n90, 0 where the strategy alone does not.
+        Bold: the whole 95% interval lies on one side of 1. Blue helps, red hurts.
         """
         shape = len(self.problems), len(SHOWN)
         height = 0.9 + len(self.problems) * (0.5 + 0.16 * self._rows)
@@ -173,12 +173,13 @@ class ParityRegions(st.Study):
             for ax, (name, title) in zip(row, SHOWN, strict=True):
                 self._draw(ax, self.map_of(r, k, name))
                 ax.set_title(f"k = {k}: {title}")
-            row[0].set_ylabel("label noise, width")
+            row[0].set_ylabel("label noise, student width")
         for ax in axes[-1]:
             ax.set_xlabel("teacher temperature")
         n = sum(len(t.n90) for t in next(iter(r.parts.values())).teachers)
-        words = f"d = {self.setting.task.d}, {n} teachers each"  # pyright: ignore
-        fig.suptitle(f"rival's samples / strategy's samples to .90; {words}")
+        words = f"Parity, d = {self.setting.task.d}; n = {n} teachers a cell"  # pyright: ignore
+        words = f"{words}; rival's samples to .90 / strategy's, medians: blue helps,"
+        st.note(fig, f"{words} red hurts; bold: the 95% interval lies on one side of 1")
         return fig
 
     @property

@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 
 import sandbox.study as st
 from sandbox.plotting.curves import estimates, log_ticks
-from sandbox.plotting.style import color_of
+from sandbox.plotting.style import DEGREE_COLORS, color_of
 from sandbox.theory import two_stage
 from sandbox.theory.exponents import (
     Exponent,
@@ -40,6 +40,7 @@ Values = dict[str, np.ndarray]
 """What `TwoStage.measure` returns."""
 MARKERS = {2: "o", 4: "s", 6: "^"}
 COLORS = {"labels": color_of("ce"), "checkpoint": color_of("two_shot")}
+PARTS = ("in the support S", "outside")
 """Those of the strategies in other figures."""
 QUARTILES, TEACHERS, FEWEST = (0.25, 0.5, 0.75), 12, 3
 """Of bands; teachers in the scatter; runs from which a median is drawn."""
@@ -161,26 +162,16 @@ class ParityTheory(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Closed forms beside measured gradients, needed batches, and exponents.
 
-        The analysed setting: mirrored ReLU networks on (d, k)-sparse parity, one
-        large-batch step of the first layer with the hinge loss, from labels (grey) or
-        from the checkpoint of a teacher after its own first step (purple). Dashed:
-        closed forms, without fitting. Top left: the population gradient from labels is
-        the same at every neuron up to a sign, t_{k-1} in the support S (full markers)
-        and t_{k+1} outside (hollow); measured means of 65,536 samples a seed at cpu
-        scale, bars two standard errors over seeds. t_3 is outside for k = 2 and in S
-        for k = 4. Top middle: degree-1 coefficients of twelve checkpoints, in S large
-        and of unequal size, outside about (k - 1)/(d - k) times that; a student's
-        gradient is half of them. Top right: share of a student's squared update that
-        lies in S, median and quartiles of seeds; dotted, chance. Bottom left: the batch
-        at which half of it does. Bottom middle: the batch at which the k largest
-        coordinates of the mean absolute update are S, among the teachers whose exact
-        coefficients allow it (few at small d for k = 4 and 6). Medians with 95%
-        bootstrap intervals. Bottom right: exponents in d fitted to single runs,
-        censored ones included. Labels pay about d^k for an aligned update and d^(k-1)
-        for the support, the checkpoint about d^1 and d^0 (with logarithms) for every k.
-        Not shown: for k = 4 and 6 the checkpoint's student finds the support but its
-        second layer seldom decodes it, since all of its rows are parallel and the
-        coefficients unequal.
+        Mirrored ReLU networks on (d, k)-sparse parity, one large-batch step of the
+        first layer with the hinge loss, from labels (grey) or from the checkpoint of a
+        teacher after its own first step (purple); dashed: closed forms, no fit. (a)
+        Mean gradient from labels, the same at every neuron up to a sign, in the support
+        S and outside; bars two standard errors. (b) Degree-1 coefficients of twelve
+        checkpoints. (c) Share of a student's squared update in S; dotted: chance,
+        median and quartiles. (d) Batch at which half of it is. (e) Batch at which the k
+        largest coordinates are S, among the teachers whose exact coefficients allow it.
+        (f) Exponents in d fitted to single runs, censored ones included; dotted: k,
+        k - 1 and 1. Medians with 95% bootstrap intervals over seeds.
         """
         fig, ((a, b, c), (e, f, g)) = st.panels(2, 3, height=4.9)
         self._draw_coefficients(a, r)
@@ -190,12 +181,16 @@ class ParityTheory(st.Study):
         self._draw_batches(f, r, "support")
         self._draw_exponents(g, r)
         words = {"labels": "labels", "checkpoint": "checkpoint after stage one"}
-        named = [(COLORS[s], f"taught by: {words[s]}") for s in SUPERVISIONS]
+        named = [(COLORS[s], f"by {words[s]}") for s in SUPERVISIONS]
         handles = [_mark(color=color, label=label) for color, label in named]
         for k in self.theory.cases:
             handles.append(_mark(marker=MARKERS[k], ls="", label=f"k = {k}"))
         handles.append(_mark(ls="--", lw=1, label="closed form"))
         fig.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+        seeds = sorted({len(r.values[str(p)]["share"]) for p in self.theory.problems})
+        each = " to ".join(f"{n}" for n in (seeds[0], seeds[-1])[: len(seeds)])
+        words = "bars: 95% intervals (a: two standard errors), bands: quartiles"
+        st.note(fig, f"n = {each} seeds a point; {words}")
         return fig
 
     def _draw_coefficients(self, ax: Axes, r: st.Result) -> None:
@@ -216,7 +211,12 @@ class ParityTheory(st.Study):
                     color=color,
                 )  # fmt: skip
         self._log_axes(ax, "labels")
-        ax.set(ylabel="|gradient|, any neuron", title="labels: in S (●), outside (○)")
+        ax.set(ylabel="|gradient|, any neuron", title="Gradient from labels")
+        handles = [
+            _mark(color=c, marker="o", ls="", label=word, mfc="white" if j else c)
+            for j, ((_, c), word) in enumerate(zip(_parts(1), PARTS, strict=True))
+        ]
+        ax.legend(handles=handles, loc="lower left", handletextpad=0.2)
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -231,11 +231,11 @@ class ParityTheory(st.Study):
         exact, measured = (2 * found[v][:TEACHERS] for v in ("exact", "measured"))
         ends = np.asarray([exact.min(), exact.max()])
         ax.plot(ends, ends, "--", color="0.35", lw=0.8)
-        for (part, color), label in zip(_parts(k), ("in S", "outside"), strict=True):
+        for (part, color), label in zip(_parts(k), PARTS, strict=True):
             x, y = exact[:, part].ravel(), measured[:, part].ravel()
             ax.plot(x, y, "o", ms=3.5, mew=0, color=color, alpha=0.7, label=label)
         ax.set(xlabel="exact E[$f_1 x_i$]", ylabel="measured")
-        ax.set_title(f"checkpoints, k = {k}, d = {d}")
+        ax.set_title(f"Coefficients, k={k}, d={d}")
         ax.legend(loc="upper left", handletextpad=0.2)
 
     def _draw_shares(self, ax: Axes, r: st.Result) -> None:
@@ -250,8 +250,8 @@ class ParityTheory(st.Study):
             ax.plot(b, v["predicted_share"], "--", color=color, lw=0.9)
         ax.axhline(0.5, color="0.8", lw=0.8)
         ax.axhline(k / d, color="0.8", lw=0.8, ls=":")
-        ax.set(xscale="log", ylim=(0, 1), title=f"k = {k}, d = {d}")
-        ax.set(xlabel="batch", ylabel="share of the update in S")
+        ax.set(xscale="log", ylim=(0, 1), title=f"Larger batches, k={k}, d={d}")
+        ax.set(xlabel="batch (samples)", ylabel="share of the update in S")
         ax.minorticks_off()
 
     def _draw_batches(self, ax: Axes, r: st.Result, criterion: str) -> None:
@@ -273,7 +273,8 @@ class ParityTheory(st.Study):
                 exact = [found[int(x)]["predicted_aligned"] for x in d]
                 ax.plot(d, exact, "--", color=color, lw=0.9)
         self._log_axes(ax, "checkpoint")
-        ax.set(ylabel="needed batch", title=CRITERIA[criterion][0])
+        words = CRITERIA[criterion][0]
+        ax.set(ylabel="needed batch (samples)", title=words[0].upper() + words[1:])
 
     def _draw_exponents(self, ax: Axes, r: st.Result) -> None:
         ks = np.asarray(list(self.theory.cases))
@@ -291,7 +292,7 @@ class ParityTheory(st.Study):
             ax.text(ks[-1] + 0.25, y[-1], text, fontsize=6.5, va="center")
         ax.axhline(0, color="0.8", lw=0.6)
         ax.set(xlabel="k", xlim=(ks[0] - 0.6, ks[-1] + 0.9), xticks=ks)
-        ax.set(ylabel="exponent of the batch in d", title="fitted exponents, 95%")
+        ax.set(ylabel="exponent of the batch in d", title="Fitted exponents")
         handles = [
             _mark(marker=shape, ls="", label=word, mfc="0.35" if fill else "white")
             for word, shape, fill in CRITERIA.values()
@@ -392,7 +393,7 @@ def _mark(**style: Any) -> Line2D:
 
 def _parts(k: int) -> tuple[tuple[slice, str], tuple[slice, str]]:
     """Coordinates in S and outside, each with its colour."""
-    return (slice(0, k), "0.35"), (slice(k, None), "#f89c20")
+    return (slice(0, k), DEGREE_COLORS[0]), (slice(k, None), DEGREE_COLORS[1])
 
 
 def _problem(p: Problem, v: Values) -> dict[str, Any]:

@@ -155,9 +155,12 @@ class ParityTransformer(ParityMLP):
     def figure(self, r: st.Result) -> Figure:
         """GPT-2 with many heads teaches GPT-2 with few on sparse parity.
 
-        Left: accuracy against samples in units of the teacher's n90, medians and
-        quartiles over the seeds whose teacher learned. Right: samples to .90 of every
-        run; a triangle counts those not there by their cap.
+        (a) Accuracy on fresh inputs; samples in units of each teacher's n90, its
+        samples to accuracy .90, where there are several. Medians over the teachers that
+        learned, bands between quartiles (extremes of fewer than ten runs); marks only
+        name the curves, and CE is drawn wide to show beneath others. (b) A dot a run, a
+        bar the median; a triangle counts those not at .90 by their cap. Open circles:
+        the published curves.
         """
         return super().figure(r)
 

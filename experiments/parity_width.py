@@ -24,6 +24,7 @@ from sandbox.distill.strategy import Strategy
 from sandbox.errors import require
 from sandbox.models.mlp import MLP
 from sandbox.plotting.curves import estimates, log_levels, log_ticks
+from sandbox.plotting.style import SEQUENCE, sequence
 from sandbox.store.bounds import AtLeast, Increasing, MoreThan
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.theory.exponents import fit_exponent
@@ -33,7 +34,8 @@ from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.spec import RunSpec, Stop
 
 LEVEL = 0.9  # accuracy that ends a run
-RATE_COLORS = ("#5790fc", "#000000", "#e42536", "#964a8b", "#f89c20")
+MARKS = "osDvP"
+"""Of the learning rates, in their order."""
 
 
 Sizes = tuple[Annotated[int, AtLeast(1)], ...]
@@ -92,7 +94,7 @@ class ParityWidth(st.Study):
     since = {"smoke, cpu": "2026-11-22 e4ffa22"}
 
     def check(self) -> None:
-        r, most = self.rates, len(RATE_COLORS)
+        r, most = self.rates, len(SEQUENCE)
         require(len(r) <= most, f"rates must be at most {most}, got {r}.")
         what = f"claim_rate = {self.claim_rate} must be one of rates = {r}."
         require(self.claim_rate in r, what)
@@ -124,12 +126,12 @@ class ParityWidth(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Samples to .90, and width times samples, over width.
 
-        Left: samples until a network of the width has accuracy .90 on sparse parity,
+        (a) Samples until a network of the width has accuracy .90 on sparse parity,
         trained on labels at batch 1; dots are seeds, lines medians with 95% bootstrap
-        intervals over seeds; numbers count the seeds that did not arrive by the cap
-        (dotted), which enter the median as later than all others; a triangle at the cap
-        is a lower bound. Right: the same times the width, with what it would be if
-        twice the width halved the samples, or saved none.
+        intervals. Numbers count the seeds that did not arrive by the cap (dotted),
+        which enter the median as later than all others; a triangle at the cap is a
+        median beyond it. (b) The same times the width, with what it would be if twice
+        the width halved the samples, or saved none.
         """
         fig, (left, right) = st.panels(1, 2, height=3.0)
         for ax in (left, right):
@@ -139,33 +141,34 @@ class ParityWidth(st.Study):
         self._draw_samples(left, r)
         self._draw_product(right, r)
         fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5)
+        task = f"Parity, d={self.task.d}, k={self.task.k}"
+        each = f"n = {self.n_seeds} seed{'s' * (self.n_seeds > 1)} a width and rate"
+        text = f"{task}; {each}; numbers: how many are not by the cap"
         lost = sum(len(run.outcome["failed"]) for run in r.plain.values())
         if lost:
-            text = f"non-finite, counted as > cap: {lost} runs (see the report)"
-            fig.supxlabel(text, fontsize=6.5, color="0.35")
+            text += f" (non-finite, counted there: {lost} runs, see the report)"
+        st.note(fig, text)
         return fig
 
     def _draw_samples(self, ax: Axes, r: st.Result) -> None:
         for j, rate in enumerate(self.rates):
-            n90, x, color = self.n90(r, rate), self._beside(j), RATE_COLORS[j]
+            n90, x, color = self.n90(r, rate), self._beside(j), self._colors[j]
             arrived, never = np.where(np.isinf(n90), np.nan, n90), np.isinf(n90).sum(1)
             ax.plot(x, arrived, "o", color=color, ms=2.5, alpha=0.3, mew=0)
             label = f"learning rate {rate:g}"
             found = [median_estimate(row) for row in n90]
-            estimates(ax, x, found, color=color, cap=self.cap, label=label)
+            fmt = f"{MARKS[j]}-"
+            estimates(ax, x, found, color=color, cap=self.cap, label=label, fmt=fmt)
             for m, n in zip(self.widths, never, strict=True):
                 if n:
-                    at = (m, self.cap * 1.15 * 1.25**j)
-                    ax.text(*at, f"{n}", color=color, fontsize=6.5, ha="center")
+                    at = (m, self.cap * 1.3 * 1.3**j)
+                    style: dict[str, Any] = {"fontsize": 6.5, "ha": "center"}
+                    ax.text(*at, f"{n}", color=color, va="center", **style)
         ax.axhline(self.cap, color="0.6", lw=0.8, ls=":")
-        if any(np.isinf(self.n90(r, rate)).any() for rate in self.rates):
-            text = f"numbers: of {self.n_seeds}, not by the cap; △ median beyond it"
-            style = {"fontsize": 6.5, "color": "0.35", "va": "top"}
-            ax.text(0.02, 0.99, text, transform=ax.transAxes, **style)
-        ax.set_ylim(top=self.cap * 2 * 1.25 ** len(self.rates))
-        seeds = f"{self.n_seeds} seeds" if self.n_seeds > 1 else "one seed"
-        title = f"Parity, d={self.task.d}, k={self.task.k}: medians of {seeds}"
-        ax.set(ylabel="samples to accuracy .90", title=title)
+        ax.set_ylim(top=self.cap * 1.6 * 1.25 ** len(self.rates))
+        sooner = self.order(r, self.claim_rate).upper < 0
+        words = "Wider networks learn sooner" if sooner else "Samples by width"
+        ax.set(ylabel="samples to accuracy .90", title=words)
 
     def _draw_product(self, ax: Axes, r: st.Result) -> None:
         widths = np.asarray(self.widths, float)
@@ -173,7 +176,8 @@ class ParityWidth(st.Study):
             product = self.n90(r, rate) * widths[:, None]
             found = [median_estimate(row) for row in product]
             at, cap = self._beside(j), self.cap * widths
-            estimates(ax, at, found, color=RATE_COLORS[j], cap=cap)
+            fmt = f"{MARKS[j]}-"
+            estimates(ax, at, found, color=self._colors[j], cap=cap, fmt=fmt)
         known = np.median(self.n90(r, self.claim_rate), 1) * widths
         if np.isfinite(known).any():
             last = int(np.flatnonzero(np.isfinite(known))[-1])
@@ -181,10 +185,14 @@ class ParityWidth(st.Study):
             for power, style, word in ((0, ":", "half the"), (1, "--", "as many")):
                 y = known[last] * (ends / widths[last]) ** power
                 label = f"{word} samples at twice the width"
-                ax.plot(ends, y, color="0.6", lw=0.9, ls=style, zorder=0, label=label)
+                ax.plot(ends, y, color="0.45", lw=0.9, ls=style, zorder=0, label=label)
             ax.legend(loc="upper left")
-            ax.set_ylim(top=ax.get_ylim()[1] * 2)
-        ax.set(ylabel="width x samples to .90", title="what a hidden unit buys")
+        ax.set(ylabel="width × samples to .90")
+        ax.set_title("What a hidden unit costs in samples")
+
+    @property
+    def _colors(self) -> list[str]:
+        return sequence(len(self.rates))
 
     def _beside(self, j: int) -> np.ndarray:
         """Widths, the marks of one learning rate beside those of the others."""

@@ -28,7 +28,7 @@ from sandbox.distill.sources import Progressive
 from sandbox.distill.strategy import replicas
 from sandbox.errors import require
 from sandbox.plotting.curves import band
-from sandbox.plotting.style import color_of
+from sandbox.plotting.style import MARKERS, color_of
 from sandbox.store.bounds import AtLeast
 from sandbox.tasks.bayes_context import accuracy_ceiling
 from sandbox.tasks.channel import Channel
@@ -204,9 +204,10 @@ class PcfgAccuracy(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Accuracy over training by temperature, and paired differences.
 
-        Medians and quartiles over seeds, and over initialisations where a strategy has
-        several; dotted: where the first stage of 2-shot ends; dashed: the exact
-        predictor.
+        First panels: top-1 accuracy at scored tokens of strings that no one was trained
+        on, by temperature of the teacher. Last: differences within a seed. Lines are
+        medians over seeds (and initialisations), bands quartiles (extremes of fewer
+        than ten). Open circles: published runs, each of its own length.
         """
         fig, axes = st.panels(1, len(self.taus) + 1, squeeze=False)
         for ax, tau in zip(axes[0], self.taus, strict=False):
@@ -214,7 +215,7 @@ class PcfgAccuracy(st.Study):
             if r.preset == "paper":
                 st.published(ax, PCFG_ACCURACY, PCFG_ACCURACY, unit=1000)
         _draw_differences(axes[0, -1], r, self.taus[0])
-        fig.supxlabel(f"{about(r.setting)}; {st.counts_text(r)}", fontsize=7)
+        st.note(fig, f"{about(r.setting)}; {st.counts_text(r)}")
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
@@ -285,24 +286,29 @@ def table(r: st.Taught) -> dict[str, dict[str, np.ndarray]]:
 
 def draw_curves(ax: Axes, r: st.Taught, tau: float, exact: float | None) -> None:
     """Draws the teacher's and every strategy's accuracy at one temperature."""
-    st.accuracy(ax, r, [lane_name(n, tau) for n in ("ce", *TAUGHT)])
+    names = [lane_name(n, tau) for n in ("ce", *TAUGHT)]
+    st.accuracy(ax, r, names, label=lambda name: st.brief(r.label(name)))
     if exact is not None:
         ax.axhline(exact, color="0.4", lw=0.8, ls="--", label="exact predictor")
-    ax.axvline(r.setting.hold, color=color_of("two_shot"), lw=0.8, ls=":")
-    ax.set_title("argmax of the teacher" if tau == 0 else f"temperature {tau:g}")
+    style = {"color": color_of("two_shot"), "lw": 0.8, "ls": ":"}
+    ax.axvline(r.setting.hold, label="end of 2-shot's first stage", **style)
+    words = "argmax" if tau == 0 else f"τ = {tau:g}"
+    ax.set_title(f"Taught at {words}")
 
 
 def _draw_differences(ax: Axes, r: st.Result, tau: float) -> None:
-    for pair in (PAIRS[1][:2], PAIRS[2][:2], PAIRS[0][:2]):
+    for i, pair in enumerate((PAIRS[1][:2], PAIRS[2][:2], PAIRS[0][:2])):
         both = [r.curves(lane_name(name, tau)) for name in pair]
         inits = min(curves[0][1].shape[1] for curves in both)  # that both have
         first = ([(x, y[:, :inits]) for x, y in curves] for curves in both)
         (x, a), (_, b) = map(r.rows, first)
-        label = " - ".join(st.label_of(name).partition(" (")[0] for name in pair)
-        band(ax, x, a - b, label=label, color=color_of(pair[0]))
+        label = " − ".join(st.label_of(name).partition(" (")[0] for name in pair)
+        marks = MARKERS[pair[0]], i, len(PAIRS)
+        band(ax, x, a - b, label=label, color=color_of(pair[0]), marks=marks)
     ax.axhline(0, color="0.5", lw=0.8)
     ax.set(xlabel=r.abscissa_text, ylabel="difference in accuracy")
-    ax.set_title(f"paired by seed, tau = {tau:g}")
+    words = "argmax" if tau == 0 else f"τ = {tau:g}"
+    ax.set_title(f"Within a seed, {words}")
     ax.legend(loc="best")
 
 

@@ -22,6 +22,8 @@ from matplotlib.lines import Line2D
 
 import sandbox.study as st
 from sandbox.errors import require
+from sandbox.plotting.curves import end_labels
+from sandbox.plotting.style import DEGREE_COLORS
 from sandbox.store.bounds import AtLeast, Within, check_fields
 from sandbox.tasks.bayes_context import Ceiling, accuracy_ceiling, context_use
 from sandbox.tasks.channel import Channel
@@ -33,7 +35,8 @@ LEVELS = {"13": ("13", "14", "15"), "16": ("16", "17", "18"), "22": ("22",)}
 """Start symbols by the name of their level."""
 STRIDE = {"13": 1, "16": 3, "22": 30}
 """Every how many tokens context is measured; 30 as in arXiv 2410.05464."""
-COLORS = {"13": "#5790fc", "16": "#f89c20", "22": "#7a21dd"}
+COLORS = dict(zip(LEVELS, DEGREE_COLORS, strict=False))
+MARKS = dict(zip(LEVELS, "osD", strict=True))
 MODES = {"visible": "-", "hidden": "--"}
 GRAMMARS = ("cfg3b", "cfg3f", "cfg3g", "cfg3h", "cfg3i")
 EVERY = tuple(f"{g}/{level}" for level in LEVELS for g in GRAMMARS)
@@ -194,28 +197,34 @@ class PcfgBayes(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Ceilings by case and by masking rate, and the use of context.
 
-        Top: the accuracy ceiling of every case with one token masked and at the
-        selected tokens of a corrupted string, and the ceiling against the masking rate
-        of the 80/10/10 corruption, selected tokens visible to each other or hidden;
-        bars and bands are two standard errors. Below: how far the exact prediction
-        moves when the n-gram window around a masked token is masked as well (M_robust),
-        or everything outside it (M_close), in total variation. Strings that are drawn
-        from several levels have a colour each, other grammars are grey.
+        Accuracy of the best possible predictor (a) with one token masked and at the
+        selected tokens of a corrupted string; (b) against the masking rate of the
+        80/10/10 corruption, selected tokens visible to each other or hidden; bars and
+        bands are two standard errors over strings. How far the exact prediction moves,
+        in total variation, mean over positions, when (c) the n-gram window around a
+        masked token is masked as well (M_robust), or (d) everything outside it
+        (M_close). Colours: the level strings are drawn from; grey: other grammars.
         """
         fig, ((a, b), (c, d)) = st.panels(2, 2, height=4.8)
         self._draw_ceilings(a, r)
         self._draw_rates(b, r)
-        self._draw_context(c, r, "robust", "n-gram window masked as well")
-        self._draw_context(d, r, "close", "all but the n-gram window masked")
+        self._draw_context(c, r, "robust", "With the n-gram masked as well")
+        self._draw_context(d, r, "close", "With all but the n-gram masked")
         e, handles = self.exact, []
         known = {parts(case)[1] for case in (*e.cases, *e.context_cases)}
         for v in (v for v in LEVELS if v in known):
             style: Any = {"color": COLORS[v], "label": f"strings from level {v}"}
-            handles.append(Line2D([], [], marker="o", ms=4, **style))
+            handles.append(Line2D([], [], marker=MARKS[v], ms=4, **style))
         if len({parts(case)[0] for case in e.context_cases}) > 1:
             label = "other grammars from level 13"
             handles.append(Line2D([], [], color="0.7", label=label))
         fig.legend(handles=handles, loc="outside upper left", ncols=4)
+        few = any(parts(c)[1] == "22" for c in (*e.cases, *e.context_cases))
+        n = (
+            f"n = {e.strings} strings a point"
+            + f" ({e.long_strings} of level 22)" * few
+        )
+        st.note(fig, f"{n}; bars and bands: two standard errors; c, d: means")
         return fig
 
     def _draw_ceilings(self, ax: Axes, r: st.Result) -> None:
@@ -227,11 +236,17 @@ class PcfgBayes(st.Study):
             color = COLORS[level]
             for piece, fill in (("alone", color), ("masked", "white")):
                 y, error = _ceiling(r, f"{case} {piece}")
-                ax.errorbar([x], y, error, fmt="o", color=color, mfc=fill, ms=4, lw=1)
+                style: Any = {"color": color, "mfc": fill, "ms": 4, "lw": 1}
+                ax.errorbar([x], y, error, fmt=MARKS[level], **style)
         ax.set_xticks(range(len(names)), names)
         ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(None, 1.01))
-        title = f"one token masked (●), {self.exact.rate:.0%} (○)"
-        ax.set(ylabel="accuracy ceiling", title=title)
+        words = "one token masked", f"{self.exact.rate:.0%} of tokens masked"
+        handles = [
+            Line2D([], [], marker="o", ls="", ms=4, color="0.35", mfc=fill, label=word)
+            for fill, word in zip(("0.35", "white"), words, strict=True)
+        ]
+        ax.legend(handles=handles, loc="lower left")
+        ax.set(ylabel="best accuracy", title="Ceiling of every grammar")
 
     def _draw_rates(self, ax: Axes, r: st.Result) -> None:
         cases, x = self.exact.rate_cases, self.exact.rates
@@ -241,32 +256,29 @@ class PcfgBayes(st.Study):
             for mode, style in MODES.items():
                 y, error = _ceiling(r, f"{case} {mode}")
                 label = mode if case == cases[0] else "_"
-                ax.plot(x, y, style, color=color, marker="o", ms=2.5, label=label)
+                mark = MARKS[parts(case)[1]]
+                ax.plot(x, y, style, color=color, marker=mark, ms=2.5, label=label)
                 ax.fill_between(x, y - error, y + error, color=color, alpha=0.15, lw=0)
-        ax.set(xlim=(0, 1.02), xlabel="masking rate (80/10/10)")
-        ax.set(ylabel="accuracy ceiling", title=f"{first}, scored at selected tokens")
+        ax.set(xlim=(0, 1.02), xlabel="masking rate")
+        ax.set(ylabel="best accuracy", title=f"Ceiling by masking rate, {first}")
         ax.legend(loc="lower left")
 
     def _draw_context(self, ax: Axes, r: st.Result, what: str, words: str) -> None:
         cases, x = self.exact.context_cases, self.exact.windows
         first = parts(next(iter(cases), ""))[0]
-        ax.set_title(f"{first}, {words}")
+        ax.set_title(f"{words}, {first}")
+        ends: dict[str, float] = {}
         for case in cases:
             name, level = parts(case)
-            mean, low, mid, high = r.values[f"{case} context"][what].T
-            color = COLORS[level]
+            mean = r.values[f"{case} context"][what][:, 0]
             if name == first:
-                ax.plot(x, mean, "-o", color=color, ms=3)
-                ax.plot(x, mid, ":", color=color, lw=1)
-                ax.fill_between(x, low, high, color=color, alpha=0.12, lw=0)
+                ax.plot(x, mean, f"-{MARKS[level]}", color=COLORS[level], ms=3)
             elif level == "13":
-                ax.plot(x, mean, color="0.7", lw=0.8)
-                ax.annotate(
-                    name[-1], (x[-1], mean[-1]), (3, 0), fontsize=6,
-                    textcoords="offset points", va="center", color="0.5",
-                )  # fmt: skip
-        ax.set(xticks=x, xlabel="n (mean —, median ···, quartiles)")
-        ax.set(ylim=(0, None), ylabel=f"M_{what}(n), total variation")
+                ax.plot(x, mean, color="0.6", lw=0.8, zorder=1.5)
+                ends[name] = mean[-1]
+        ax.set(xticks=x, xlabel="n, tokens of the window", ylim=(0, None))
+        ax.set_ylabel(rf"$M_\mathrm{{{what}}}(n)$, total variation")
+        end_labels(ax, x[-1], list(ends.values()), list(ends))
 
     def facts(self, r: st.Result) -> dict[str, Any]:
         return {"measured": r.values}

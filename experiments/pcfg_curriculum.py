@@ -128,12 +128,14 @@ class PcfgCurriculum(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Loss with its drop, reliance on n-grams, nearest predictor, and students.
 
-        Grey: the median drop of the teachers' loss, counted from the best constant
-        prediction; dotted vertical line: the checkpoint that the rule chooses. M_robust
-        is the median over positions, thin dashed lines the mean. Medians and quartiles
-        over seeds. A 2-shot
-        student is drawn at the step of the checkpoint that it starts from; thin lines
-        are its seeds.
+        Shaded: the median drop of the teachers' loss, counted from the best constant
+        prediction; dotted vertical line: the checkpoint that the rule chooses. (a) Loss
+        in nats at scored tokens. (b) M_robust: how far the output moves, in total
+        variation, when the n-gram around a masked token is masked too; median over
+        positions; dotted: the exact predictor. (c) KL from exact predictors that see
+        only an n-gram, or all tokens. (d) A 2-shot student stands at the step of the
+        checkpoint that it starts from; thin lines are seeds. Lines are medians over
+        seeds, bands quartiles (extremes of fewer than ten).
         """
         fig, axes = st.panels(2, 2, height=5.0)
         draw = (self._loss, self._windows, self._distances, self._students)
@@ -145,29 +147,24 @@ class PcfgCurriculum(st.Study):
             ax.axvline(middle, color=color_of("two_shot"), lw=0.9, ls=":")
             log_steps(ax)
             ends = r.setting.spacing, r.measured.ngrams.steps[-1]
-            ax.set(xlim=ends, xlabel="teacher steps")
-        fig.suptitle(f"{about(r.setting)}; {st.counts_text(r)}", fontsize=8)
+            ax.set(xlim=ends, xlabel="optimizer steps of the teacher")
+        st.note(fig, f"{about(r.setting)}; {st.counts_text(r)}")
         return fig
 
     def _loss(self, ax: Axes, r: st.Result) -> None:
         x, y = r.rows(r.curves("teacher", "loss"))
-        band(ax, x, y, label="loss", color=color_of("teacher"), points=2000)
-        x, y = r.rows(r.curves("teacher"))
-        band(ax, x, y, label="accuracy", color="0.55", points=2000, linestyle="--")
-        ax.set(ylim=(0, None), ylabel="teacher: loss (nats), accuracy")
-        ax.set_title("three phases (drop shaded)")
-        ax.legend(loc="upper right")
+        band(ax, x, y, label="_", color=color_of("teacher"), log=True)
+        ax.set(ylim=(0, None), ylabel="loss of the teacher (nats)")
+        ax.set_title("Loss of the teacher, its drop shaded")
 
     def _windows(self, ax: Axes, r: st.Result) -> None:
         for n, color in self._colors():
             _probed(ax, r, f"m_robust/{n}/median", f"{n}-gram", color)
-            values = r.measured.ngrams.values
-            middle = np.nanmedian(values[f"m_robust/{n}/mean"], 0)
-            ax.plot(r.measured.ngrams.steps, middle, "--", color=color, lw=0.7)
-            exact = np.nanmedian(values[f"exact/m_robust/{n}/median"])
-            ax.axhline(float(exact), color=color, lw=0.8, ls=":")
-        ax.set(ylim=(-0.01, None), ylabel="M_robust (total variation)")
-        ax.set_title("reliance on the n-gram (-- mean, ··· exact)")
+            exact = r.measured.ngrams.values[f"exact/m_robust/{n}/median"]
+            ax.axhline(float(np.nanmedian(exact)), color=color, lw=0.8, ls=":")
+        ax.set(ylim=(-0.01, None))
+        ax.set_ylabel(r"$M_\mathrm{robust}$, total variation")
+        ax.set_title("Reliance on each n-gram")
         ax.legend(loc="upper left")
 
     def _distances(self, ax: Axes, r: st.Result) -> None:
@@ -175,8 +172,8 @@ class PcfgCurriculum(st.Study):
             _probed(ax, r, f"kl/{n}", f"{n}-gram", color)
         _probed(ax, r, "kl/all", "all tokens", color_of("teacher"))
         log_levels(ax)
-        words = "which exact predictor it resembles"
-        ax.set(ylabel="KL(exact, restricted || teacher), nats", title=words)
+        words = "Distance from exact predictors"
+        ax.set(ylabel="KL(exact || teacher), nats", title=words)
         ax.legend(loc="best")
 
     def _colors(self) -> Iterator[tuple[int, str]]:
@@ -185,15 +182,17 @@ class PcfgCurriculum(st.Study):
     def _students(self, ax: Axes, r: st.Result) -> None:
         steps, share, color = self.candidates, self.share(r), color_of("two_shot")
         rows = self.by_candidate(r, share)
-        low, mid, high = np.nanquantile(rows, [0.25, 0.5, 0.75], axis=0)
-        ax.plot(steps, mid, "o-", color=color, ms=3, label="2-shot from this step")
-        ax.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
-        ax.plot(steps, rows.T, color=color, lw=0.4, alpha=0.5)
-        for name in ("one_shot", "ce"):
+        mid = np.nanmedian(rows, 0)
+        ax.plot(steps, mid, "D-", color=color, ms=3.5, label="2-shot from this step")
+        ax.plot(steps, rows.T, color=color, lw=0.4, alpha=0.5, label="_")
+        for name, style in (
+            ("one_shot", {"lw": 1.1}),
+            ("ce", {"lw": 1.8, "zorder": 1}),
+        ):
             value = float(np.nanmedian(accuracy(r, name, share)))
-            ax.axhline(value, color=color_of(name), lw=1.1, label=r.label(name))
-        words = f"students at {share:.0%} of their steps"
-        ax.set(ylabel="student top-1 accuracy", title=words)
+            ax.axhline(value, color=color_of(name), label=r.label(name), **style)
+        words = f"Students after {share:.0%} of their steps"
+        ax.set(ylabel="top-1 accuracy of students", title=words)
         ax.legend(loc="best")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
@@ -282,10 +281,12 @@ def accuracy(r: st.Result, lane: str, share: float) -> np.ndarray:
 
 
 def _probed(ax: Axes, r: st.Result, name: str, label: str, color: str) -> None:
-    """An array of the n-gram probe over training."""
+    """An array of the n-gram probe over training, with a mark by its colour."""
     y = r.measured.ngrams.values[name]
     x = np.broadcast_to(r.measured.ngrams.steps, y.shape)
-    band(ax, x, y, label=label, color=color, points=2000)
+    nth = (*DEGREE_COLORS, color).index(color)
+    marks = "osD^vP"[nth], nth, 6
+    band(ax, x, y, label=label, color=color, log=True, marks=marks)
 
 
 def drops_from_constant(r: st.Result) -> list[Drop | None]:

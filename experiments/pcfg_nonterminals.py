@@ -16,12 +16,13 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 import sandbox.study as st
 from experiments.pcfg_accuracy import TAUGHT, PcfgAccuracy, lane_name, strings
 from experiments.pcfg_curriculum import NGRAMS, PcfgCurriculum
 from sandbox.errors import require
-from sandbox.plotting.curves import log_steps
+from sandbox.plotting.curves import band, dots, log_steps, rows
 from sandbox.plotting.style import DEGREE_COLORS, color_of
 from sandbox.probes.nonterminals import NonterminalProbe
 from sandbox.store.bounds import Increasing
@@ -31,6 +32,11 @@ from sandbox.train.spec import RunSpec
 
 KINDS = {"attention": "-", "linear": "--", "untrained/attention": ":"}
 """Probes that are drawn, and the style of their lines."""
+KIND_WORDS = {
+    "attention": "attention probe",
+    "linear": "linear probe",
+    "untrained/attention": "untrained network",
+}
 
 ALSO = 0.6, 0.9
 """Other bounds of rank correlations."""
@@ -155,42 +161,48 @@ class PcfgNonterminals(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Two targets along the teachers' training, and the students at their ends.
 
-        Depth 0 is the root of a string. Left: accuracy of telling which nonterminal
-        covers a token; middle: whether it ends there, both answers weighted alike.
-        Solid: the attention probe; dashed: the linear one; dotted: the attention probe
-        of an untrained network; medians over seeds. Right: a dot a student.
+        Accuracy of probes of the teachers' activations that tell (a) which nonterminal
+        covers a token, (b) whether it ends there, both answers weighted alike; depth 0
+        is the root of a string. Medians over seeds, bands quartiles (extremes of fewer
+        than ten). (c) Nonterminals found in finished students, mean over levels; a dot
+        a student, bars the medians.
         """
-        fig, (a, b, c) = st.panels(1, 3, height=2.8)
-        self._draw_along(a, r, "nonterminal", "nonterminal over each token")
-        self._draw_along(b, r, "boundary_balanced", "does it end here (balanced)")
+        fig, (a, b, c) = st.panels(1, 3, height=2.9)
+        self._draw_along(a, r, "nonterminal", "Which nonterminal?")
+        self._draw_along(b, r, "boundary_balanced", "Does it end here?")
         names = ("ce", *TAUGHT)
         for i, name in enumerate(names):
-            y = self.held(r, name).values[:, 0]
-            c.plot(np.full(len(y), i), y, "o", color=color_of(name), ms=3.5)
-            middle = [np.nanmedian(y)] * 2
-            c.plot([i - 0.3, i + 0.3], middle, color=color_of(name), lw=2)
-        words = [st.label_of(name).partition(" (")[0] for name in names]
-        c.set_xticks(range(len(names)), words, rotation=30, ha="right")
-        c.set(ylabel="nonterminals: mean over levels", title="finished students")
-        seeds = int(np.isfinite(r.abscissa).sum())
-        lines = "— attention probe, -- linear, ··· untrained network"
-        fig.suptitle(f"{r.setting}, {seeds} seeds; {lines}", fontsize=8)
+            dots(c, i, self.held(r, name).values[:, 0], color_of(name))
+        rows(c, [st.brief(st.label_of(name)) for name in names])
+        c.set(xlabel="accuracy of the probe", title="Nonterminals in students")
+        named = {k: Line2D([], [], color=v) for k, v in self._depths(r).items()}
+        for kind, style in KINDS.items():
+            named[KIND_WORDS[kind]] = Line2D([], [], color="0.35", ls=style)
+        st.legend(fig, named)
+        st.note(fig, f"{r.setting}; {st.counts_text(r)}")
         return fig
 
+    def _depths(self, r: st.Result) -> dict[str, str]:
+        """A colour a level that is drawn, named by its depth."""
+        n_levels = r.measured.along["attention/nonterminal"].shape[-1]
+        drawn = sorted({*self.levels, *range(1, n_levels)})
+        at = {level: (n_levels - 1 - level) % len(DEGREE_COLORS) for level in drawn}
+        return {f"depth {level}": DEGREE_COLORS[i] for level, i in at.items()}
+
     def _draw_along(self, ax: Axes, r: st.Result, target: str, title: str) -> None:
-        along = r.measured.along
+        along, colors = r.measured.along, self._depths(r)
         n_levels = along[f"attention/{target}"].shape[-1]
         boundary = target.startswith("boundary")  # the root's is the end of the string
         for level in range(1, n_levels) if boundary else self.levels:
-            color = DEGREE_COLORS[(n_levels - 1 - level) % len(DEGREE_COLORS)]
-            label = f"depth {level}"
             for kind, style in KINDS.items():
-                y = np.nanmedian(along[f"{kind}/{target}"][..., level], 0)
-                ax.plot(self.probed, y, style, color=color, label=label, lw=1.1)
-                label = "_"
+                y = along[f"{kind}/{target}"][..., level]
+                x = np.broadcast_to(np.asarray(self.probed, float), y.shape)
+                line: dict[str, Any] = {"linestyle": style, "lw": 1.1}
+                color = colors[f"depth {level}"]
+                band(ax, x, y, label="_", color=color, log=True, **line)
         log_steps(ax)
-        ax.set(xlabel="teacher steps", ylabel="accuracy of the probe", title=title)
-        ax.legend(loc="best")
+        ax.set(xlim=(self.probed[0], self.probed[-1]), title=title)
+        ax.set(xlabel="optimizer steps of the teacher", ylabel="accuracy of the probe")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         windows, (ngrams, along, _) = self.ngrams.windows, r.measured

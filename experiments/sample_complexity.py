@@ -21,15 +21,13 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import sandbox.study as st
 from sandbox.errors import require
 from sandbox.plotting.curves import estimates, log_levels, log_ticks
-from sandbox.plotting.style import WIDE, color_of
+from sandbox.plotting.style import WIDE, color_of, sequence
 from sandbox.store.bounds import AtLeast, Increasing, MoreThan
 from sandbox.study.result import caps_of
 from sandbox.tasks.parity import Parity, RandomSupport
@@ -297,26 +295,19 @@ class SampleComplexity(st.Study):
         return {d: median_quotient(v, low[d]) for d, v in high.items() if d in low}
 
     def figure(self, r: st.Result) -> Figure:
-        """Samples against d for every k; exponents, paired ratios and local slopes.
+        """Samples to .90 against d for every k; exponents, paired ratios, local slopes.
 
-        Samples until a network has accuracy .90 on (d, k)-parity, batch 1. Top: medians
-        (Kaplan-Meier, so that runs not there by their cap count as they are) with 95%
-        bootstrap intervals over teachers, each with its own support, weights and
-        samples; a triangle at the cap where fewer than half arrive, and intervals end
-        there. Hollow squares: the other student width. The first stage of a 2-shot
-        student has the length that was best with the other teachers; its own samples
-        are counted. The teacher's samples are what its checkpoint costs (it lies within
-        the transition, shortly before). Dotted: d^(k-1) through the CE line, d log d
-        and d through what 2-shot needs after its first stage; grey: d + 1, from which
-        Gaussian elimination over GF(2) solves noiseless parity. Bottom left: exponents
-        in d fitted to single runs, censored ones included, beside those of the closed
-        forms of the analysed setting (crosses: the batch at which half of the first
-        update lies in the support, between d = 513 and 1025); dotted, k - 1. Bottom
-        middle: n90 of CE over that of 2-shot, teacher by teacher; medians with 95%
-        intervals, of which an infinite end is not drawn. CE at its cap counts as
-        infinite, so that of an infinite median (triangle, at what the caps alone imply)
-        it is only known that it is larger. Bottom right: slopes between neighbouring
-        medians, which one fit would hide.
+        (d, k)-parity at batch 1. Top: medians (runs not there by their cap count as
+        later) with 95% bootstrap intervals over teachers, which end at the cap; a
+        triangle there where fewer than half arrive. Hollow squares: the other student
+        width. 2-shot has the first stage that was best with the other teachers, whose
+        samples count. Dotted: d^(k-1) through CE, d log d and d through 2-shot after
+        its first stage; grey: d + 1, which Gaussian elimination needs. Bottom: (1)
+        exponents in d fitted to single runs, censored ones included, with 95%
+        intervals; crosses: closed forms; dotted: k - 1. (2) n90 of CE over that of
+        2-shot, teacher by teacher, medians with 95% intervals, of which an infinite end
+        is not drawn; a triangle is a lower bound. (3) Slopes between neighbouring
+        medians; dotted: k - 1.
         """
         fig, times = Figure(figsize=(WIDE, 5.2), layout="constrained"), r.measured
         above, below = fig.add_gridspec(2, 1)
@@ -329,8 +320,9 @@ class SampleComplexity(st.Study):
         self._draw_exponents(a, times)
         self._draw_gains(b, times)
         self._draw_slopes(c, times)
-        handles, labels = columns[0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside upper left", ncols=4)
+        known = [int(np.sum(~np.isnan(runs["teacher"][0]))) for runs in times.values()]
+        each = f"{min(known)} to {max(known)}" if len(set(known)) > 1 else f"{known[0]}"
+        st.note(fig, f"n = {each} teachers a point; medians, bars: 95% intervals")
         return fig
 
     def _draw_samples(self, ax: Axes, times: Solved, k: int) -> None:
@@ -347,17 +339,18 @@ class SampleComplexity(st.Study):
                 )  # fmt: skip
         d = np.asarray([p.d for p in self.along(k)], float)
         fine, mid = np.geomspace(d[0], d[-1]), np.sqrt(d[0] * d[-1])
-        for name, f, text, shift in (
-            ("ce", lambda x: x ** (k - 1.0), f"$d^{{{k - 1}}}$", 1.0),
-            ("after", lambda x: x * np.log(x), "", 1.0),
-            ("after", lambda x: x, "$d$ and $d\\,\\log\\,d$", 0.12),
+        for name, f, text, below in (
+            ("ce", lambda x: x ** (k - 1.0), f"$d^{{{k - 1}}}$", -2),
+            ("after", lambda x: x * np.log(x), "", 0),
+            ("after", lambda x: x, "$d$ and $d\\,\\log\\,d$", 18),
         ):
             fit = self.law(times, k, name).exponent(draws=0)
             if np.isfinite(fit.value):
                 line = fit.at(np.asarray(mid)) * f(fine) / f(mid)
                 ax.plot(fine, line, ":", color="0.35", lw=0.9)
-                at = shift * line[-1]
-                ax.text(d[-1], at, text, fontsize=6, ha="right", va="bottom")
+                style: dict[str, Any] = {"fontsize": 6.5, "ha": "right"}
+                at, away = (d[-1], line[-1]), {"textcoords": "offset points"}
+                ax.annotate(text, at, (0, -below), va="bottom", **away, **style)
         ax.plot(d, d + 1, color="0.7", lw=1.2, label="elimination: d + 1")
         log_levels(ax)
         log_ticks(ax, d.tolist())
@@ -376,12 +369,13 @@ class SampleComplexity(st.Study):
         ax.plot(CLOSED_K, np.asarray(CLOSED_K) - 1, ":", color="0.35", lw=0.9)
         top = max(ks[-1], 4) + 0.5
         ax.set(xlim=(1.7, top), ylim=(-0.8, top + 0.5), xticks=range(2, int(top) + 1))
-        ax.set(xlabel="k", ylabel="exponent in d", title="exponents; × closed forms")
+        ax.set(xlabel="k", ylabel="exponent in d")
+        ax.set_title("How samples grow with d")
 
     def _draw_gains(self, ax: Axes, times: Solved) -> None:
         every = sorted({d for d, _, _ in self.cells})
         for i, d in enumerate(every):
-            color = to_hex(colormaps["viridis"](0.9 * i / max(len(every) - 1, 1)))
+            color = sequence(len(every))[i]
             for j in range(len(self.widths)):
                 row = [p for k in self.ks for p in self.along(k, j) if p.d == d]
                 each = [gains(times[p]) for p in row]
@@ -395,8 +389,9 @@ class SampleComplexity(st.Study):
         ax.axhline(1, color="0.8", lw=0.6)
         log_levels(ax)
         ends = self.ks[0] - 0.3, self.ks[-1] + 0.3
-        ax.set(xticks=self.ks, xlim=ends, xlabel="k", title="n90 of CE over 2-shot")
-        ax.legend(loc="upper left", fontsize=6)
+        ax.set(xticks=self.ks, xlim=ends, xlabel="k", ylabel="n90 of CE / 2-shot")
+        ax.set_title("What 2-shot saves")
+        ax.legend(loc="upper left")
 
     def _draw_slopes(self, ax: Axes, times: Solved) -> None:
         k = self.main_k
@@ -407,7 +402,7 @@ class SampleComplexity(st.Study):
             estimates(ax, x, slopes, color=_color(name), mfc=mfc)
         ax.axhline(k - 1, color="0.35", lw=0.9, ls=":")
         log_ticks(ax, [p.d for p in self.along(k)])
-        ax.set(xlabel="d", title=f"local slopes, k = {k}")
+        ax.set(xlabel="d", ylabel="local exponent in d", title=f"Local slopes, k = {k}")
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         times, k = r.measured, self.main_k

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 import sandbox.study as st
 from sandbox.errors import require
 from sandbox.plotting.curves import band
-from sandbox.plotting.style import DEGREE_COLORS
+from sandbox.plotting.style import sequence
 from sandbox.tasks.base import BooleanTask
 from sandbox.types import Array
 
@@ -78,13 +78,22 @@ class Staircases(st.Study):
         return [st.ce(), st.one_shot(self.tau), st.progressive(t.spacing, self.tau)]
 
     def figure(self, r: st.Result) -> Figure:
-        """Samples to .90 at every step, and the curriculum in the checkpoints."""
+        """Samples to .90 at every step, and the curriculum in the checkpoints.
+
+        (a) A dot a student, a bar the median; triangles count those not there by their
+        cap. (b) Degree-1 correlations in the support less those off it, medians over
+        teachers that learned, bands quartiles (extremes of fewer than ten).
+        """
         fig, (a, b) = st.panels(1, 2)
         st.ratios(a, r.parts)
-        for (name, p), color in zip(r.parts.items(), DEGREE_COLORS, strict=False):
+        for (name, p), color in zip(
+            r.parts.items(), sequence(len(r.parts)), strict=True
+        ):
             x, gap = p.along(lambda t: t.measured["inside"] - t.measured["outside"])
             band(b, x, gap, label=f"{name}: {len(x)} learned", color=color)
         b.set(xlim=(0, 2.5), xlabel=r.abscissa_text, ylabel="degree 1, in − off")
+        a.set_title("Students of every step")
+        b.set_title("What checkpoints leak")
         return fig
 
     def claims(self, r: st.Result) -> list[st.Claim]:

@@ -37,6 +37,7 @@ from sandbox.distill.sources import Final, Progressive, Source
 from sandbox.distill.strategy import Anneal, Strategy
 from sandbox.distill.targets import Target, Transform
 from sandbox.plotting import curves as plots
+from sandbox.plotting.style import DEGREE_COLORS, FAMILIES
 from sandbox.probes.knowledge import KnowledgeProbe
 from sandbox.tasks.hierarchy import Hierarchy
 
@@ -81,11 +82,10 @@ LOSSES = {
     "T8": ("T = 8", Loss(tau_student=8.0, scale=64.0)),
 }
 """Losses on the final teacher; `loud` is a control of the size of gradients."""
-TERMS = {"instance": "#111827", "universe": "#7c3aed", "domain": "#db2777"}
+TERMS = dict(zip(("instance", "universe", "domain"), DEGREE_COLORS, strict=False))
 """Terms of the gradient, and their colours."""
 Split = dict[str, tuple[np.ndarray, np.ndarray]]
 FIRST = ("ce", "one_shot", "progressive")
-COLORS = {"labels": "#6b7280", "part": "#0f766e", "final": "#b45309"}
 
 
 class WhichKnowledge(st.Study):
@@ -162,22 +162,25 @@ class WhichKnowledge(st.Study):
         """Samples to .90 over the teacher's, for every part and every loss.
 
         Top: plain parity, two classes; trees of eight leaves; accuracy at the end on
-        masked strings, three classes. Grey: labels and the whole target; green: parts
-        of the checkpoints' target; brown: other losses on the final teacher. A dot is a
-        student, a bar the median; triangles count students that were not there by their
-        cap. Bottom: root mean square of the three terms of the logit gradient of a
-        fresh student taught by each checkpoint, medians and quartiles of teachers;
-        universe and domain are 0 for two classes.
+        masked strings, three classes. A dot is a student, a bar the median; triangles
+        count students that were not there by their cap. Bottom: root mean square of the
+        three terms of the logit gradient of a fresh student taught by each checkpoint,
+        medians of teachers, bands quartiles (extremes of fewer than ten); universe and
+        domain are 0 for two classes.
         """
         fig, axes = st.panels(
             2, len(r.parts), height=5.0, squeeze=False, height_ratios=(2, 1)
         )
         for ax, (name, p) in zip(axes[1], r.parts.items(), strict=True):
-            for term, color in TERMS.items():
-                plots.band(ax, *r.measured[name][term], label=term, color=color)
+            for i, (term, color) in enumerate(TERMS.items()):
+                marks = "osD"[i], i, len(TERMS)
+                found = r.measured[name][term]
+                plots.band(ax, *found, label=term, color=color, marks=marks)
             ax.set(xlabel=p.abscissa_text, ylim=(0, None))
-        axes[1, 0].set_ylabel("gradient, rms")
-        axes[1, 0].legend(fontsize=6.5)
+        axes[1, 0].set(ylabel="gradient, rms", title="Terms of the gradient")
+        axes[1, 0].legend()
+        for ax in axes[1, 1:]:
+            ax.legend().set_visible(False)
         known = {n for p in r.parts.values() for n in p.strategies}
         names = [n for n in (*FIRST, *PARTS, *LOSSES, "taid") if n in known]
         for ax, p in zip(axes[0], r.parts.values(), strict=True):
@@ -186,12 +189,14 @@ class WhichKnowledge(st.Study):
                 ax.set_title(pcfg_accuracy.level(p.setting))
             else:
                 st.ratios(ax, {"": p}, names, label=name_of, color=color_of)
-                ax.set_xlabel("n90 / n90 of teacher")
-                ax.axvline(1, color="0.6", lw=0.8)
+                ax.set_xlabel("samples to .90 / teacher's")
                 ax.set_title(_title(p.setting.made_task))
             ax.set_ylim(len(names) - 0.5, -0.5)
             if ax is not axes[0, 0]:
                 ax.tick_params(axis="y", labelleft=False)
+        st.families(fig, map(family, names))
+        each = ", ".join(str(st.learned(p)) for p in r.parts.values())
+        st.note(fig, f"n = {each} teachers (left to right); ▸ not by its cap")
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
@@ -228,10 +233,10 @@ class WhichKnowledge(st.Study):
 
 
 def _title(task: Any) -> str:
-    """E.g. `parity, d=32, k=6`."""
+    """E.g. `Parity, d=32, k=6`."""
     if isinstance(task, Hierarchy):
-        return f"trees, d={task.d}, k={task.feature_complexity}, C={task.n_classes}"
-    return f"parity, d={task.d}, k={task.k}"
+        return f"Trees, d={task.d}, k={task.feature_complexity}, C={task.n_classes}"
+    return f"Parity, d={task.d}, k={task.k}"
 
 
 def _taught(name: str, source: Source, transform: Transform) -> Strategy:
@@ -253,8 +258,14 @@ def name_of(name: str) -> str:
 
 def color_of(name: str) -> str:
     """The colour of a strategy's family."""
-    family = "part" if name in PARTS else "final"
-    return COLORS["labels" if name in FIRST else family]
+    return FAMILIES[family(name)]
+
+
+def family(name: str) -> str:
+    """A family of `style.FAMILIES`."""
+    if name in FIRST:
+        return "checkpoints" if name == "progressive" else "labels"
+    return "parts" if name in PARTS else "final"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ teachers: by their features before any training.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import cycle
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -34,8 +35,9 @@ from sandbox.distill.sources import Final, PerSeed
 from sandbox.distill.strategy import Strategy
 from sandbox.errors import require
 from sandbox.models.base import Size
+from sandbox.plotting import curves as plots
 from sandbox.plotting.curves import estimates, log_levels, log_ticks
-from sandbox.plotting.style import WIDE
+from sandbox.plotting.style import FAMILIES, WIDE, color_of, sequence
 from sandbox.probes.scores import (
     Influence,
     Supervision,
@@ -77,11 +79,11 @@ SCORES = {
 }
 """Scores, the larger the better a teacher should be, and what figures call them."""
 KINDS = {
-    "labels": ("labels", "#6b7280"),
-    "bayes": ("exact posterior", "#111827"),
-    "final": ("final", "#b45309"),
-    "middle": ("middle, throughout", "#0f766e"),
-    "two_shot": ("middle, then final", "#1d4ed8"),
+    "labels": ("labels", FAMILIES["labels"], "s"),
+    "bayes": ("exact posterior", "#000000", "o"),
+    "final": ("final teacher", FAMILIES["final"], "^"),
+    "middle": ("middle, throughout", FAMILIES["parts"], "v"),
+    "two_shot": ("middle, then final", FAMILIES["checkpoints"], "D"),
 }
 """Teachers of few rows, and their colours."""
 POINTS = 16_384
@@ -293,15 +295,15 @@ class WhichTeacher(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Students of every checkpoint, scores against them, and few noisy rows.
 
-        Top left: samples to .90 of 2-shot students over their teacher's, by the first
+        (a) Samples to .90 of 2-shot students over their teacher's, by the first
         checkpoint's place (medians and 95% intervals; a triangle at the cap counts as
-        not there), with the accuracy at the end of students that it teaches throughout,
-        dashed, on the right axis. Top right: rank correlation, within each teacher, of
-        a checkpoint's score and how soon its 2-shot student learns; a dot a teacher,
-        bars the medians; 1 is a perfect order, below 0 the wrong one. Bottom left:
-        accuracy on clean labels at the cap of students that see so many rows with noisy
-        labels again and again. Bottom right: DisWOT of students of every width against
-        the samples to .90 of progressive ones.
+        not there); dashed, on the right axis, accuracy at the end of students that it
+        teaches throughout. (b) Rank correlation, within each teacher, of a checkpoint's
+        score and how soon its 2-shot student learns; a dot a teacher, bars the medians;
+        1 is a perfect order. (c) Accuracy on clean labels at the cap of students that
+        see so many rows with noisy labels again and again, medians and 95% intervals.
+        (d) DisWOT of students of every width against the samples to .90 of progressive
+        ones, a dot a student.
         """
         fig = Figure(figsize=(WIDE, 5.6), layout="constrained")
         (a, b), (c, d) = fig.subplots(2, 2, width_ratios=(1, 1.1))
@@ -309,64 +311,68 @@ class WhichTeacher(st.Study):
         self._draw_orders(b, r)
         self._draw_rows(c, r)
         self._draw_students(d, r)
+        counts = {name: st.learned(r.parts[name]) for name in (PLACES, ROWS)}
+        words = f"a, b, d: {self.places}, n = {counts[PLACES]} teachers"
+        words += f"; c: {self.few}, n = {counts[ROWS]}"
+        st.note(fig, f"{words}; medians, bars: 95% intervals")
         return fig
 
     def _draw_places(self, ax: Axes, r: st.Result) -> None:
         p, budget = r.parts[PLACES], self.places.budget
         assert isinstance(budget, st.UntilLearned)
         found = [median_estimate(column) for column in self.times(p).T]
-        estimates(ax, self.shares, found, color="#1d4ed8", cap=budget.cap)
+        estimates(ax, self.shares, found, color=color_of("two_shot"), cap=budget.cap)
         log_levels(ax)
         ax.axhline(1, color="0.6", lw=0.8, ls=":")
-        ax.set(xlabel="checkpoint / middle", ylabel="2-shot: n90 / n90 of teacher")
-        ax.set_title(str(self.places))
+        ax.set(xlabel="checkpoint / middle", title="Students of every checkpoint")
+        ax.set_ylabel("2-shot: samples to .90 / teacher's", color=color_of("two_shot"))
         other = ax.twinx()
         other.grid(visible=False)
         ends = [np.nanmedian(p.at(f"fixed_{share:g}").values) for share in self.shares]
-        other.plot(self.shares, ends, "s--", color="#0f766e", ms=3, lw=0.9)
+        color = FAMILIES["parts"]
+        other.plot(self.shares, ends, "s--", color=color, ms=3, lw=0.9)
         other.set(ylim=(0.45, 1.02))
-        other.set_ylabel("throughout: accuracy", color="#0f766e")
+        other.set_ylabel("throughout: accuracy", color=color)
 
     def _draw_orders(self, ax: Axes, r: st.Result) -> None:
+        color = FAMILIES["checkpoints"]
         for i, q in enumerate(self.orders(r).values()):
-            values = q.values.ravel()
-            jitter = i + 0.12 * np.sin(7.0 * np.arange(len(values)))
-            ax.plot(values, jitter, "o", color="#1d4ed8", ms=3, alpha=0.5, mew=0)
-            if not np.isnan(values).all():
-                ax.plot(np.nanmedian(values), i, "|", color="#111827", ms=12, mew=2)
+            plots.dots(ax, i, q.values.ravel(), color)
         ax.axvline(0, color="0.6", lw=0.8)
-        ax.set_yticks(range(len(SCORES)), list(SCORES.values()))
-        ax.invert_yaxis()
+        plots.rows(ax, list(SCORES.values()))
         ax.set(xlim=(-1.05, 1.05), xlabel="rank correlation with speed")
-        ax.set_title("scores of checkpoints")
+        ax.set_title("Which score orders checkpoints?")
 
     def _draw_rows(self, ax: Axes, r: st.Result) -> None:
         p = r.parts[ROWS]
-        for name, (words, color) in KINDS.items():
+        for name, (words, color, mark) in KINDS.items():
             found = [median_estimate(_ends(p, name, n)) for n in self.sizes]
-            estimates(ax, self.sizes, found, color=color, label=words)
+            fmt = f"{mark}-"
+            estimates(ax, self.sizes, found, color=color, fmt=fmt, label=words)
         log_ticks(ax, self.sizes)
         ax.set_xticks(self.sizes, [f"{n / 1000:g}k" for n in self.sizes])
         ax.set(xlabel="different rows", ylabel="accuracy on clean labels")
-        ax.set_title(str(self.few))
-        low, high = ax.get_ylim()
-        ax.set_ylim(low - 0.3 * (high - low), high)  # room for the legend
-        ax.legend(fontsize=6.5, loc="lower left", ncols=2)
+        ax.set_title("With few noisy rows")
+        ax.legend()
 
     def _draw_students(self, ax: Axes, r: st.Result) -> None:
         budget = self.places.budget
         assert isinstance(budget, st.UntilLearned)
-        for n, p in self.by_width(r).items():
+        parts = self.by_width(r)
+        styles = zip(sequence(len(parts)), cycle("osD^v"), strict=False)
+        for (n, p), (color, mark) in zip(parts.items(), styles, strict=True):
             values = r.measured.students[n]
             pace = (p.n90["progressive"] / p.n90.teacher).values.ravel()
             most = np.minimum(pace, budget.cap)
-            ax.plot(1e3 * values, most, "o", ms=3, mew=0, label=f"width {n}")
+            style = {"color": color, "ms": 3.5, "mew": 0, "label": f"width {n}"}
+            ax.plot(1e3 * values, most, mark, **style)
         log_levels(ax)
         ax.set_yticks((1, 1.25, 1.5, 2, 3), ("1", "1.25", "1.5", "2", "3"))
-        ax.set(ylabel="progressive: n90 / teacher's")
+        ax.set(ylabel="progressive: samples to .90 / teacher's")
         ax.set_xlabel("DisWOT at initialisation (thousandths)")
-        ax.set_title("scores of students")
-        ax.legend(fontsize=6.5)
+        ax.set_title("Does DisWOT order students?")
+        ax.locator_params(axis="x", nbins=5)
+        ax.legend(handletextpad=0.2)
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         orders = self.orders(r)

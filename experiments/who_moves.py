@@ -16,6 +16,7 @@ training of a teacher that learns meanwhile counts.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import cycle
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ from sandbox.distill.views import Identity
 from sandbox.errors import require
 from sandbox.models.base import widened
 from sandbox.models.mlp import MLP
-from sandbox.plotting.style import WIDE
+from sandbox.plotting.style import FAMILIES, WIDE
 from sandbox.tasks import bayes
 from sandbox.tasks.next_token import NextToken
 from sandbox.tasks.parity import NoisyParity, Parity
@@ -59,26 +60,26 @@ NEXT = replace(
     n_teachers=3,
 )
 ARMS = {
-    "ce": ("labels (CE)", "#6b7280"),
-    "one_shot": ("one-shot", "#6b7280"),
-    "progressive": ("progressive", "#1d4ed8"),
-    "online": ("online, as wide as the teacher", "#7c3aed"),
-    "online_narrow": ("online, r times as wide", "#7c3aed"),
-    "gpd": ("GPD", "#0f766e"),
-    "gpd_raw": ("GPD, student's rate raw", "#0f766e"),
-    "gpd_off": ("GPD, no gap loss", "#0f766e"),
-    "gpd_apart": ("GPD, nothing shared", "#0f766e"),
-    "branched": ("GPD, branches", "#0f766e"),
-    "adapter": ("adapter (OKD)", "#7c3aed"),
-    "averaged": ("moving average", "#7c3aed"),
-    "sure": ("average, where sure", "#7c3aed"),
-    "meta": ("MetaDistil", "#db2777"),
-    "meta_still": ("its teacher, fixed", "#db2777"),
-    "meta_fresh": ("MetaDistil, fresh", "#db2777"),
-    "pruned": ("shrinks to its width", "#b45309"),
-    "reverse": ("reverse divergence", "#b45309"),
-    "gkd": ("own strings (GKD)", "#db2777"),
-    "gkd_half": ("half own strings", "#f59e0b"),
+    "ce": ("labels (CE)", "labels"),
+    "one_shot": ("one-shot", "labels"),
+    "progressive": ("progressive", "checkpoints"),
+    "online": ("online, as wide as the teacher", "moving"),
+    "online_narrow": ("online, r times as wide", "moving"),
+    "gpd": ("GPD", "moving"),
+    "gpd_raw": ("GPD, student's rate raw", "moving"),
+    "gpd_off": ("GPD, no gap loss", "moving"),
+    "gpd_apart": ("GPD, nothing shared", "moving"),
+    "branched": ("GPD, branches", "moving"),
+    "adapter": ("adapter (OKD)", "moving"),
+    "averaged": ("moving average", "moving"),
+    "sure": ("average, where sure", "moving"),
+    "meta": ("MetaDistil", "tuned"),
+    "meta_still": ("its teacher, fixed", "tuned"),
+    "meta_fresh": ("MetaDistil, fresh", "tuned"),
+    "pruned": ("shrinks to its width", "final"),
+    "reverse": ("reverse divergence", "final"),
+    "gkd": ("own strings (GKD)", "final"),
+    "gkd_half": ("half own strings", "final"),
 }
 """Arms, what figures call them, and their colours."""
 STRINGS = 1024
@@ -206,15 +207,13 @@ class WhoMoves(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Samples and passes to .90 over the teacher's, a row an arm.
 
-        Top left: samples of every student on plain parity over its teacher's; a dot a
-        student, a bar the median, triangles those not there by their cap. The pruned
-        one starts as its teacher and is judged by its accuracy at the cap, in brackets.
-        Top right: passes of student and of whoever teaches, backward ones counted
-        twice, in units of what the teacher took; the path of a stored teacher was paid
-        for before. Bottom: the same samples for MetaDistil in batches, and under label
-        noise; and strings that students of next tokens write: the share that the
-        grammar cannot make, against accuracy on its own strings. Their lengths are
-        given, which no network sees, so that even the exact predictor would have some.
+        (a) Samples of every student on plain parity over its teacher's; a dot a
+        student, a bar the median, triangles those not there by their cap. (b) Passes of
+        student and of whoever teaches, backward ones counted twice, in units of what
+        the teacher took; the path of a stored teacher was paid for before. Below: the
+        same samples for MetaDistil in batches, and under label noise; and strings that
+        students of next tokens write: the share that the grammar cannot make, against
+        accuracy on its own strings, a mark a student.
         """
         rest = [n for n in ("batches", "noisy", "strings") if n in r.parts]
         fig = Figure(figsize=(WIDE, 6.0 if rest else 3.4), layout="constrained")
@@ -225,32 +224,36 @@ class WhoMoves(st.Study):
         p = r.parts["parity"]
         names = [n for n in ARMS if n in p.strategies and n != "pruned"]
         every.draw(a, b, p, names, name_of, color_of)
-        kept = np.nanmedian(p.at("pruned").values)
-        a.set_title(f"{p.setting} (pruned: accuracy {kept:.2f})")
         if rest:
             axes = grid[1].subgridspec(1, len(rest)).subplots(squeeze=False).ravel()
             for ax, name in zip(axes, rest, strict=True):
                 self._draw(ax, name, r)
+        shown = [n for part in r.parts.values() for n in part.strategies]
+        st.families(fig, [ARMS[n][1] for n in shown])
+        kept = np.nanmedian(p.at("pruned").values)
+        words = f"pruned to the student's width, its teacher keeps accuracy {kept:.2f}"
+        counts = st.counts_by_part(r.parts)
+        st.note(fig, f"{counts}; bars: medians; ▸ not by its cap; {words}")
         return fig
 
     def _draw(self, ax: Axes, name: str, r: st.Result) -> None:
         p = r.parts[name]
         if name == "strings":
-            for arm, rows in r.measured.items():
+            for arm, mark in zip(r.measured, cycle("*soD^vPX"), strict=False):
                 ends = p.at(arm).values[:, 0]
-                off = 1 - rows[:, 0]
+                off = 1 - r.measured[arm][:, 0]
                 words = name_of(arm) if arm != "teacher" else "teacher"
-                color = color_of(arm) if arm != "teacher" else "#111827"
-                ax.plot(ends, off, "o", ms=4, mew=0, color=color, label=words)
+                color = color_of(arm) if arm != "teacher" else "black"
+                ax.plot(ends, off, mark, ms=4, mew=0, color=color, label=words)
             ax.set(xlabel="accuracy at the end", ylabel="not of the language")
             ax.set_title(pcfg_accuracy.level(p.setting))
-            ax.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+            ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
             return
         rows = [n for n in ARMS if n in p.strategies]
         st.ratios(ax, {"": p}, rows, label=name_of, color=color_of)
-        title = f"in batches of {p.setting.batch}" if name == "batches" else "noisy"
-        ax.set(xlabel="samples / n90 of teacher", title=title)
-        ax.axvline(1, color="0.6", lw=0.8)
+        noise = "Under label noise"
+        title = f"In batches of {p.setting.batch}" if name == "batches" else noise
+        ax.set(xlabel="samples / teacher's", title=title)
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:
         n90 = (p := r.parts["parity"]).n90
@@ -328,8 +331,8 @@ def name_of(name: str) -> str:
 
 
 def color_of(name: str) -> str:
-    """The colour of an arm."""
-    return ARMS[name][1]
+    """The colour of an arm's family."""
+    return FAMILIES[ARMS[name][1]]
 
 
 if __name__ == "__main__":

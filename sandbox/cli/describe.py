@@ -166,7 +166,7 @@ def describe(
         print(f"\ntokens under a node of level {level} ({arrays.level_name(level)}):")
         print(*histogram(arrays, level), sep="\n")
     if figure is not None:
-        png, _ = save(draw_lengths(arrays), figure.with_suffix(""))
+        png, *_ = save(draw_lengths(arrays), figure.with_suffix(""))
         print(f"\nfigure: {png}")
     if n_samples:
         print(*samples(arrays, n_samples, seed), sep="\n")

@@ -1,6 +1,6 @@
 """Curves over training with bands over seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,14 @@ from jaxtyping import Float, Real
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+FEW = 10
+"""Curves below which quartiles say little, and a band is their whole range."""
+
+
+def spread(n: int) -> str:
+    """What the band of so many curves is, in a word."""
+    return "quartiles" if n >= FEW else "ranges"
 
 
 def band(
@@ -19,13 +27,15 @@ def band(
     color: str,
     points: int = 300,
     shade: bool = True,
+    log: bool = False,
+    marks: tuple[str, int, int] = ("", 0, 1),
     **line: object,
 ) -> None:
-    """Draws the median over seeds and the band between their quartiles.
+    """Draws the median over seeds and the band between their quartiles or extremes.
 
     Each seed's curve is interpolated onto a common grid that ends where its curve does;
     the median is drawn while at least nine in ten seeds are still recorded. A single
-    curve is drawn as it was recorded.
+    curve is drawn as it was recorded. Of fewer than ten the band is the whole range.
 
     Args:
       ax: where.
@@ -35,6 +45,9 @@ def band(
       color: of line and band.
       points: of the grid.
       shade: whether the band is drawn.
+      log: whether the grid is even in the logarithm of the abscissa.
+      marks: a mark, and which of how many places between those of other curves it
+        takes, so that curves that coincide are told apart.
       **line: passed to `Axes.plot`.
     """
     kept = [(a[~np.isnan(b)], b[~np.isnan(b)]) for a, b in zip(x, y, strict=True)]
@@ -43,13 +56,31 @@ def band(
         return
     grid = kept[0][0]
     if len(kept) > 1:
-        grid = np.linspace(0, max(a[-1] for a, _ in kept), points)
+        last = max(a[-1] for a, _ in kept)
+        first = min(np.min(a[a > 0], initial=last) for a, _ in kept)
+        grid = np.linspace(0, last, points)
+        if log:
+            grid = np.geomspace(first, last, points)
     rows = np.asarray([np.interp(grid, a, b, right=np.nan) for a, b in kept])
     alive = (~np.isnan(rows)).mean(0) >= 0.9
-    low, mid, high = np.nanquantile(rows[:, alive], [0.25, 0.5, 0.75], axis=0)
+    ends = (0.0, 0.5, 1.0) if len(rows) < FEW else (0.25, 0.5, 0.75)
+    low, mid, high = np.nanquantile(rows[:, alive], ends, axis=0)
+    mark, place, places = marks
+    if mark:
+        every = max(len(mid) // MARKED, places)
+        style = {"marker": mark, "markevery": (place * every // places, every)}
+        line = {"ms": 3.5, "mew": 0.9, "mfc": "white", **style, **line}
     ax.plot(grid[alive], mid, color=color, label=label, **line)  # pyright: ignore
-    if shade and len(rows) > 1:
-        ax.fill_between(grid[alive], low, high, color=color, alpha=0.15, linewidth=0)
+    if not shade or len(rows) == 1:
+        return
+    faint: dict[str, Any] = {"color": color, "zorder": 1.4}
+    ax.fill_between(grid[alive], low, high, alpha=0.1, lw=0, **faint)
+    for edge in (low, high):  # of bands that lie over each other
+        ax.plot(grid[alive], edge, lw=0.4, alpha=0.6, label="_", **faint)
+
+
+MARKED = 7
+"""Marks on a curve."""
 
 
 def strips(
@@ -67,28 +98,41 @@ def strips(
       values: one array a row, infinite where the level was not reached.
       labels: row names.
       colors: row colours.
-      cap: abscissa at which runs that never got there are drawn, as triangles, with
-        their count.
+      cap: abscissa beyond which runs that never got there are drawn, as a triangle
+        with their count.
     """
+    beyond = 1.12 * cap
     for row, (v, color) in enumerate(zip(values, colors, strict=True)):
         v = np.asarray(v, float)
         v = v[~np.isnan(v)]
-        done, never = v[np.isfinite(v)], np.sum(np.isinf(v))
-        jitter = 0.22 * np.sin(7.0 * np.arange(len(done)))
-        ax.plot(done, row + jitter, "o", color=color, ms=3, alpha=0.7, mew=0)
-        if never:
-            ax.plot(cap, row, ">", color=color, ms=5, mew=0)
+        dots(ax, row, v, color)
+        if never := np.sum(np.isinf(v)):
+            ax.plot(beyond, row, ">", color=color, ms=5, mew=0)
             ax.annotate(
-                f"{never}", (cap, row), (5, 0), textcoords="offset points",
-                va="center", fontsize=6.5,
+                f"{never}", (beyond, row), (5, 0), textcoords="offset points",
+                va="center", fontsize=6.5, color="0.25",
             )  # fmt: skip
-        if len(v) and np.isfinite(median := np.median(v)):
-            ax.plot([median] * 2, [row - 0.32, row + 0.32], color=color, lw=2)
-    ax.set_xscale("log")
-    _few_labels(ax.xaxis, lambda v, _: f"{v:g}")
+    log_steps(ax)
+    rows(ax, labels)
+
+
+def dots(ax: Axes, row: int, values: Real[np.ndarray, " _"], color: str) -> None:
+    """Finite values as dots along a row, a bar at the median of all that exist."""
+    v = np.asarray(values, float)
+    v = v[~np.isnan(v)]
+    done = v[np.isfinite(v)]
+    jitter = 0.22 * np.sin(7.0 * np.arange(len(done)))
+    ax.plot(done, row + jitter, "o", color=color, ms=3, alpha=0.55, mew=0)
+    if len(v) and np.isfinite(median := np.median(v)):
+        ax.plot([median] * 2, [row - 0.32, row + 0.32], color=color, lw=2)
+
+
+def rows(ax: Axes, labels: Sequence[str]) -> None:
+    """Names the rows of a panel from the top down, with a faint line along each."""
     ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.grid(axis="y", visible=True)
+    ax.tick_params(axis="y", length=0)
 
 
 def estimates(
@@ -103,6 +147,8 @@ def estimates(
     **line: object,
 ) -> None:
     """Draws numbers with their intervals; a hollow triangle at the cap if beyond it.
+
+    A line joins neighbours that are both known, where there are three numbers or more.
 
     Args:
       ax: where.
@@ -121,10 +167,37 @@ def estimates(
     y, low, high = np.minimum(ends, np.reshape(cap, (-1, 1))).T
     there = np.isfinite(y)
     style: dict[str, Any] = {"ms": 3.5, "lw": 1.0, "color": color} | line
-    ax.plot(x[there & ~beyond], y[there & ~beyond], fmt, label=label, **style)
+    if np.sum(there) < 3:
+        fmt = fmt[:1]  # the mark alone
+    known = np.where(there & ~beyond, y, np.nan)
+    ax.plot(x, known, fmt, label=label, **style)
     ax.plot(x[beyond], y[beyond], "^", ms=5, color=color, mfc="white")
     low, high = (np.where(np.isfinite(v), v, y)[there] for v in (low, high))
     ax.vlines(x[there], low, high, color=color, lw=1.0, alpha=0.7)
+
+
+def end_labels(
+    ax: Axes, x: int | float, y: Sequence[float], words: Sequence[str]
+) -> None:
+    """Names curves at their right ends, no two names on each other.
+
+    Called last, when the limits of the axis are set: a name is moved up to where the
+    one below it ends.
+
+    Args:
+      ax: where.
+      x: abscissa of the ends.
+      y: ordinates of the ends.
+      words: one name a curve.
+    """
+    (low, high), dpi = ax.get_ylim(), ax.get_figure(root=True).dpi  # pyright: ignore
+    line, last = (high - low) * 8.5 * dpi / 72 / ax.get_window_extent().height, -np.inf
+    for value, word in sorted(zip(y, words, strict=True)):
+        last = max(float(value), last + line)
+        ax.annotate(
+            word, (x, last), (4, 0), textcoords="offset points", va="center",
+            fontsize=6.5, color="0.35", annotation_clip=False,
+        )  # fmt: skip
 
 
 def log_steps(ax: Axes) -> None:
@@ -147,16 +220,29 @@ def log_levels(ax: Axes) -> None:
 
 
 def short(v: float, _: object = None) -> str:
-    """1500 as `1.5k`, 2e6 as `2M`, 1e9 as `1G`."""
-    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """1500 as `1.5k`, 2e6 as `2M`, 1e9 as `1B`."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if v >= unit:
             return f"{v / unit:g}{letter}"
     return f"{v:g}"
 
 
-def _few_labels(axis: Axis, text: Callable[[float, object], str] = short) -> None:
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(text))
+class _Few(LogLocator):
+    """The roundest numbers that make three ticks, or two over many octaves."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        ticks = np.empty(0)
+        for subs in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
+            self.set_params(subs=subs)
+            ticks = np.asarray(super().tick_values(vmin, vmax))
+            if np.sum((vmin <= ticks) & (ticks <= vmax)) >= 3 - (vmax > 300 * vmin):
+                break
+        return ticks
+
+
+def _few_labels(axis: Axis) -> None:
+    axis.set_major_locator(_Few())
+    axis.set_major_formatter(FuncFormatter(short))
     axis.set_minor_locator(NullLocator())
 
 

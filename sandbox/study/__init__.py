@@ -19,8 +19,15 @@ from sandbox.study.claims import (
 )
 from sandbox.study.figures import (
     accuracy,
+    brief,
+    counts_by_part,
     counts_text,
     endings,
+    families,
+    learned,
+    legend,
+    note,
+    paces,
     panels,
     published,
     ratios,

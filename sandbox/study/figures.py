@@ -4,10 +4,11 @@
     accuracy(a, r)
     strips(b, r)
 
-A study's `figure` is called with the project's style; the legend of the first panel
-and the list of what is missing are added to it (`finish`).
+A study's `figure` is called with the project's style; letters, a legend of what panels
+name, and a note of how many runs it shows and what is missing are added (`finish`).
 """
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,15 +17,27 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sandbox.plotting import curves as plots
-from sandbox.plotting.style import COLORS, WIDE, Shown, color_of
+from sandbox.plotting import layout
+from sandbox.plotting.style import (
+    COLORS,
+    FAMILIES,
+    FAMILY_WORDS,
+    MARKERS,
+    WIDE,
+    Shown,
+    color_of,
+)
 from sandbox.study.lanes import base_name
 from sandbox.study.result import Taught
 from sandbox.study.setting import STOP, Fixed
 
-SHOWN, LINE = 4, 130
-"""Missing runs that are named below a figure, and characters of a line there."""
+SHOWN, LINE, ROW = 4, 140, 120
+"""Missing runs that are named below a figure; characters of a line there, and of a row
+of the legend above it."""
+LATE = "; ▸ not by its cap"
 LINES = ("-", "--", ":", "-.")
 """Of a strategy and its variants, in one colour."""
 
@@ -44,31 +57,86 @@ def panels(
 
 
 def finish(fig: Figure, r: Taught) -> None:
-    """Adds the legend of the first panel with names, and what is missing."""
-    named = [ax for ax in fig.axes if ax.get_legend_handles_labels()[0]]
-    if named and not fig.legends and named[0].get_legend() is None:
-        handles, labels = named[0].get_legend_handles_labels()
-        columns = min(len(handles), 6 if max(map(len, labels)) < 20 else 4)
-        fig.legend(handles, labels, loc="outside upper left", ncols=columns)
-    missing = r.missing()
-    if missing and not fig.get_supxlabel():
+    """Adds letters, a legend of what panels name, and a note below the figure.
+
+    The note says of how many runs the figure is and what bands are (`counts_text`, or
+    what the figure's own `note` says), and what is missing.
+    """
+    _legend(fig)
+    layout.letter(fig)
+    said = fig.get_supxlabel()
+    if not said and r.teachers:
+        said = f"{r.setting}; {counts_text(r)}"
+    if missing := r.missing():
         text = "; ".join(missing[:SHOWN])
         more = len(missing) - SHOWN
         if more > 0:
             text += f"; and {more} more (see the report)"
-        lines = textwrap.fill(f"left out: {text}", LINE)
-        fig.supxlabel(lines, fontsize=6.5, color="0.35")
+        said = f"{said}. Left out: {text}" if said else f"left out: {text}"
+    note(fig, said)
+    layout.clear(fig)
+
+
+def note(fig: Figure, text: str) -> None:
+    """What stands below a figure, in small print."""
+    if text:
+        lines = textwrap.fill(text, LINE)
+        fig.supxlabel(lines, x=0.01, ha="left", fontsize=6.5, color="0.35")
+
+
+def _legend(fig: Figure) -> None:
+    """One legend of all that panels name, but for panels with one of their own."""
+    if fig.legends:
+        return
+    named: dict[str, Any] = {}
+    for ax in fig.axes:
+        if ax.get_legend() is None:
+            handles, labels = ax.get_legend_handles_labels()
+            for label, handle in zip(labels, handles, strict=True):
+                named.setdefault(label, handle)
+    legend(fig, named)
+
+
+def legend(fig: Figure, named: Mapping[str, Any]) -> None:
+    """A legend above a figure, in as many rows as it needs: label -> handle."""
+    if named:
+        rows = -(-sum(len(label) + 7 for label in named) // ROW)
+        columns = -(-len(named) // rows)
+        where = {"loc": "outside upper left", "ncols": columns}
+        fig.legend(named.values(), named.keys(), **where)
+
+
+def families(fig: Figure, shown: Iterable[str]) -> None:
+    """A legend of the families of methods that a figure shows."""
+    known = set(shown)
+    named = {
+        words: Line2D([], [], marker="o", ls="", color=FAMILIES[name])
+        for name, words in FAMILY_WORDS.items()
+        if name in known
+    }
+    legend(fig, named)
+
+
+def learned(r: Taught) -> int:
+    """How many teachers learned."""
+    return sum(int(t.usable.sum()) for t in r.teachers)
+
+
+def counts_by_part(parts: Mapping[str, Taught]) -> str:
+    """Every setting with its number of teachers."""
+    each = {str(p.setting): learned(p) for p in parts.values()}
+    return "; ".join(f"{words}: n = {n}" for words, n in each.items())
 
 
 def counts_text(r: Taught) -> str:
     """How many runs a curve summarises, and how."""
     n, inits = int(np.sum(~np.isnan(r.abscissa))), r.setting.inits
+    who = f"n = {n} teacher{'s' * (n != 1)}"
+    if inits > 1:
+        who += f" x {inits} students"
     if n * inits == 1:
-        return "one seed"
-    if inits == 1:
-        return f"median and quartiles of {n} seeds"
-    who = "one teacher" if n == 1 else f"{n} teachers"
-    return f"{who} x {inits} students, quartiles"
+        return who
+    return f"{who}; lines: medians, bands: {plots.spread(n * inits)}"
 
 
 def accuracy(
@@ -77,6 +145,7 @@ def accuracy(
     names: Iterable[str] | None = None,
     *,
     shaded: Iterable[str] | None = None,
+    label: Callable[[str], str] | None = None,
 ) -> None:
     """Accuracy of the teacher and of every strategy's students over training.
 
@@ -88,6 +157,7 @@ def accuracy(
       names: of strategies; all by default.
       shaded: those with a band between quartiles; by default all but controls and
         variants (another speed or first stage), whose lines are broken.
+      label: what a strategy is called; its usual name by default.
     """
     s = r.setting
     fixed = isinstance(s.budget, Fixed)
@@ -98,7 +168,7 @@ def accuracy(
     held = {"learned": STOP, "until": end} if alone else {}
     chosen = list(r.strategies if names is None else names)
     seen: Counter[str] = Counter()
-    for name in ("teacher", *chosen):
+    for i, name in enumerate(("teacher", *chosen)):
         x, y = r.rows(r.curves(name), **held)
         control = name == "one_shot_hard" and "one_shot" in chosen
         base = base_name(name)
@@ -106,18 +176,28 @@ def accuracy(
         seen[base] += 1
         shade = nth == 0 if shaded is None else name in shaded
         style: dict[str, Any] = {"linestyle": LINES[nth % len(LINES)]} if nth else {}
-        if fixed and name == "teacher":
-            style = {"linewidth": 0.9}
-        color = color_of(name if control else base)
-        plots.band(ax, x, y, label=r.label(name), color=color, shade=shade, **style)
+        if name == "ce":  # shows beneath what it coincides with
+            style = {"linewidth": 2.6}
+        known = name if control else base
+        plots.band(
+            ax,
+            x,
+            y,
+            label=(label or r.label)(name),
+            color=color_of(known),
+            shade=shade,
+            marks=(MARKERS.get(known, "o"), i, len(chosen) + 1),
+            **style,
+        )
     least = 1 / s.made_task.n_classes
     if fixed:
-        ax.set_ylabel("top-1 accuracy at scored tokens")
+        ax.set_ylabel("top-1 accuracy")
     else:
-        ax.set_ylim(least - 0.05, 1.02)
+        ax.set_ylim(min(least - 0.05, ax.dataLim.y0 - 0.01), 1.02)
         ax.set_ylabel("accuracy on fresh inputs")
-    if fixed or not single:
-        ax.set_xlim(0, end)
+    ends = [float(np.max(line.get_xdata())) for line in ax.get_lines()]
+    most = [end] if fixed or not single else []
+    ax.set_xlim(0, min([*most, max(ends, default=end)]))
     ax.set_xlabel(r.abscissa_text)
 
 
@@ -126,31 +206,54 @@ def published(
 ) -> None:
     """Values read off a published figure, as open circles in the colour of each curve.
 
-    `unit` is a factor on the abscissa.
+    Those beyond the axis are left out. `unit` is a factor on the abscissa.
     """
+    last = ax.get_xlim()[1]
     for name in names:
         for x, y in points.get(name, ()):
-            ax.plot(unit * x, y, "o", mfc="none", mec=color_of(name), ms=4, zorder=5)
-            ax.set_ylim(top=max(ax.get_ylim()[1], 1.02 * y))
-    ax.plot([], [], "o", mfc="none", mec="0.3", ms=4, label="published")
+            if unit * x <= last:
+                style: dict[str, Any] = {"mec": color_of(name), "ms": 4.5, "zorder": 5}
+                ax.plot(unit * x, y, "o", mfc="none", **style)
+                ax.set_ylim(top=max(ax.get_ylim()[1], 1.02 * y))
+    ax.set_xlim(right=last)
+    ax.plot([], [], "o", mfc="none", mec="0.3", ms=4.5, label="published")
+
+
+def paces(
+    r: Taught,
+    names: Sequence[str] = ("two_shot", "ce"),
+    label: Callable[[str], str] | None = None,
+) -> str:
+    """Median samples to .90 over the teacher's, for a title."""
+    found = []
+    for name in (n for n in names if n in r.strategies):
+        each = (r.n90[name] / r.n90.teacher).values
+        known = each[~np.isnan(each)]
+        if len(known):
+            half = float(np.median(known))
+            size = f"{half:.2g}" if np.isfinite(half) else "> cap"
+            found.append(f"{brief((label or r.label)(name))} {size}")
+    return f"Samples to .90 / teacher's: {', '.join(found) or 'none learned'}"
+
+
+def brief(label: str) -> str:
+    """A label without what follows in brackets or after a comma."""
+    return re.split(r" \(|,", label)[0]
 
 
 def strips(ax: Axes, r: Taught) -> None:
     """Samples to .90 of the teachers, then of the students, one row a strategy."""
     names = ["teacher", *r.strategies]
     values = [r.n90[name].values for name in names]
-    slow = np.any(np.nan_to_num(values[0]) > 2e6)
-    unit, word = (1e6, "million") if slow else (1e3, "thousand")
-    cap = max(float(np.max(t.caps())) for t in r.teachers) / unit
+    cap = max(float(np.max(t.caps())) for t in r.teachers)
     plots.strips(
         ax,
-        [v.ravel() / unit for v in values],
+        [v.ravel() for v in values],
         labels=[r.label(n).partition(" (")[0] for n in names],
         colors=[color_of(n if n in COLORS else base_name(n)) for n in names],
         cap=cap,
     )
-    ax.set_xlabel(f"samples to accuracy .90 ({word})")
-    ax.set_title("each run; ▸ not by its cap")
+    ax.set(xlabel="samples to accuracy .90", title=f"Each run{LATE}")
 
 
 def ratios(
@@ -186,7 +289,8 @@ def ratios(
             for t in p.teachers
         ),
     )
-    ax.set_xlabel("samples to .90 / n90 of teacher; ▸ not by its cap")
+    ax.axvline(1, color="0.5", lw=0.8, zorder=0)
+    ax.set_xlabel("samples to .90 / teacher's")
 
 
 def endings(
@@ -200,8 +304,7 @@ def endings(
     """Accuracy at the end, one row a strategy and a dot a run, as in `ratios`."""
     rows = list(names or p.strategies)
     for i, name in enumerate(rows):
-        values = p.at(name).values.ravel() if name in p.strategies else np.empty(0)
-        ax.plot(values, np.full(len(values), i), "o", color=color(name), ms=4, mew=0)
-    ax.set_yticks(range(len(rows)), [label(n) for n in rows])
-    ax.invert_yaxis()
+        if name in p.strategies:
+            plots.dots(ax, i, p.at(name).values.ravel(), color(name))
+    plots.rows(ax, [label(n) for n in rows])
     ax.set_xlabel("accuracy at the end")

@@ -1,6 +1,6 @@
 """What a run of a study leaves behind: figure, claims, and a tidy table.
 
-    <runs>/studies/NAME.PRESET/     figure.png, figure.svg, figure.md
+    <runs>/studies/NAME.PRESET/     figure.png, figure.svg, figure.pdf, figure.md
                                     claims.json, summary.csv
 
 A study with overridden fields adds its hash to the folder's name. `publish` writes the
@@ -78,7 +78,7 @@ class Report:
         print(f"published {self.study}.{path}.json and {scale}/{stem.name}.png")
 
     def _write(self, stem: Path, results: Path) -> None:
-        png, _ = save(self.figure, stem)
+        png, *_ = save(self.figure, stem)
         write_atomic(png.with_suffix(".md"), f"{self.caption}\n".encode())
         rows = [c.to_json() for c in self.claims]
         write_json(results, _plain({**self.header(), "claims": rows}))

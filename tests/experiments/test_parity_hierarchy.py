@@ -22,6 +22,7 @@ from sandbox.tasks.hierarchy import Hierarchy
 from sandbox.tasks.parity import Parity
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.progress import Silent
+from tests.plotting.drawn import faults
 
 TINY = st.Setting(
     task=Hierarchy(d=8, depth=2, feature_complexity=2),
@@ -35,6 +36,7 @@ TINY = st.Setting(
     spacing=256,
     student_every=256,
 )
+
 STUDY = ParityHierarchy(setting=TINY)
 
 
@@ -123,6 +125,7 @@ def test_report_and_figure(result, capsys):
     assert set(ratios(result)) == set(result.strategies)
     assert "exploratory" in capsys.readouterr().out
     students, strips, nodes, leaks = report.figure.axes
+    assert faults(report.figure) == []
     labels = {line.get_label() for line in students.get_lines()}
     assert labels >= {
         "teacher",

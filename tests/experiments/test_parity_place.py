@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sandbox.study as st
-from experiments.parity_place import PLACES, SMOKE, ParityPlace, energy, found, usable
+from experiments.parity_place import PLACES, SMOKE, ParityPlace, energy, found
 from sandbox.errors import ConfigError
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.train.progress import Silent
@@ -60,4 +60,4 @@ def test_a_tiny_study_is_trained_drawn_and_judged(tmp_path):
     assert r.measured["inside"].shape == (2, 3, 2)
     part = r.parts["d=10, k=3"]
     assert found(part) == report.facts["rules"]["d=10, k=3"]["half_rise"]["found"]
-    assert usable(part) <= 3
+    assert st.learned(part) <= 3

@@ -10,6 +10,7 @@ from experiments.parity_theory import ParityTheory
 from sandbox.theory import parity_bounds as bounds
 from sandbox.theory.two_stage import TwoStage
 from sandbox.train.progress import Silent
+from tests.plotting.drawn import faults
 
 TINY = ParityTheory(
     theory=TwoStage(
@@ -78,6 +79,7 @@ def test_figure_and_result_file_and_a_second_run(root, result, capsys):
     assert len(list((root / "computed").iterdir())) == 1
     report = TINY.report(again)
     assert len(report.figure.axes) == 6
+    assert faults(report.figure) == []
     shares = report.figure.axes[2].get_lines()[1]
     want = TINY.along(result, 4, "labels")[11]["predicted_share"]
     np.testing.assert_allclose(np.asarray(shares.get_ydata()), want)

@@ -10,6 +10,7 @@ from experiments.parity_width import ParityWidth, named
 from sandbox.errors import ConfigError
 from sandbox.tasks.parity import Parity, RandomSupport
 from sandbox.train.progress import Silent
+from tests.plotting.drawn import faults
 
 WILD = 1e30
 """A rate at which nothing stays finite."""
@@ -22,6 +23,7 @@ TINY = ParityWidth(
     cap=2048,
     eval_every=128,
 )
+
 WIDTHS = (10, 20, 50, 100, 200)
 
 
@@ -118,10 +120,11 @@ def test_report_figure_and_a_second_run(root, result, capsys):
     assert len(data["runs"]) == 4 and data["wall_seconds"] > 0
     assert "median n90 by width" in capsys.readouterr().out
     left, right = report.figure.axes
+    assert faults(report.figure) == []
     lines = {line.get_label(): line for line in left.get_lines()}
     assert {"learning rate 0.05", "learning rate 1e+30"} <= set(lines)
     drawn, medians = lines["learning rate 0.05"].get_ydata(), np.median(n90, 1)
-    np.testing.assert_allclose(drawn, medians[np.isfinite(medians)])
+    np.testing.assert_allclose(drawn, np.where(np.isfinite(medians), medians, np.nan))
     (never,) = [
         line.get_ydata()
         for line in left.get_lines()

@@ -14,6 +14,7 @@ from experiments.pcfg_bayes import GRAMMARS, Exact, PcfgBayes, load, parts
 from sandbox.errors import ConfigError
 from sandbox.study import Result
 from sandbox.tasks.bayes_context import Ceiling
+from tests.plotting.drawn import faults
 
 pytestmark = pytest.mark.slow  # compiling takes minutes
 
@@ -51,7 +52,8 @@ def test_what_is_known_of_cfg3b(result):
 def test_figure_and_result_file(result, capsys):
     report = STUDY.report(result)
     top, rates, robust, _ = report.figure.axes
-    assert len(rates.get_lines()) == 2 and "n (mean" in robust.get_xlabel()
+    assert faults(report.figure) == []
+    assert len(rates.get_lines()) == 2 and "tokens" in robust.get_xlabel()
     values = result.values["cfg3b/13 context"]["robust"]
     np.testing.assert_allclose(robust.get_lines()[0].get_ydata(), values[:, 0])
     assert [t.get_text() for t in top.get_xticklabels()] == ["cfg3b"]
@@ -94,6 +96,7 @@ def test_the_figure_of_many_cases():
         **empty,
     )
     figure = study.draw(r)
+    assert faults(figure) == []
     axes = figure.axes
     assert len(axes[0].get_xticks()) == 5 and len(axes[1].get_lines()) == 6
     labels = [t.get_text() for t in figure.legends[0].get_texts()]

@@ -18,7 +18,10 @@ from experiments.sample_complexity import (
     hold_name,
 )
 from sandbox.errors import ConfigError, Interrupted
+from sandbox.plotting import layout
+from sandbox.plotting.style import styled
 from sandbox.train.progress import Silent
+from tests.plotting.drawn import faults
 
 CPU = SampleComplexity.preset("cpu")
 POWERS = {"teacher": 2.0, "ce": 3.0}
@@ -139,8 +142,14 @@ def test_facts_say_everything_and_the_figure_draws():
     assert len(facts["problems"]) == len(CPU.problems) and json.dumps(facts)
     strategies = facts["problems"][0]["strategies"]
     assert strategies["teacher"]["censored"] == 1 and strategies["ce"]["runs"] == 10
-    axes = CPU.figure(result).axes
-    assert [ax.get_title()[:5] for ax in axes[:4]] == [f"k = {k}" for k in CPU.ks]
+    with styled():
+        fig = CPU.figure(result)
+        layout.clear(fig)
+    assert faults(fig) == []
+    axes = fig.axes
+    assert [ax.get_title(loc="left")[:5] for ax in axes[:4]] == [
+        f"k = {k}" for k in CPU.ks
+    ]
     samples, ratios = (
         [line.get_xydata() for line in ax.get_lines() if line.get_marker() == "^"]
         for ax in (axes[3], axes[5])

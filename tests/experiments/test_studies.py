@@ -22,6 +22,7 @@ from sandbox.train.progress import Silent
 from sandbox.train.run import identity
 from sandbox.train.spec import Stop
 from sandbox.train.teaching import task_key
+from tests.plotting.drawn import faults
 
 BUDGET = st.UntilLearned(limit=10_240)
 TINY = st.Setting(
@@ -82,7 +83,9 @@ def test_second_run_trains_nothing(root, mlp):
 
 
 def test_figures_draw_what_is_stored(mlp, curriculum):
-    left = MLP.draw(mlp).axes[0]
+    fig = MLP.draw(mlp)
+    assert faults(fig) == []
+    left = fig.axes[0]
     lines = {line.get_label(): line for line in left.get_lines()}
     assert {"teacher", "CE (labels)", "one-shot, τ = 1", "progressive, τ = 1"} <= set(
         lines
@@ -93,6 +96,7 @@ def test_figures_draw_what_is_stored(mlp, curriculum):
     at_one = np.interp(1.0, curve.get_xdata(), curve.get_ydata())
     assert at_one == pytest.approx(np.median(y), abs=0.03)
     figure = CURRICULUM.draw(curriculum)
+    assert faults(figure) == []
     teacher, spike, students = figure.axes
     assert "n90" in teacher.get_xlabel() and spike.get_ylabel()
     assert len(students.get_lines()) >= 1
@@ -264,15 +268,14 @@ def test_several_students_a_teacher_share_its_run(root, mlp):
     claims = {c.id: c for c in study.paper_claims(result)}
     assert (claims["P2"].teachers, claims["P2"].students) == (2, 6)
     assert claims["P1"].students == 0
-    assert "2 teachers x 3 students, quartiles" in (
-        study.draw(result).axes[0].get_title(loc="left")
-    )
+    said = study.draw(result).get_supxlabel()
+    assert "n = 2 teachers x 3 students; lines: medians, bands: ranges" in said
 
 
 @pytest.mark.long
 def test_figures_and_reports_name_what_they_lack(root, mlp, capsys):
     assert mlp.missing() == []
-    assert MLP.draw(mlp).get_supxlabel() == ""
+    assert "eft out" not in MLP.draw(mlp).get_supxlabel()
     (teacher,) = mlp.teachers
     (spec,) = teacher.students(MLP.lanes(teacher))
     # One teacher never learned; of the other's students one rule found no checkpoint
@@ -297,7 +300,8 @@ def test_figures_and_reports_name_what_they_lack(root, mlp, capsys):
     assert "seed 1 / lost: no checkpoint by its rule" in missing
     result = replace(mlp, teachers=[late], students=[(run,)], parts={"": taught})
     report = MLP.report(result)
-    assert report.figure.get_supxlabel() == "left out: " + "; ".join(missing)
+    said = report.figure.get_supxlabel().replace("\n", " ")
+    assert said.endswith(". Left out: " + "; ".join(missing))
     report.write()
     data = json.loads((report.folder / "claims.json").read_text())
     assert data["left_out"] == missing

@@ -20,7 +20,13 @@ STAGES = (
     ("step", "step", "resume", "metrics.parquet", "outcome.json", *RUN),
     ("resume", "values.safetensors", *RUN),
     ("step", "resume", "metrics.parquet", "outcome.json", *RUN),
-    ("figure", "parity_mlp.png", "parity_mlp.svg", "parity_mlp.tiny.json"),
+    (
+        "figure",
+        "parity_mlp.png",
+        "parity_mlp.svg",
+        "parity_mlp.pdf",
+        "parity_mlp.tiny.json",
+    ),
 )
 """What is written or drawn in the teachers, the probe, the students, and after them."""
 

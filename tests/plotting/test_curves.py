@@ -1,29 +1,39 @@
 """Figures carry the numbers they claim to, and the same data give the same bytes."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from sandbox.plotting.curves import band, estimates, stack_ragged, strips
+from sandbox.plotting.curves import (
+    band,
+    end_labels,
+    estimates,
+    log_levels,
+    stack_ragged,
+    strips,
+)
 from sandbox.plotting.style import save, styled
 from sandbox.theory.sample_complexity import Estimate
 
 
-def curves():
-    x = np.tile(np.linspace(0, 10, 11), (5, 1))
-    y = np.random.default_rng(0).normal(size=(5, 11)).cumsum(1)
+def curves(n=5):
+    x = np.tile(np.linspace(0, 10, 11), (n, 1))
+    y = np.random.default_rng(0).normal(size=(n, 11)).cumsum(1)
     return x, y
 
 
-def test_band_draws_the_median_inside_its_quartiles():
-    x, y = curves()
+@pytest.mark.parametrize(("n", "ends"), [(12, [0.25, 0.75]), (5, [0, 1])])
+def test_band_draws_the_median_inside_its_quartiles_or_extremes(n, ends):
+    x, y = curves(n)
     ax = Figure().subplots()
     band(ax, x, y, label="a", color="k", points=11)
     line = ax.get_lines()[0]
     np.testing.assert_allclose(line.get_xdata(), x[0])
     np.testing.assert_allclose(line.get_ydata(), np.median(y, 0))
     path = ax.collections[0].get_paths()[0].vertices
-    low, high = np.quantile(y, [0.25, 0.75], axis=0)
+    low, high = np.quantile(y, ends, axis=0)
     assert path[:, 1].min() == pytest.approx(low.min())
     assert path[:, 1].max() == pytest.approx(high.max())
 
@@ -72,11 +82,57 @@ def test_estimates_end_at_their_cap_and_what_does_not_exist_is_left_out():
     ax = Figure().subplots()
     estimates(ax, [1, 2, 3, 4], found, color="k", cap=8)
     within, beyond = ax.get_lines()
-    assert [list(v) for v in within.get_data()] == [[1, 4], [2, 5]]
+    at, known = within.get_data()
+    np.testing.assert_array_equal(at, [1, 2, 3, 4])
+    np.testing.assert_array_equal(known, [2, np.nan, np.nan, 5])
     assert [list(v) for v in beyond.get_data()] == [[2], [8]]
     bars = [p[:, 1].tolist() for p in ax.collections[0].get_segments()]
     assert bars == [[1, 4], [3, 8], [5, 5]]
     free = Figure().subplots()
     estimates(free, [1, 2, 3, 4], found, color="k")
     within, beyond = free.get_lines()
-    assert len(within.get_xdata()) == 2 and not len(beyond.get_xdata())
+    assert np.isfinite(within.get_ydata()).sum() == 2 and not len(beyond.get_xdata())
+
+
+@pytest.mark.parametrize(
+    ("ends", "labels"),
+    [
+        ((10, 3e7), ["10", "100", "1k", "10k", "100k", "1M", "10M"]),
+        ((6e4, 2.2e6), ["100k", "200k", "500k", "1M", "2M"]),
+        ((0.9, 3.2), ["1", "2", "3"]),
+    ],
+)
+def test_logarithmic_axes_have_a_few_round_labels(ends, labels):
+    fig = Figure()
+    ax = fig.subplots()
+    log_levels(ax)
+    ax.set_ylim(*ends)
+    fig.draw_without_rendering()
+    shown = [
+        t.get_text()
+        for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)
+        if ends[0] <= y <= ends[1]
+    ]
+    assert set(labels) <= set(shown) and len(shown) <= 8
+
+
+def test_lines_join_neighbours_that_are_known_and_no_two_points():
+    found = [Estimate(float(v), v - 0.5, v + 0.5, 5) for v in (1, 2)]
+    ax = Figure().subplots()
+    estimates(ax, [1, 2], found, color="k", fmt="s:")
+    estimates(ax, [1, 2, 3], [*found, found[0]], color="k", fmt="s:")
+    two, _, three, _ = ax.get_lines()
+    assert (two.get_linestyle(), three.get_linestyle()) == ("None", ":")
+    assert two.get_marker() == three.get_marker() == "s"
+
+
+def test_names_at_ends_do_not_lie_on_each_other():
+    with styled():
+        fig = Figure(figsize=(3, 2), layout="constrained")
+        ax = fig.subplots()
+        ax.set(xlim=(0, 1), ylim=(0, 1))
+        end_labels(ax, 1.0, [0.5, 0.51, 0.1, 0.505], list("abcd"))
+    fig.draw_without_rendering()
+    boxes = sorted((t.get_window_extent() for t in ax.texts), key=lambda b: b.y0)
+    assert [t.get_text() for t in ax.texts] == ["c", "a", "d", "b"]
+    assert all(a.y1 <= b.y0 + 1 for a, b in itertools.pairwise(boxes))

@@ -127,7 +127,8 @@ def test_a_run_leaves_a_figure_claims_and_a_tidy_table(own, result, root, capsys
     report.write()
     folder = root / "studies" / "own_idea.smoke"
     assert {p.name for p in folder.iterdir()} >= {
-        "figure.png", "figure.svg", "figure.md", "claims.json", "summary.csv",
+        "figure.png", "figure.svg", "figure.pdf", "figure.md", "claims.json",
+        "summary.csv",
     }  # fmt: skip
     said = json.loads((folder / "claims.json").read_text())
     (claim,) = said["claims"]
