@@ -22,8 +22,8 @@ class Plot:
       sandbox plot 3f9a --out curves.png
       sandbox plot parity_mlp.cpu --out figure.svg
 
-    Lines are medians over seeds, bands their quartiles. The figure of a study was drawn
-    when it was run; --out copies it.
+    Lines are medians over seeds, bands quartiles (ranges below ten). The figure of a
+    study was drawn when it was run; --out copies it.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_STUDY")]

@@ -93,9 +93,24 @@ LINES = ("-", "--", ":")
 """Of names that share a colour."""
 
 
+NAMES = {
+    "teacher": "teacher",
+    "ce": "CE (labels)",
+    "one_shot": "one-shot",
+    "progressive": "progressive",
+    "two_shot": "2-shot",
+}
+"""What a strategy is called where its name does not say it."""
+
+
 def color_of(name: str) -> str:
     """A strategy's colour; the same grey for every name without one of its own."""
     return COLORS.get(name, "#6b7280")
+
+
+def name_of(name: str) -> str:
+    """What a strategy, or who else has a name, is called in figures."""
+    return NAMES.get(name, name.replace("_", " "))
 
 
 def apart(names: Sequence[str]) -> dict[str, dict[str, Any]]:

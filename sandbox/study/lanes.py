@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from sandbox.distill.sources import Final, NShot, PerSeed, Progressive
 from sandbox.distill.strategy import Anneal, Strategy, Target
 from sandbox.models.base import Model
+from sandbox.plotting.style import NAMES, name_of
 from sandbox.tasks.data import Data, Fresh
 
 
@@ -97,23 +98,14 @@ def base_name(name: str) -> str:
     return _MARK.sub("", name)
 
 
-_WORDS = {
-    "teacher": "teacher",
-    "ce": "CE (labels)",
-    "one_shot": "one-shot",
-    "progressive": "progressive",
-    "two_shot": "2-shot",
-}
-
-
 def label_of(strategy: Strategy | str) -> str:
     """What a strategy, or a name alone, is called in figures."""
     name = strategy if isinstance(strategy, str) else strategy.name
     base = base_name(name)
-    words = _WORDS.get(base, base.replace("_", " "))
+    words = name_of(base)
     if isinstance(strategy, str) or not strategy.source.needs_teacher:
         return words
-    if isinstance(strategy.source, NShot) and base not in _WORDS:
+    if isinstance(strategy.source, NShot) and base not in NAMES:
         words = f"{len(strategy.source.steps) + 1}-shot ({words})"
     mark = _MARK.search(name)
     if mark and mark["what"] in ("speed", "hold"):

@@ -27,8 +27,8 @@ from sandbox.models.mlp import MLP
 from sandbox.models.patches import PatchNet
 from sandbox.models.towers import TwoTowers
 from sandbox.models.transformer import Transformer
-from sandbox.plotting.curves import band, short
-from sandbox.plotting.style import WIDE, Shown, apart, styled
+from sandbox.plotting.curves import band, short, spread
+from sandbox.plotting.style import WIDE, Shown, apart, name_of, styled
 from sandbox.store.code import foreign_sources, why_other_now
 from sandbox.store.config import digest, from_json, to_json
 from sandbox.store.files import read_json
@@ -163,8 +163,8 @@ class Run:
     def plot(self) -> Figure:
         """Accuracy of every lane against samples.
 
-        Lines are medians over seeds (and initialisations), bands their quartiles;
-        dotted is chance, where classes are drawn alike.
+        Lines are medians over seeds (and initialisations), bands their quartiles, or
+        their range below ten; dotted is chance, where classes are drawn alike.
         """
         found: dict[str, list[np.ndarray]] = {}
         for s in self.strategies:
@@ -175,13 +175,13 @@ class Run:
             for name, style in apart(list(found)).items():
                 y = np.concatenate(found[name])
                 x = np.broadcast_to(self.steps, y.shape)
-                band(ax, x, y, label=name.replace("_", " "), **style)
+                band(ax, x, y, label=name_of(name), **style)
             if not is_sequence_task(self.spec.task):
                 ax.axhline(1 / self.spec.task.n_classes, color="0.6", ls=":", lw=1.0)
             ax.xaxis.set_major_formatter(short)
             ax.set(xlabel="samples", ylabel="accuracy")
-            n = self.spec.n_seeds
-            ax.set_title("one seed" if n == 1 else f"medians, quartiles of {n} seeds")
+            n = max(len(np.concatenate(ys)) for ys in found.values())
+            ax.set_title("one run" if n == 1 else f"medians, {spread(n)} of {n} runs")
             fig.legend(loc="outside upper left", ncols=4)
         return fig
 
