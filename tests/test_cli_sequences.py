@@ -132,9 +132,9 @@ def test_the_table_of_ngrams() -> None:
     """Two seeds; arrays come back in no order, columns in that of n."""
     names = ["kl/all", "m_close/10/median", "m_robust/10/median", "exact/accuracy"]
     names += ["kl/10", "m_robust/2/median", "kl/2", "m_close/2/median", "accuracy"]
-    value = np.array([[0.1, 0.3], [0.5, 0.7]])  # (steps, seeds)
+    value = np.array([[0.1, 0.5], [0.3, 0.7]])  # (seeds, steps)
     arrays = {name: value + i for i, name in enumerate(names)}
-    arrays["accuracy_se"] = np.array([[0.3, 0.4], [0.0, 0.0]])
+    arrays["accuracy_se"] = np.array([[0.3, 0.0], [0.4, 0.0]])
     shown = measure._table((0, 6400), measure._ngram(arrays))
     header, first, last = shown.splitlines()
     words = "step accuracy exact robust 2 robust 10 close 2 close 10 KL 2 KL 10 KL all"

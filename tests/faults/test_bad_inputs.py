@@ -320,7 +320,7 @@ def test_a_saved_config_is_refused_with_its_path(
 
 SANDBOX = [
     ("verifi", "there is no command 'verifi'; did you mean verify?"),
-    ("runs extra", "unrecognized arguments: extra"),
+    ("doctor extra", "unrecognized arguments: extra"),
     ("runs --rot x", "there is no option --rot; did you mean --root?"),
     ("runs --root NOWHERE", "--root: NOWHERE is not a folder"),
     ("runs --root RUN/config.json", "config.json is not a folder"),

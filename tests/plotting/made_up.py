@@ -40,6 +40,7 @@ def made_up(study: st.Study, *, preset: str = "", seed: int = 0) -> Result:
     rng = np.random.default_rng(seed)
     parts = {k: _part(study, s, rng) for k, s in study.settings.items()}
     return Result(
+        study=study,
         teachers=[t for p in parts.values() for t in p.teachers],
         students=[s for p in parts.values() for s in p.students],
         names=tuple(dict.fromkeys(n for p in parts.values() for n in p.names)),

@@ -239,7 +239,7 @@ def test_progress_is_closed_whatever_is_raised(
         with pytest.raises(OSError, match="fire"):
             fit(teacher, root=tmp_path, progress=progress)
     assert ending.ends == [("at sample 1,024", False)]
-    assert not bar._bar.live.is_started
+    assert not bar._live.is_started
     monkeypatch.undo()
     fit(teacher, root=tmp_path, progress=ending)
     assert [finished for _, finished in ending.ends] == [False, True]
