@@ -131,7 +131,7 @@ def _run(
         rise = 1 / (1 + np.exp(-np.clip(late, -30, 30)))
         y = chance + (1 - chance) * rise
         columns.append(np.where(rise < 0.99, y + 0.004 * rng.normal(size=y.shape), 1.0))
-    accuracy = np.stack(columns, -1)
+    accuracy = np.stack([c.T for c in columns], 1)
     values = {"accuracy": accuracy, "loss": 1.1 - accuracy}
     run.__dict__["metrics"] = Metrics(steps, spec.seeds, tuple(times), values)
     run.__dict__["outcome"] = {"failed": [], "absent": []}

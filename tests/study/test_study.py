@@ -209,7 +209,8 @@ def test_a_grid_ends_with_one_table_and_one_figure(own, root, result, capsys):
     del result
     run_all("smoke", [own(tau=1.0), own(tau=2.0)], Options(root=root))
     printed = capsys.readouterr().out
-    assert "tau=1" in printed and "tau=2" in printed
+    rows = printed[printed.index("samples to accuracy .90: medians") :].splitlines()
+    assert [row.split()[0] for row in rows[1:4]] == ["tau", "1", "2"]
     (folder,) = (root / "studies").glob("own_idea.smoke.grid.*")
     rows = list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
     assert {r["tau"] for r in rows} == {"1.0", "2.0"}
