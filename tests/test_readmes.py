@@ -121,7 +121,9 @@ def run(words: list[str], cwd: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", PAGES[:2], ids=lambda p: p.parent.name)
+@pytest.mark.parametrize(
+    "page", [FRONT, pytest.param(PAGES[1], marks=pytest.mark.slow)], ids=["", "more"]
+)
 def test_blocks_run_as_written(page: Path, tmp_path: Path) -> None:
     """All of a page in one folder: its Python first, which leaves runs to look at."""
     code = "\n".join(b.text for b in blocks(page, "python"))
