@@ -9,8 +9,6 @@ the numbers as CSV. Same inputs, same bytes.
 """
 
 import ast
-import csv
-import io
 import itertools
 import json
 import re
@@ -27,7 +25,7 @@ from markupsafe import Markup, escape
 from paper_repro import SCALES, STUDIES
 from sandbox.errors import StoreError
 from sandbox.store.files import make_folder, read_json, write_atomic
-from sandbox.text import digits, verdict
+from sandbox.text import csv_text, digits, verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path(__file__).parent / "page"
@@ -167,7 +165,7 @@ def pages(root: Path = ROOT) -> dict[str, bytes]:
     chapters = [_chapter(root, n, q, prose.get(n, "")) for n, q in STUDIES.items()]
     claims = [row for c in chapters for s in c.shown for row in s.claims]
     rows = [CLAIM_COLUMNS, *(list(row.values()) for row in claims)]
-    files = {"data/claims.csv": _csv(rows)}
+    files = {"data/claims.csv": csv_text(rows).encode()}
     for chapter in chapters:
         for s in chapter.shown:
             for path in s.figure.files.values() if s.figure else ():
@@ -176,7 +174,8 @@ def pages(root: Path = ROOT) -> dict[str, bytes]:
             if s.data:
                 stored = root / "paper_repro" / "results" / f"{stem}.json"
                 files[f"data/{stem}.json"] = stored.read_bytes()
-            files |= {f"data/{stem}.{k}.csv": _csv(t) for k, t in s.tables.items()}
+            for kind, table in s.tables.items():
+                files[f"data/{stem}.{kind}.csv"] = csv_text(table).encode()
     for name in ("page.css", "page.js"):
         files[name] = (PAGE / name).read_bytes()
     environment = jinja2.Environment(
@@ -251,12 +250,6 @@ def markdown(text: str, files: Iterable[str] = ()) -> Markup:
     html = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
     boxed = html.replace("<table>", '<div class="box" tabindex="0"><table>')
     return Markup(boxed.replace("</table>", "</table></div>"))
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
 
 
 def _sections(readme: str) -> dict[str, str]:

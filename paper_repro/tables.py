@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paper_repro import SCALES, STUDIES
+from paper_repro.report import seconds
 from sandbox.study.claims import Claim, show
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,16 +132,15 @@ def index() -> str:
     """Every study, the question that it answers, and what it took."""
     rows = []
     for name, what in STUDIES.items():
-        took = [_minutes(RESULTS / f"{name}.{scale}.json") for scale in SCALES]
+        took = [_took(RESULTS / f"{name}.{scale}.json") for scale in SCALES]
         rows.append((f"[`{name}`]({name}.py)", what.rstrip("."), *took))
     return _markdown(("study", "what it shows", *SCALES), rows)
 
 
-def _minutes(path: Path) -> str:
+def _took(path: Path) -> str:
     if not path.is_file():
         return "not run"
-    seconds = json.loads(path.read_text())["wall_seconds"]
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return seconds(json.loads(path.read_text())["wall_seconds"])
 
 
 def rewritten(text: str, page: Path) -> str:

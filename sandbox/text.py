@@ -1,8 +1,11 @@
 """Words and numbers as people and JSON read them: near names, tables, sizes."""
 
+import csv
 import difflib
+import io
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 _LONG_NAME = 60
 """Characters of a name that are compared and repeated; more is cut."""
@@ -49,6 +52,13 @@ def number(value: int | float) -> float | str | None:
 def digits(value: int | float) -> str:
     """Three significant digits, or an infinity sign."""
     return "∞" if math.isinf(value) else f"{value:.3g}"
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as comma-separated values, a line each."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def verdict(point: bool | None, whole: bool | None) -> str:

@@ -90,12 +90,18 @@ def test_light_commands_never_import_jax(root: Path) -> None:
     assert "examples:" in done.stdout
 
 
-def test_runs_lists_finished_unfinished_and_held(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def unfinished(root: Path) -> Path:
+    """A run of which the store has the record alone."""
     other = root / "student" / "0123456789abcdef"
     other.mkdir(parents=True)
     shutil.copy(only(root) / "config.json", other)
+    return other
+
+
+def test_runs_lists_finished_unfinished_and_held(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = unfinished(root)
     code, out, _ = ask(capsys, "runs", "--root", root)
     lines = out.splitlines()
     assert code == 0 and len(lines) == 3
@@ -138,9 +144,7 @@ def test_runs_on_a_terminal(
 def test_runs_are_chosen_and_exported(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = root / "student" / "0123456789abcdef"
-    other.mkdir(parents=True)
-    shutil.copy(only(root) / "config.json", other)
+    other = unfinished(root)
 
     def chosen(*words: str) -> list[str]:
         code, out, _ = ask(capsys, "runs", "--json", "--root", root, *words)

@@ -6,7 +6,9 @@ import sys
 from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from sandbox.errors import ConfigError, SandboxError, StoreError, require
 from sandbox.store.find import resolve
@@ -14,6 +16,8 @@ from sandbox.store.folders import RunFolder
 from sandbox.store.trajectories import Trajectory
 from sandbox.text import meant, unknown
 
+RunOrStudy = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_STUDY")]
+Module = Annotated[str | None, tyro.conf.arg(metavar="MODULE", help_behavior_hint="")]
 SUMMARY = "summary.csv"
 """What every study that was run has left in its folder."""
 

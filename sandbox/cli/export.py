@@ -14,6 +14,8 @@ import tyro
 
 from sandbox.cli.asked import (
     SUMMARY,
+    Module,
+    RunOrStudy,
     check_out,
     lane_of,
     seeds_of,
@@ -27,7 +29,7 @@ from sandbox.errors import StoreError, require
 from sandbox.store.files import make_folder, read_json, write_atomic
 from sandbox.store.folders import RunFolder
 from sandbox.store.metrics import read_metrics
-from sandbox.text import digits, number
+from sandbox.text import csv_text, digits, number
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Export:
     tokens (MaskedLM.hidden), its attention_mask must be 0 at them.
     """
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_STUDY")]
+    name: RunOrStudy
     """a run folder or the beginning of its hash; a study such as parity_mlp.cpu"""
     csv: bool = False
     """comma-separated values"""
@@ -82,9 +84,7 @@ class Export:
         int | None, tyro.conf.arg(help_behavior_hint="(default: the last)")
     ] = None
     """of --hf: the checkpoint, in samples"""
-    study: Annotated[
-        str | None, tyro.conf.arg(metavar="MODULE", help_behavior_hint="")
-    ] = None
+    study: Module = None
     """of --hf: module that defines the run's own classes"""
     root: Root = None
 
@@ -100,10 +100,10 @@ class Export:
             return 0
         alone = all(v is None for v in (self.lane, self.seed, self.step, self.study))
         require(alone, "--lane, --seed, --step and --study are for --hf.")
-        path = found if isinstance(found, Path) else found.path
+        of_study = isinstance(found, Path)
         if self.out is not None:
-            check_out(self.out, path)
-        text = (_of_study if found is path else _of_run)(found, forms[0])
+            check_out(self.out, found if of_study else found.path)
+        text = _of_study(found, forms[0]) if of_study else _of_run(found, forms[0])
         if self.out is None:
             sys.stdout.write(text)
             return 0
@@ -116,12 +116,12 @@ class Export:
 _FORMS = ("csv", "latex", "json")
 
 
-def _of_run(run: Any, form: str) -> str:
+def _of_run(run: RunFolder, form: str) -> str:
     """The metrics of a run."""
     table = read_metrics(run).table()
     names, rows = table.column_names, table.to_pylist()
     if form == "csv":
-        return _csv(names, (r.values() for r in rows))
+        return csv_text([names, *(r.values() for r in rows)])
     if form == "json":
         return _json([{k: _plain(v) for k, v in r.items()} for r in rows])
     last = max((r["step"] for r in rows), default=0)
@@ -129,7 +129,7 @@ def _of_run(run: Any, form: str) -> str:
     return latex(names, cells, "rrl" + "r" * (len(names) - 3))
 
 
-def _of_study(folder: Any, form: str) -> str:
+def _of_study(folder: Path, form: str) -> str:
     """The results of a study, from the files in its folder."""
     summary = (folder / SUMMARY).read_text(encoding="utf-8")
     if form == "csv":
@@ -252,12 +252,6 @@ def _interval(low: float, high: float) -> str:
     if low != low:
         return "--"
     return f"$[{_tex(low)[1:-1]}, {_tex(high)[1:-1]}]$"
-
-
-def _csv(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows((names, *rows))
-    return text.getvalue()
 
 
 def _json(data: Any) -> str:

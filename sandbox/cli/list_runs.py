@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from sandbox.cli.stored import folders, held, root_of
+from sandbox.cli.stored import held, root_of
 from sandbox.command import Root
 from sandbox.errors import SandboxError, require
 from sandbox.store.files import read_json
+from sandbox.store.find import folders
 from sandbox.store.folders import RunFolder
 from sandbox.text import count, printable, table, unknown
 
@@ -40,8 +41,8 @@ class Runs:
     started it would resume it; `damaged` that its files cannot be read as a run;
     `2/10 failed` that so many lanes (seeds times strategies) became non-finite.
     A terminal shows runs under what they train, named by as much of their hash as
-    tells them apart, and more columns where it is wide. A pipe gets one row a run
-    with everything in it, and --json every run with its whole record.
+    tells them apart, and more columns where it is wide. A pipe gets one row a run,
+    its cells cut at 80 characters, and --json every run with its whole record.
 
     Examples:
       sandbox runs

@@ -6,7 +6,13 @@ from typing import Annotated
 
 import tyro
 
-from sandbox.cli.asked import check_out, study_classes, study_or_run
+from sandbox.cli.asked import (
+    Module,
+    RunOrStudy,
+    check_out,
+    study_classes,
+    study_or_run,
+)
 from sandbox.cli.stored import root_of
 from sandbox.command import Root
 from sandbox.errors import StoreError, require
@@ -26,16 +32,14 @@ class Plot:
     study was drawn when it was run; --out copies it.
     """
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_STUDY")]
+    name: RunOrStudy
     """a run folder or the beginning of its hash; a study such as parity_mlp.cpu"""
     out: Annotated[
         Path | None,
         tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: HASH.png, here)"),
     ] = None
     """.png of a run, beside which other formats are written; of a study also these"""
-    study: Annotated[
-        str | None, tyro.conf.arg(metavar="MODULE", help_behavior_hint="")
-    ] = None
+    study: Module = None
     """module that defines the run's own classes"""
     root: Root = None
 

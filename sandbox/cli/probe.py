@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from sandbox.cli.asked import (
+    Module,
     check_out,
     lane_of,
     seeds_of,
@@ -14,11 +15,12 @@ from sandbox.cli.asked import (
     study_classes,
     warn,
 )
-from sandbox.cli.stored import resolve, root_of
+from sandbox.cli.stored import root_of
 from sandbox.command import Root
 from sandbox.errors import require
 from sandbox.store.code import foreign_sources
 from sandbox.store.files import read_json
+from sandbox.store.find import resolve
 from sandbox.store.folders import RunFolder
 from sandbox.text import unknown
 
@@ -81,7 +83,7 @@ class Probe:
     """which strategy, where a run trains several"""
     points: int = 100_000
     """Monte-Carlo inputs of fourier"""
-    study: Annotated[str | None, tyro.conf.arg(metavar="MODULE")] = None
+    study: Module = None
     """module that defines the run's own classes"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """export the arrays as .npz (one probe)"""

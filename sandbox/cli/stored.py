@@ -1,4 +1,4 @@
-"""What the subcommands share: finding runs, and whether one is being written."""
+"""What the subcommands share: the folder of runs, and whether one is being written."""
 
 import fcntl
 import os
@@ -6,10 +6,7 @@ import stat
 from pathlib import Path
 
 from sandbox.errors import StoreError
-from sandbox.store.find import folders, resolve
 from sandbox.store.folders import RunFolder, default_root
-
-__all__ = ["folders", "held", "resolve", "root_of"]
 
 
 def root_of(root: Path | None) -> Path:

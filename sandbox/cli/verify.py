@@ -5,10 +5,11 @@ from typing import Annotated
 
 import tyro
 
-from sandbox.cli.stored import folders, held, resolve, root_of
+from sandbox.cli.stored import held, root_of
 from sandbox.command import Root
 from sandbox.errors import StoreError
 from sandbox.store.code import why_other_now
+from sandbox.store.find import folders, resolve
 from sandbox.store.folders import RunFolder
 
 _PARTS = ("ckpt/step_*.safetensors", "resume-*.safetensors")

@@ -35,7 +35,8 @@ def band(
 
     Each seed's curve is interpolated onto a common grid that ends where its curve does;
     the median is drawn while at least nine in ten seeds are still recorded. A single
-    curve is drawn as it was recorded. Of fewer than ten the band is the whole range.
+    curve is drawn as it was recorded. Of fewer than
+    ten, those without a curve included, the band is the whole range.
 
     Args:
       ax: where.
@@ -57,13 +58,13 @@ def band(
     grid = kept[0][0]
     if len(kept) > 1:
         last = max(a[-1] for a, _ in kept)
-        first = min(np.min(a[a > 0], initial=last) for a, _ in kept)
         grid = np.linspace(0, last, points)
         if log:
+            first = min(np.min(a[a > 0], initial=last) for a, _ in kept)
             grid = np.geomspace(first, last, points)
     rows = np.asarray([np.interp(grid, a, b, right=np.nan) for a, b in kept])
     alive = (~np.isnan(rows)).mean(0) >= 0.9
-    ends = (0.0, 0.5, 1.0) if len(rows) < FEW else (0.25, 0.5, 0.75)
+    ends = (0.0, 0.5, 1.0) if len(y) < FEW else (0.25, 0.5, 0.75)  # as `spread` says
     low, mid, high = np.nanquantile(rows[:, alive], ends, axis=0)
     mark, place, places = marks
     if mark:

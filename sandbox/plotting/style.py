@@ -83,16 +83,10 @@ FAMILY_WORDS = {
 """What figures call them."""
 DEGREE_COLORS = ("#117b76", "#e19f1f", "#7d2e8e", "#3c86d3", "#c7553d")
 """Colours of monomial degrees 1, 2, ..., or of other groups that are not strategies."""
-NOISE = "#b0b0b0"
-"""What sampling alone would show."""
 SEQUENCE = ("#2a0a4a", "#3b528b", "#1b918c", "#65c188", "#e4be1f")
 """Colours of an ordered quantity, the least one darkest."""
-
-
-LINES = ("-", "--", ":")
+LINES = ("-", "--", ":", "-.")
 """Of names that share a colour."""
-
-
 NAMES = {
     "teacher": "teacher",
     "ce": "CE (labels)",
@@ -118,7 +112,10 @@ def apart(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     style: dict[str, dict[str, Any]] = {n: {} for n in names}
     for i, name in enumerate(n for n in names if n not in COLORS):
         nth, color = divmod(i, len(DEGREE_COLORS))
-        style[name] = {"color": DEGREE_COLORS[color], "linestyle": LINES[nth % 3]}
+        style[name] = {
+            "color": DEGREE_COLORS[color],
+            "linestyle": LINES[nth % len(LINES)],
+        }
     return {n: s or {"color": COLORS[n]} for n, s in style.items()}
 
 

@@ -25,6 +25,7 @@ from sandbox.plotting.style import (
     COLORS,
     FAMILIES,
     FAMILY_WORDS,
+    LINES,
     MARKERS,
     WIDE,
     Shown,
@@ -38,8 +39,6 @@ SHOWN, LINE, ROW = 4, 140, 120
 """Missing runs that are named below a figure; characters of a line there, and of a row
 of the legend above it."""
 LATE = "; ▸ not by its cap"
-LINES = ("-", "--", ":", "-.")
-"""Of a strategy and its variants, in one colour."""
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
 """Values read off a published figure: name -> (abscissa, value)."""

@@ -18,7 +18,7 @@ from sandbox.plotting import curves as plots
 from sandbox.plotting.style import apart, save, styled
 from sandbox.store.config import digest, to_json
 from sandbox.store.files import make_folder, write_atomic
-from sandbox.study.figures import panels
+from sandbox.study.figures import legend, note, panels
 from sandbox.study.report import COLUMNS, Report, summary_rows, write_csv
 from sandbox.text import count, digits, table
 
@@ -116,7 +116,8 @@ def _table(
         return [*map(_text, values[i]), *([part] if which else [])]
 
     def size(p: Point) -> str:
-        return "-" if not p.n else digits(p.middle) if p.middle < 1e3 else _k(p.middle)
+        large = 1e3 <= p.middle < math.inf
+        return "-" if not p.n else (count if large else digits)(p.middle)
 
     rows = [
         [*first(i, part), *(size(own[n][i]) if n in own else "-" for n in every)]
@@ -133,10 +134,6 @@ def _table(
         for name in own
     ]
     return table([*names, *which, "strategy", "median", "n"], rows)
-
-
-def _k(value: float) -> str:
-    return "∞" if math.isinf(value) else count(value)
 
 
 def _text(value: Any) -> str:
@@ -157,12 +154,12 @@ def _draw(
     columns = min(len(curves), 3)
     rows = -(-len(curves) // columns)
     every = [p for own in curves.values() for e in own.values() for p in e]
-    note = "medians and quartiles of n runs a point"
+    said = "medians and quartiles of n runs a point"
     if any(math.isinf(p.middle) for p in every):
-        note += "; hollow: the median is beyond the cap, where it is drawn"
+        said += "; hollow: the median is beyond the cap, where it is drawn"
     hidden = max(len(own) for own in curves.values()) - MOST
     if hidden > 0:
-        note += f"; {hidden} more strategies are in the table"
+        said += f"; {hidden} more strategies are in the table"
     with styled():
         height = 0.7 + 2.2 * rows
         fig, axes = panels(rows, columns, height=height, squeeze=False, sharey=True)
@@ -176,10 +173,10 @@ def _draw(
         if what == _QUANTITIES["n90"]:
             plots.log_levels(axes[0, 0])
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside upper left", ncols=4)
-        fig.supxlabel(note, fontsize=6.5, color="0.35")
+        legend(fig, dict(zip(labels, handles, strict=True)))
+        note(fig, said)
     save(fig, stem)
-    return f"{what} against {' and '.join(names)}: {note}."
+    return f"{what} against {' and '.join(names)}: {said}."
 
 
 def _strategies(

@@ -8,8 +8,6 @@ committed files, `figures/SCALE/NAME.*` and `paper_repro/results/NAME.SCALE.json
 GPU, all of these names end in `.gpu`.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +25,7 @@ from sandbox.store.files import make_folder, write_atomic, write_json
 from sandbox.store.provenance import git_state, hardware, versions
 from sandbox.study.claims import Claim, show
 from sandbox.study.result import Result, Taught, caps_of
-from sandbox.text import number
+from sandbox.text import csv_text, number
 from sandbox.train.run import Run
 
 COLUMNS = ("part", "strategy", "seed", "init", "quantity", "value")
@@ -140,9 +138,7 @@ class Report:
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """A table, its header in the first row."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomic(path, text.getvalue().encode())
+    write_atomic(path, csv_text(rows).encode())
 
 
 def _plain(value: Any) -> Any:

@@ -169,18 +169,19 @@ class Run:
         found: dict[str, list[np.ndarray]] = {}
         for s in self.strategies:
             found.setdefault(s.name.partition("#")[0], []).append(self.curves(s.name))
+        rows = {name: np.concatenate(ys) for name, ys in found.items()}
+        n = max(map(len, rows.values()))
         with styled():
             fig = Shown(figsize=(0.62 * WIDE, 2.6), layout="constrained")
             ax = fig.subplots()
-            for name, style in apart(list(found)).items():
-                y = np.concatenate(found[name])
+            for name, style in apart(list(rows)).items():
+                y = rows[name]
                 x = np.broadcast_to(self.steps, y.shape)
                 band(ax, x, y, label=name_of(name), **style)
             if not is_sequence_task(self.spec.task):
                 ax.axhline(1 / self.spec.task.n_classes, color="0.6", ls=":", lw=1.0)
             ax.xaxis.set_major_formatter(short)
             ax.set(xlabel="samples", ylabel="accuracy")
-            n = max(len(np.concatenate(ys)) for ys in found.values())
             ax.set_title("one run" if n == 1 else f"medians, {spread(n)} of {n} runs")
             fig.legend(loc="outside upper left", ncols=4)
         return fig

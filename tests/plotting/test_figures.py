@@ -15,7 +15,6 @@ from sandbox.plotting.style import (
     DEGREE_COLORS,
     FAMILIES,
     MARKERS,
-    NOISE,
     SEQUENCE,
     sequence,
     styled,
@@ -36,7 +35,7 @@ def by_name(*names):
 TOGETHER = {
     "strategies": by_name(*STRATEGIES, "by_level", "by_node"),
     "candidates": by_name("teacher", *CANDIDATES),
-    "degrees": ("#000000", *DEGREE_COLORS, NOISE),
+    "degrees": ("#000000", *DEGREE_COLORS),
     "families": ("#000000", *FAMILIES.values()),
     "sequence": SEQUENCE,
 }

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from sandbox.train import progress
 from sandbox.train.progress import Bar, Lines, Progress
+from tests.terminal import read_all
 
 TITLE = "student 3f9a12, seeds 0-19"
 LANES = ("ce", "one_shot@12,800", "progressive@409,600", "two_shot_tau0.25@12,800")
@@ -122,15 +123,9 @@ def test_a_terminal_of_80_columns() -> None:
     command = [sys.executable, "-c", SHOWN]
     with subprocess.Popen(command, stderr=theirs, env=environment) as process:
         os.close(theirs)
-        shown = bytearray()
-        try:
-            while piece := os.read(ours, 4096):
-                shown += piece
-        except OSError:  # the other end is closed
-            pass
-    os.close(ours)
+        shown = read_all(ours)
     assert process.returncode == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     lines = [line for part in text.split("\n") for line in part.split("\r")]
     assert max(map(len, lines)) <= 80 and "━" in text and "compiling" in text
     assert "done in" in text and "…" in text

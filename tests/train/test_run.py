@@ -13,6 +13,7 @@ import pytest
 import sandbox as sb
 from sandbox.distill.strategy import replicas
 from sandbox.errors import SandboxError, StoreError
+from sandbox.plotting.style import apart
 from sandbox.store.files import read_json, write_json
 from sandbox.store.folders import MANIFEST
 from sandbox.train.run import Run, folder_of
@@ -146,8 +147,6 @@ def test_its_picture(run: Run) -> None:
 
 
 def test_many_lanes_of_ones_own_are_told_apart() -> None:
-    from sandbox.plotting.style import apart
-
     names = ["ce", *map(str, range(12)), "progressive"]
     styles = apart(names)
     assert list(styles) == names
