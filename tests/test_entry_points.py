@@ -41,6 +41,7 @@ def run(*command, cwd=ROOT, **env):
     [
         ("paper_repro", [], 0),
         ("paper_repro", ["--help"], 0),
+        ("sandbox", ["--help"], 0),
         ("paper_repro", ["report", "--help"], 0),
         ("paper_repro", ["parity_mpl"], 2),
         ("paper_repro", ["parity_mlp", "--scale", "big"], 2),

@@ -44,14 +44,14 @@ commands:
 
 examples:
   sandbox doctor                          what this machine has, what to install
-  sandbox runs                            every run under $SANDBOX_RUNS, else ./runs
+  sandbox runs                            what is in $SANDBOX_RUNS, else ./runs
   sandbox plot 3f9a                       accuracy against samples
   sandbox export 3f9a --csv               every metric, as a table
   sandbox verify                          compare every file with its checksum
   sandbox probe 3f9a --probes fourier     the curriculum hidden in a trajectory
 
-`sandbox COMMAND --help` says more. Studies are run by `python -m paper_repro` and
-`python -m experiments.NAME`."""
+`sandbox COMMAND --help` says more. Studies are run by `python -m paper_repro`
+and `python -m experiments.NAME`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
