@@ -162,6 +162,6 @@ def test_what_is_made_of_figures_and_costs(tmp_path: Path, monkeypatch: Any) -> 
         tables.figure("cpu/nothing", page)
     seconds = FILES["sample_complexity.cpu"]["wall_seconds"]
     (row,) = (r for r in tables.index().splitlines() if "[`sample_complexity`]" in r)
-    assert row.endswith(f" | {seconds / 60:.0f} min | not run |")
+    assert row.endswith(f" | {seconds / 3600:.1f} h | not run |")
     brief = tables.table("parity_regions.cpu", "M1.progressive", brief=True)
     assert brief.splitlines()[2].endswith("| 10 | failed |")
