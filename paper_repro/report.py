@@ -161,7 +161,7 @@ def pages(root: Path = ROOT) -> dict[str, bytes]:
       StoreError: a result file is none.
     """
     readme = root / "paper_repro" / "README.md"
-    prose = _sections(readme.read_text() if readme.is_file() else "")
+    prose = sections(readme.read_text() if readme.is_file() else "")
     chapters = [_chapter(root, n, q, prose.get(n, "")) for n, q in STUDIES.items()]
     claims = [row for c in chapters for s in c.shown for row in s.claims]
     rows = [CLAIM_COLUMNS, *(list(row.values()) for row in claims)]
@@ -252,7 +252,7 @@ def markdown(text: str, files: Iterable[str] = ()) -> Markup:
     return Markup(boxed.replace("</table>", "</table></div>"))
 
 
-def _sections(readme: str) -> dict[str, str]:
+def sections(readme: str) -> dict[str, str]:
     """What stands under each heading of the second level, by its first word."""
     parts = re.split(r"^## `?(\w+).*\n", readme, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))

@@ -186,7 +186,7 @@ def test_prose_stands_beside_its_study() -> None:
         "<!-- claims a.cpu13 P1 b.cpu -->\n<!-- /claims -->\n\n"
         "- one\n- two\n\n<!-- a comment -->\n\nLast.\n\n## b\nNo table.\n"
     )
-    sections = report._sections(readme)
+    sections = report.sections(readme)
     assert list(sections) == ["a", "b"] and sections["b"] == "No table.\n"
     prose, about = report._prose(sections["a"], "What it asks.")
     assert prose == "- one\n- two\n\nLast."

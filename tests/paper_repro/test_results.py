@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from experiments.parity_theory import FEWEST, SUPERVISIONS
 from experiments.sample_complexity import SampleComplexity
 from paper_repro import __main__ as command
-from paper_repro import tables
+from paper_repro import report, tables
 from sandbox.study.claims import Claim
 from sandbox.theory.exponents import Scaling, difference
 from sandbox.theory.sample_complexity import median_estimate, ratio
@@ -24,6 +25,9 @@ CLAIMS = sorted(
     (name, row["id"]) for name, data in FILES.items() for row in data.get("claims", ())
 )
 RATIO = re.compile(r"n90\((\w+)\) / n90\((\w+)\)")
+SHOWN = r"(∞|-?[\d,]*\.?\d+)"
+ESTIMATE = re.compile(rf"{SHOWN}\s+\[{SHOWN},\s+{SHOWN}\]")
+SECTIONS = report.sections((tables.ROOT / "paper_repro" / "README.md").read_text())
 
 
 def array(values: Any) -> np.ndarray:
@@ -165,3 +169,51 @@ def test_what_is_made_of_figures_and_costs(tmp_path: Path, monkeypatch: Any) -> 
     assert row.endswith(f" | {seconds / 3600:.1f} h | not run |")
     brief = tables.table("parity_regions.cpu", "M1.progressive", brief=True)
     assert brief.splitlines()[2].endswith("| 10 | failed |")
+
+
+def together(data: Any) -> Iterator[list[float]]:
+    """Numbers that a result file holds of one thing: estimates and their intervals."""
+    if isinstance(data, dict):
+        lists = (v if isinstance(v, list) else [v] for v in data.values())
+        own = [x for v in lists if len(v) <= 3 for x in v]
+        yield [float(x) for x in own if isinstance(x, int | float) or x == "inf"]
+        data = list(data.values())
+    for each in data if isinstance(data, list) else ():
+        yield from together(each)
+
+
+def over_teachers(data: Any) -> Iterator[list[float]]:
+    """Every strategy's samples to .90 over its teacher's, with the interval."""
+    for part in data.get("n90", {}).values():
+        if "teacher" in part:
+            n90 = {
+                k: np.asarray([array(row) for row in v["n90"]]) for k, v in part.items()
+            }
+            for own in n90.values():
+                each = np.nanmedian(ratio(own, n90["teacher"]), axis=-1)
+                yield list(median_estimate(each))[:3]
+
+
+def shows(text: str, value: float) -> bool:
+    """Whether a number is written to its last digit as `text`."""
+    if text == "∞":
+        return value == np.inf
+    digits = len(text.partition(".")[2])
+    off = abs(float(text.replace(",", "")) - value)
+    return off <= 0.5 * 10**-digits * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("study", SECTIONS)
+def test_intervals_within_sentences_are_those_of_the_results(study: str) -> None:
+    prose = re.sub(r"<!-- claims.*?<!-- /claims -->", "", SECTIONS[study], flags=re.S)
+    written = ESTIMATE.findall(prose)
+    files = [data for name, data in FILES.items() if name.startswith(f"{study}.")]
+    known = [row for data in files for row in together(data)]
+    if not all(any(_all_in(three, row) for row in known) for three in written):
+        known += [row for data in files for row in over_teachers(data)]
+    for three in written:
+        assert any(_all_in(three, row) for row in known), three
+
+
+def _all_in(three: tuple[str, ...], row: list[float]) -> bool:
+    return all(any(shows(text, x) for x in row) for text in three)
