@@ -176,6 +176,9 @@ def test_runs_says_when_there_are_none(
     assert code == 0 and "no runs under" in out
     code, _, err = ask(capsys, "runs", "--root", tmp_path / "none")
     assert code == 2 and err.startswith("error: --root") and err.count("\n") == 1
+    (tmp_path / "none").touch()
+    code, _, err = ask(capsys, "runs")
+    assert code == 2 and err.startswith("error: the folder of runs: ")
 
 
 def test_verify_passes_a_sound_store(

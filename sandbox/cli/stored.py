@@ -13,11 +13,13 @@ def root_of(root: Path | None) -> Path:
     """The folder of runs that was asked for.
 
     Raises:
-      StoreError: it was named and is not a folder.
+      StoreError: it is something else than a folder, or was named and is not there.
     """
-    if root is not None and not root.is_dir():
-        raise StoreError(f"--root: {root} is not a folder.")
-    return default_root() if root is None else root
+    folder = default_root() if root is None else root
+    if not folder.is_dir() and (root is not None or folder.exists()):
+        name = "the folder of runs" if root is None else "--root"
+        raise StoreError(f"{name}: {folder} is not a folder.")
+    return folder
 
 
 def held(run: RunFolder) -> bool:
