@@ -125,7 +125,7 @@ class MultipleViews(st.Study):
         return str(self.mus[len(self.mus) // 2])
 
     @property
-    def plain_runs(self) -> dict[tuple[str, str], RunSpec]:
+    def plain_runs(self) -> dict[str, RunSpec]:
         """Of every task the networks of an ensemble, then what learns from them."""
         out, tau = {}, self.tau
         target = Target(tau=tau)
@@ -150,13 +150,15 @@ class MultipleViews(st.Study):
         for name in self.tasks:
             one = self._spec(name, replicas((plain,), self.n))
             teacher = TeacherRef(spec=one, final=one.stop.largest, lanes=self.n)
-            out[name, "singles"] = one
-            out[name, "students"] = self._spec(name, three, teacher=teacher)
+            out[f"{name}/singles"] = one
+            out[f"{name}/students"] = self._spec(name, three, teacher=teacher)
             if name in (self.claimed, BITS):
-                out[name, "truncated"] = self._spec(name, pushed, teacher=teacher)
+                out[f"{name}/truncated"] = self._spec(name, pushed, teacher=teacher)
                 for arm, rate in (("together", 1.0), ("slowly", 1 / self.n)):
                     wide = (Strategy(name=arm),)
-                    out[name, arm] = self._spec(name, wide, times=self.n, rate=rate)
+                    out[f"{name}/{arm}"] = self._spec(
+                        name, wide, times=self.n, rate=rate
+                    )
         return out
 
     def _spec(
@@ -215,7 +217,7 @@ class MultipleViews(st.Study):
 
     def _accuracies(self, r: st.Result, name: str) -> dict[str, np.ndarray]:
         task, rows = self.tasks[name], []
-        runs = [run for (of, _), run in r.plain.items() if of == name]
+        runs = [run for key, run in r.plain.items() if key.startswith(f"{name}/")]
         for s in range(self.n_seeds):
             key = task_key(s)
             test = task.sample(key, jnp.uint32(0), TEST, split="probe")

@@ -351,7 +351,7 @@ class Result(Taught):
       preset: what its config started from.
       scale: the preset's name where nothing was overridden, else None.
       parts: the teachers and students of every setting by name.
-      plain: runs apart from teachers and students, by key, which is said as text.
+      plain: runs apart from teachers and students, by key.
       values: arrays that were computed, by piece.
       measured: what the study's `measure` returned.
       root: where runs are stored.
@@ -363,7 +363,7 @@ class Result(Taught):
     preset: str
     scale: str | None
     parts: Mapping[str, Taught]
-    plain: Mapping[Any, Run]
+    plain: Mapping[str, Run]
     values: Mapping[str, dict[str, np.ndarray]]
     measured: Any
     root: Path
@@ -451,7 +451,7 @@ class Result(Taught):
         null.
         """
         runs = [(name, r) for name, p in self.parts.items() for r in p.every_run()]
-        runs += [(str(key), r) for key, r in self.plain.items()]
+        runs += list(self.plain.items())
         rows = []
         for name, run in runs:
             own = run.table()

@@ -155,7 +155,7 @@ class Study:
         return {} if own is None else {"": own}
 
     @property
-    def plain_runs(self) -> Mapping[Any, RunSpec]:
+    def plain_runs(self) -> Mapping[str, RunSpec]:
         """Runs apart from teachers and students, by key."""
         return {}
 
@@ -241,7 +241,7 @@ class Study:
           preset: what this study's fields started from.
         """
         root = default_root() if root is None else Path(root)
-        plain = {k: _fit(s, root, progress) for k, s in self.plain_runs.items()}
+        plain = _fit_all(self.plain_runs, root, progress)
         values: Mapping[str, dict[str, np.ndarray]] = {}
         seconds: list[float] = []
         if self.computed is not None:
@@ -282,17 +282,19 @@ class Study:
         """What can be trained apart, by other processes: name -> what trains it.
 
         A group is some seeds of a setting, from their teachers to the last student, a
-        plain run, or all that is computed. It is called with the folder of runs, where
-        `run` finds what it trained; teachers that all became non-finite are a finding.
+        plain run with those that learn from it, or all that is computed. It is called
+        with the folder of runs, where `run` finds what it trained; teachers that all
+        became non-finite are a finding.
         """
         out: dict[str, Callable[[Path], Any]] = {}
         for key, setting in self.settings.items():
             for spec in setting.teacher_specs():
-                own = replace(setting, seed=spec.seeds[0], n_teachers=spec.n_seeds)
                 name = f"{key}/{spec.seeds[0]}-{spec.seeds[-1]}".strip("/")
-                out[name] = partial(_taught, self, own, progress=None)
-        for key, spec in self.plain_runs.items():
-            out[f"{key}"] = partial(_fit, spec, progress=None)
+                out[name] = partial(
+                    _taught, self, setting, progress=None, seeds=spec.seeds
+                )
+        for runs in _connected(self.plain_runs):
+            out[next(iter(runs))] = partial(_fit_all, runs, progress=None)
         if (what := self.computed) is not None:
             out["computed"] = lambda root: compute(what, what.pieces(), root=root)
         return {name: partial(_group, train) for name, train in out.items()}
@@ -358,10 +360,14 @@ def study_in(module: ModuleType) -> type[Study]:
 
 
 def _taught(
-    study: Study, setting: Setting, root: Path, progress: Progress | None
+    study: Study,
+    setting: Setting,
+    root: Path,
+    progress: Progress | None,
+    seeds: Sequence[int] | None = None,
 ) -> Taught:
     """Teachers of a setting, what is measured along them, and their students."""
-    teachers = train_teachers(setting, root, progress)
+    teachers = train_teachers(setting, root, progress, seeds=seeds)
     specs = [t.students(study.lanes(t)) if t.usable.any() else () for t in teachers]
     students = [train_group(own, root, progress) for own in specs]
     lanes = (s for own in specs for spec in own for s in spec.strategies)
@@ -373,6 +379,23 @@ def _taught(
 def _group(train: Callable[[Path], Any], root: Path) -> None:
     with suppress(DivergenceError):
         train(root)
+
+
+def _connected(runs: Mapping[str, RunSpec]) -> list[dict[str, RunSpec]]:
+    """Plain runs, those that need each other together, each after what it needs."""
+    out: list[dict[str, RunSpec]] = []
+    for key, spec in runs.items():
+        needs = [ref.spec for ref in (spec.teacher, spec.start) if ref is not None]
+        joined = [part for part in out if any(s in needs for s in part.values())]
+        out = [part for part in out if part not in joined]
+        out.append({k: s for part in joined for k, s in part.items()} | {key: spec})
+    return out
+
+
+def _fit_all(
+    runs: Mapping[str, RunSpec], root: Path, progress: Progress | None
+) -> dict[str, Run]:
+    return {key: _fit(spec, root, progress) for key, spec in runs.items()}
 
 
 def _fit(spec: RunSpec, root: Path, progress: Progress | None) -> Run:

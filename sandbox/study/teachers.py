@@ -9,7 +9,7 @@
 bad strategies are refused when a study is built, and estimates know what is trained.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -298,11 +298,21 @@ def _without_lanes(
 
 
 def train_teachers(
-    setting: Setting, root: Path, progress: Progress | None = None
+    setting: Setting,
+    root: Path,
+    progress: Progress | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
 ) -> list[Teachers]:
-    """Trains, measures and reads every group of teachers; what exists is only opened.
+    """Trains, measures and reads groups of teachers; what exists is only opened.
 
     A group whose teachers all became non-finite is kept, and none of it is usable.
+
+    Args:
+      setting: whose teachers.
+      root: where runs are stored.
+      progress: who is told.
+      seeds: only groups that begin with one of these; all by default.
 
     Raises:
       DivergenceError: that is every group.
@@ -313,6 +323,8 @@ def train_teachers(
     if isinstance(budget, UntilLearned):
         limit, factor = setting.samples(budget.limit), budget.factor
     for spec in setting.teacher_specs(root):
+        if seeds is not None and spec.first_seed not in seeds:
+            continue
         n = spec.n_seeds
         try:
             run = fit(spec, root=root, progress=progress)
