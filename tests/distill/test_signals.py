@@ -31,6 +31,7 @@ from sandbox.distill.methods import (
 )
 from sandbox.distill.methods.lipschitz import spectral
 from sandbox.distill.methods.on_policy import written
+from sandbox.distill.methods.pruning import _kept
 from sandbox.distill.sources import Final
 from sandbox.distill.strategy import Strategy
 from sandbox.distill.targets import Known
@@ -252,6 +253,19 @@ def test_the_least_sensitive_heads_go(key: Any) -> None:
     assert own["out"]["kernel"].shape == (2, 2, 8)
     whole = model.apply(cut, rows, taps=("residual_1",)).acts["residual_1"]
     assert np.isfinite(whole).all()
+
+
+def test_units_stay_in_the_order_of_their_scores() -> None:
+    """As a stable sort has it: of equal ones the first stay, of silent ones, too."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        score = np.round(rng.exponential(size=40), 1) * rng.integers(0, 2, 40)
+        mask, share = rng.integers(0, 2, 40), rng.uniform(0.02, 1)
+        first = np.argsort(-np.where(mask > 0, score, -1), kind="stable")
+        want = np.zeros(40)
+        want[first[: int(np.ceil(np.float32(share) * np.float32(40)))]] = 1
+        got = _kept(jnp.float32(score), jnp.float32(mask), jnp.float32(share))
+        np.testing.assert_array_equal(got, mask * want)
 
 
 @pytest.mark.usefixtures("x64")
