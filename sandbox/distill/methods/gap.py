@@ -52,8 +52,8 @@ class Branched(Expand):
         leaves, tree = jax.tree.flatten(phi["main"])
         kernels = [i for i, a in enumerate(leaves) if a.ndim > 1]
         for i, more, g in zip(kernels, phi["branches"], phi["gains"], strict=True):
-            beside = (gain * kernel for gain, kernel in zip(g[1:], more, strict=True))
-            leaves[i] = sum(beside, start=g[0] * leaves[i])
+            every = jnp.concatenate([leaves[i][None], more])
+            leaves[i] = jnp.einsum("b...o,bo->...o", every, g, precision="highest")
         return jax.tree.unflatten(tree, leaves)
 
 
