@@ -311,7 +311,8 @@ def law(task: NextToken, model: Any, params: Any, seed: int) -> Law:
     """Of strings as long as the task's."""
     net, key = jax.tree.map(jnp.asarray, params), task_key(seed)
     x = task.sample(key, jnp.uint32(0), STRINGS, split="probe").x
-    ids = written(model, net, x, jax.random.fold_in(key, 1))
+    write = jax.jit(written, static_argnums=0)  # compiled once for all networks
+    ids = write(model, net, x, jax.random.fold_in(key, 1))
     z = model.apply(net, x._replace(ids=ids)).logits[:, :-1]
     there, tokens = x.valid[:, 1:], jnp.where(x.valid, ids, 0)[:, 1:]
     each = jnp.take_along_axis(jax.nn.log_softmax(z, -1), tokens[..., None], -1)
