@@ -177,5 +177,8 @@ def _number_missing(text: Text) -> None:
     if not shown.isascii():
         glyphs = get_font(findfont(text.get_fontproperties())).get_charmap()
         text.set_text(
-            "".join(c if ord(c) in glyphs else f"U+{ord(c):04X} " for c in shown)
+            "".join(
+                c if c == "\n" or ord(c) in glyphs else f"U+{ord(c):04X} "
+                for c in shown
+            )
         )
