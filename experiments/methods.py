@@ -264,7 +264,7 @@ class Methods(st.Study):
             rows = [n for n in ORDER if n in p.strategies]
             if name == "strings":
                 st.endings(ax, p, rows, label=name_of, color=color_of)
-                ax.set(xlabel="accuracy at the end", title="Masked strings")
+                ax.set(xlabel="final accuracy", title="Strings")
                 continue
             st.ratios(ax, {"": p}, rows, label=name_of, color=color_of)
             ax.set(xlabel="samples / teacher's", title=title(p.setting))

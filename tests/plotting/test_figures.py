@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from experiments.methods import Methods
 from experiments.parity_curriculum import ParityCurriculum
 from experiments.parity_mlp import ParityMLP
 from experiments.parity_transformer import ParityTransformer
@@ -99,6 +100,7 @@ STUDIES = [
     (ParityCurriculum, "paper"),
     (ParityCurriculum, "paper_zoom"),
     (ParityTransformer, "cpu"),
+    (Methods, "cpu"),
 ]
 
 
@@ -110,7 +112,7 @@ def test_figures_of_made_up_results_can_be_printed(study, preset):
     assert "n = " in fig.get_supxlabel()
     titles = [ax.get_title(loc="left") for ax in fig.axes]
     assert [t[:11] for t in titles] == [
-        rf"$\mathbf{{{c}}}$"[:11] for c in "abc"[: len(titles)]
+        rf"$\mathbf{{{c}}}$"[:11] for c in "abcdef"[: len(titles)]
     ]
 
 
