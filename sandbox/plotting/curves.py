@@ -35,8 +35,8 @@ def band(
 
     Each seed's curve is interpolated onto a common grid that ends where its curve does;
     the median is drawn while at least nine in ten seeds are still recorded. A single
-    curve is drawn as it was recorded. Of fewer than
-    ten, those without a curve included, the band is the whole range.
+    curve is drawn as it was recorded. Of fewer than ten, those without a curve
+    included, the band is the whole range.
 
     Args:
       ax: where.

@@ -48,7 +48,7 @@ def parts(study: Any, root: Path) -> Iterator[Part]:
     for key, spec in study.plain_runs.items():
         missing = int(not folder_of(spec, root).complete)
         most = spec.stop.largest
-        yield Part(f"{key}", spec, missing, most / 2, most)
+        yield Part(key, spec, missing, most / 2, most)
 
 
 def print_estimate(studies: Mapping[str, Any], root: Path) -> None:

@@ -176,7 +176,7 @@ def together(data: Any) -> Iterator[list[float]]:
     if isinstance(data, dict):
         lists = (v if isinstance(v, list) else [v] for v in data.values())
         own = [x for v in lists if len(v) <= 3 for x in v]
-        yield [float(x) for x in own if isinstance(x, int | float) or x == "inf"]
+        yield [float(x) for x in own if type(x) in (int, float) or x == "inf"]
         data = list(data.values())
     for each in data if isinstance(data, list) else ():
         yield from together(each)
