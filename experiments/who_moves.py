@@ -125,7 +125,8 @@ class WhoMoves(st.Study):
 
     @property
     def settings(self) -> Mapping[str, st.Setting]:
-        names = ("parity", "batches", "noisy", "strings")
+        # Of the groups that processes share, a short one is last.
+        names = ("strings", "parity", "batches", "noisy")
         return {n: s for n in names if (s := getattr(self, n)) is not None}
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:

@@ -115,8 +115,8 @@ def join_sittings(earlier: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 
 def say(line: str) -> None:
-    """Prints a line on standard error at once."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints a line on standard error at once, whole among those of other threads."""
+    print(f"{line}\n", end="", file=sys.stderr, flush=True)
 
 
 @cache
