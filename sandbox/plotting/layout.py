@@ -1,4 +1,4 @@
-"""Panel letters, and legends that lie on no data."""
+"""Panel letters, legends that lie on no data, and what runs off a figure."""
 
 import numpy as np
 from jaxtyping import Float
@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.path import Path
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 CORNERS = ("upper left", "upper right", "lower right", "lower left")
@@ -114,6 +115,37 @@ def _crosses(path: Path, box: Bbox) -> bool:
         for piece in pieces
         if known[piece[0]] and len(piece) > 1
     )
+
+
+def cut(fig: Figure) -> list[str]:
+    """Draws a figure, and returns its texts that do not fit on it."""
+    fig.draw_without_rendering()
+    page = fig.bbox.padded(1)
+    out = []
+    for text, box in texts(fig).items():
+        inside = page.containsx(box.x0) and page.containsx(box.x1)
+        if not (inside and page.containsy(box.y0) and page.containsy(box.y1)):
+            out.append(text.get_text())
+    return out
+
+
+def texts(fig: Figure) -> dict[Text, Bbox]:
+    """Every text that a drawn figure shows, and its box in pixels."""
+    hidden = set[Text]()
+    for ax in fig.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            shown = set(map(id, axis._update_ticks() if axis.get_visible() else ()))
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if id(tick) not in shown:
+                    hidden |= {tick.label1, tick.label2}
+        if (legend := ax.get_legend()) is not None and not legend.get_visible():
+            hidden |= set(legend.get_texts())
+    found = (t for t in fig.findobj(Text) if isinstance(t, Text) and t not in hidden)
+    return {
+        t: t.get_window_extent()
+        for t in found
+        if t.get_text().strip() and t.get_visible()
+    }
 
 
 def points(path: Path) -> Float[np.ndarray, "n 2"]:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sandbox.platforms import suffix
+from sandbox.plotting import layout
 from sandbox.plotting.style import save
 from sandbox.store.config import to_json
 from sandbox.store.files import make_folder, write_atomic, write_json
@@ -27,6 +28,7 @@ from sandbox.study.claims import Claim, show
 from sandbox.study.result import Result, Taught, caps_of
 from sandbox.text import csv_text, number
 from sandbox.train.run import Run
+from sandbox.train.signals import say
 
 COLUMNS = ("part", "strategy", "seed", "init", "quantity", "value")
 
@@ -63,6 +65,8 @@ class Report:
         self._write(self.folder / "figure", self.folder / "claims.json")
         rows = [COLUMNS, *summary_rows(self.result)]
         write_csv(self.folder / "summary.csv", rows)
+        for text in layout.cut(self.figure):
+            say(f"{self.folder}/figure.png: no room for {text!r}")
         if not quiet:
             self.print_claims()
             print(f"{self.folder}: figure.png, claims.json, summary.csv")

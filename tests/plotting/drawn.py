@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 
+from sandbox.plotting.layout import cut, texts
 from tests.plotting.vision import least_difference
 
 SLACK = 1.0
@@ -21,40 +20,8 @@ LEAST = 15.0
 
 def faults(fig: Figure) -> list[str]:
     """One phrase a fault; none for a figure that can be printed."""
-    fig.draw_without_rendering()
-    return [*_cut(fig), *_collisions(fig), *_covered(fig), *_confused(fig)]
-
-
-def texts(fig: Figure) -> dict[Text, Bbox]:
-    """Every text that is shown, and its box in pixels."""
-    hidden = set[Text]()
-    for ax in fig.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            shown = set(map(id, axis._update_ticks() if axis.get_visible() else ()))
-            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-                if id(tick) not in shown:
-                    hidden |= {tick.label1, tick.label2}
-    for ax in fig.axes:
-        if (legend := ax.get_legend()) is not None and not legend.get_visible():
-            hidden |= set(legend.get_texts())
-    return {
-        t: t.get_window_extent()
-        for t in fig.findobj(Text)
-        if t.get_text().strip() and t.get_visible() and t not in hidden
-    }
-
-
-def _cut(fig: Figure) -> Iterator[str]:
-    page = fig.bbox
-    for t, box in texts(fig).items():
-        inside = (
-            box.x0 >= page.x0 - SLACK
-            and box.x1 <= page.x1 + SLACK
-            and box.y0 >= page.y0 - SLACK
-            and box.y1 <= page.y1 + SLACK
-        )
-        if not inside:
-            yield f"{t.get_text()!r} is cut"
+    whole = [f"{text!r} is cut" for text in cut(fig)]
+    return [*whole, *_collisions(fig), *_covered(fig), *_confused(fig)]
 
 
 def _collisions(fig: Figure) -> Iterator[str]:

@@ -143,8 +143,12 @@ def test_a_run_leaves_a_figure_claims_and_a_tidy_table(own, result, root, capsys
     }
     assert n90["teacher", 1] == result.n90.teacher.values[1, 0]
     assert n90["progressive", 0] == result.n90["progressive"].values[0, 0]
-    assert "X" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "X" in out and "no room" not in err
     assert (folder / "figure.md").read_text() == "Accuracy, and samples to .90.\n"
+    report.figure.axes[1].set_title("far more than fits beside it " * 5)
+    report.write(quiet=True)
+    assert "figure.png: no room for 'far more than" in capsys.readouterr().err
 
 
 def test_a_claim_says_for_which_scale_and_since_when(own, result):
