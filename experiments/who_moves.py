@@ -16,6 +16,7 @@ training of a teacher that learns meanwhile counts.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from math import sqrt
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -310,21 +312,31 @@ class Law(NamedTuple):
 
 def law(task: NextToken, model: Any, params: Any, seed: int) -> Law:
     """Of strings as long as the task's."""
-    net, key = jax.tree.map(jnp.asarray, params), task_key(seed)
-    x = task.sample(key, jnp.uint32(0), STRINGS, split="probe").x
-    write = jax.jit(written, static_argnums=0)  # compiled once for all networks
-    ids = write(model, net, x, jax.random.fold_in(key, 1))
-    z = model.apply(net, x._replace(ids=ids)).logits[:, :-1]
-    there, tokens = x.valid[:, 1:], jnp.where(x.valid, ids, 0)[:, 1:]
-    each = jnp.take_along_axis(jax.nn.log_softmax(z, -1), tokens[..., None], -1)
-    log_q = np.asarray((each[..., 0] * there).sum(1), float)
-    length = np.asarray(there.sum(1))
-    log_p = np.asarray(bayes.log_probability(task.arrays, tokens, jnp.asarray(length)))
+    net = jax.tree.map(jnp.asarray, params)
+    tokens, length, log_q = map(np.asarray, _write(task, model, net, task_key(seed)))
+    log_p = np.asarray(bayes.log_probability(task.arrays, tokens, length))
     log_n = np.log(np.asarray(task.arrays.level_length_distribution[0])[length])
     inside = np.isfinite(log_p)
     share = float(inside.mean())
-    gap = (log_q - log_p + log_n)[inside].mean() - np.log(share) if share else np.nan
+    gap = (
+        (log_q.astype(float) - log_p + log_n)[inside].mean() - np.log(share)
+        if share
+        else np.nan
+    )
     return Law(share, float(gap))
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # compiled once for all networks of a model
+def _write(
+    task: NextToken, model: Any, net: Any, key: Array
+) -> tuple[Int[Array, "S N"], Int[Array, " S"], Float[Array, " S"]]:
+    """Strings, their lengths, and the network's log probability of each."""
+    x = task.sample(key, jnp.uint32(0), STRINGS, split="probe").x
+    ids = written(model, net, x, jax.random.fold_in(key, 1))
+    z = model.apply(net, x._replace(ids=ids)).logits[:, :-1]
+    there, tokens = x.valid[:, 1:], jnp.where(x.valid, ids, 0)[:, 1:]
+    each = jnp.take_along_axis(jax.nn.log_softmax(z, -1), tokens[..., None], -1)
+    return tokens, there.sum(1), (each[..., 0] * there).sum(1)
 
 
 def name_of(name: str) -> str:
