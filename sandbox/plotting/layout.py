@@ -134,9 +134,12 @@ def texts(fig: Figure) -> dict[Text, Bbox]:
     hidden = set[Text]()
     for ax in fig.axes:
         for axis in (ax.xaxis, ax.yaxis):
-            shown = set(map(id, axis._update_ticks() if axis.get_visible() else ()))
+            along = axis.get_transform()
+            low, high = sorted(along.transform(axis.get_view_interval()))
+            slack = 1e-6 * (high - low)
             for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-                if id(tick) not in shown:
+                at = along.transform(tick.get_loc())
+                if not low - slack <= at <= high + slack or not axis.get_visible():
                     hidden |= {tick.label1, tick.label2}
         if (legend := ax.get_legend()) is not None and not legend.get_visible():
             hidden |= set(legend.get_texts())
