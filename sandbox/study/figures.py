@@ -32,7 +32,7 @@ from sandbox.plotting.style import (
     color_of,
 )
 from sandbox.study.lanes import base_name
-from sandbox.study.result import Taught
+from sandbox.study.result import Result, Taught
 from sandbox.study.setting import STOP, Fixed
 
 SHOWN, LINE, ROW = 4, 140, 120
@@ -58,13 +58,17 @@ def panels(
 def finish(fig: Figure, r: Taught) -> None:
     """Adds letters, a legend of what panels name, and a note below the figure.
 
-    The note says of how many runs the figure is and what bands are (`counts_text`, or
-    what the figure's own `note` says), and what is missing.
+    The note says of how many runs the figure is and what bands are (unless the figure
+    has a `note` of its own), and what is missing.
     """
     _legend(fig)
     layout.letter(fig)
     said = fig.get_supxlabel()
-    if not said and r.teachers:
+    if not said and isinstance(r, Result) and len(r.parts) > 1:
+        counts = [learned(p) * p.setting.inits for p in r.parts.values()]
+        kinds = " or ".join(dict.fromkeys(map(plots.spread, counts)))
+        said = f"{counts_by_part(r.parts)}; lines: medians, bands: {kinds}"
+    elif not said and r.teachers:
         said = f"{r.setting}; {counts_text(r)}"
     if missing := r.missing():
         text = "; ".join(missing[:SHOWN])
@@ -122,9 +126,12 @@ def learned(r: Taught) -> int:
 
 
 def counts_by_part(parts: Mapping[str, Taught]) -> str:
-    """Every setting with its number of teachers."""
-    each = {str(p.setting): learned(p) for p in parts.values()}
-    return "; ".join(f"{words}: n = {n}" for words, n in each.items())
+    """Every setting with its number of teachers, or those of its parts."""
+    each = dict[str, list[int]]()
+    for p in parts.values():
+        each.setdefault(str(p.setting), []).append(learned(p))
+    shown = {words: n if len({*n}) > 1 else n[:1] for words, n in each.items()}
+    return "; ".join(f"{w}: n = {', '.join(map(str, n))}" for w, n in shown.items())
 
 
 def counts_text(r: Taught) -> str:

@@ -112,6 +112,18 @@ def test_a_result_shows_draws_and_tabulates_itself(result, root):
     assert repr(lost)  # whatever is missing
 
 
+def test_a_note_counts_the_runs_of_each_part(own, result):
+    (part,) = result.parts.values()
+    more = replace(part, teachers=[*part.teachers] * 5)
+    for parts, said in (
+        ({"a": part}, "n = 2 teachers; lines: medians, bands: ranges"),
+        ({"a": part, "b": part}, ": n = 2; lines: medians, bands: ranges"),
+        ({"a": part, "b": more}, ": n = 2, 10; lines: medians, bands: ranges or quart"),
+    ):
+        note = own().draw(replace(result, parts=parts)).get_supxlabel()
+        assert said in " ".join(note.split())
+
+
 def test_a_study_without_a_figure_of_its_own_has_one(own, result):
     class Plain(st.Study):
         setting: st.Setting = TINY
