@@ -114,7 +114,8 @@ def test_a_result_shows_draws_and_tabulates_itself(result, root):
 
 def test_a_note_counts_the_runs_of_each_part(own, result):
     (part,) = result.parts.values()
-    more = replace(part, teachers=[*part.teachers] * 5)
+    five = {"teachers": part.teachers * 5, "students": part.students * 5}
+    more = replace(part, **five)
     for parts, said in (
         ({"a": part}, "n = 2 teachers; lines: medians, bands: ranges"),
         ({"a": part, "b": part}, ": n = 2; lines: medians, bands: ranges"),
