@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -86,6 +87,8 @@ def test_frames_of_a_bar(
     screen = io.StringIO()
     made = Console(file=screen, width=width, force_terminal=True, color_system=None)
     monkeypatch.setattr(progress, "Console", lambda stderr: made)
+    live = partial(progress.Live, auto_refresh=False)  # no frame but those asked for
+    monkeypatch.setattr(progress, "Live", live)
     bar = Bar()
 
     def look() -> None:
