@@ -179,6 +179,7 @@ def test_wandb_gets_every_scalar_without_a_network(
             new_root("runs"),
             on_eval=lambda e: tracker.log(e.scalars, e.samples, commit=True),
         )
+    wandb.teardown()  # its service has written all when it has ended
     (stored,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     curve = {}
     for record in map(Record.FromString, log_records(stored.read_bytes())):
