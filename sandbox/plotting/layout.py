@@ -3,8 +3,10 @@
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -131,23 +133,24 @@ def cut(fig: Figure) -> list[str]:
 
 def texts(fig: Figure) -> dict[Text, Bbox]:
     """Every text that a drawn figure shows, and its box in pixels."""
-    hidden = set[Text]()
-    for ax in fig.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            along = axis.get_transform()
-            low, high = sorted(along.transform(axis.get_view_interval()))
+    found, hidden = list[Text](), set[Text]()
+    for artist in fig.findobj():
+        if isinstance(artist, Text):
+            found.append(artist)
+        elif isinstance(artist, Legend) and not artist.get_visible():
+            hidden |= set(artist.get_texts())
+        elif isinstance(artist, Axis):  # those of insets and of secondary axes, too
+            along = artist.get_transform()
+            low, high = sorted(along.transform(artist.get_view_interval()))
             slack = 1e-6 * (high - low)
-            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            for tick in (*artist.get_major_ticks(), *artist.get_minor_ticks()):
                 at = along.transform(tick.get_loc())
-                if not low - slack <= at <= high + slack or not axis.get_visible():
+                if not low - slack <= at <= high + slack or not artist.get_visible():
                     hidden |= {tick.label1, tick.label2}
-        if (legend := ax.get_legend()) is not None and not legend.get_visible():
-            hidden |= set(legend.get_texts())
-    found = (t for t in fig.findobj(Text) if isinstance(t, Text) and t not in hidden)
     return {
         t: t.get_window_extent()
         for t in found
-        if t.get_text().strip() and t.get_visible()
+        if t not in hidden and t.get_text().strip() and t.get_visible()
     }
 
 

@@ -55,7 +55,7 @@ def panels(
     return fig, fig.subplots(rows, columns, **grid)
 
 
-def finish(fig: Figure, r: Taught) -> None:
+def finish(fig: Figure, r: Result) -> None:
     """Adds letters, a legend of what panels name, and a note below the figure.
 
     The note says of how many runs the figure is and what bands are (unless the figure
@@ -64,7 +64,7 @@ def finish(fig: Figure, r: Taught) -> None:
     _legend(fig)
     layout.letter(fig)
     said = fig.get_supxlabel()
-    if not said and isinstance(r, Result) and len(r.parts) > 1:
+    if not said and len(r.parts) > 1:
         counts = [learned(p) * p.setting.inits for p in r.parts.values()]
         kinds = " or ".join(dict.fromkeys(map(plots.spread, counts)))
         said = f"{counts_by_part(r.parts)}; lines: medians, bands: {kinds}"

@@ -154,6 +154,17 @@ def test_what_is_wrong_with_a_figure_is_found():
     assert any("'one' lies on 'two'" in f for f in faults(fig))
 
 
+def test_ticks_that_are_not_shown_are_not_cut():
+    fig = Figure(figsize=(4, 3), layout="constrained")
+    ax = fig.add_subplot()
+    ax.plot([1, 2])
+    ax.inset_axes((0.5, 0.5, 0.4, 0.4)).plot([1, 2])
+    ax.secondary_xaxis("top", functions=(lambda x: 2 * x, lambda x: x / 2))
+    assert layout.cut(fig) == []
+    ax.set_xlabel("a label that is by far too long for a figure so narrow, " * 2)
+    assert layout.cut(fig) == [ax.get_xlabel()]
+
+
 def test_a_legend_goes_where_nothing_is():
     fig, ax = drawn(loc="upper center")
     layout.clear(fig)

@@ -39,16 +39,17 @@ def test_as_many_runs_as_the_study_made(path: Path, tmp_path: Path) -> None:
     # own; the estimate is that of an empty store, where one run has all.
     extra = {r for r in made if r.startswith("student/") and r in elsewhere(path)}
     found: dict[RunSpec, int] = {}
-    for part in parts(study(name, scale), tmp_path):
+    made_by = study(name, scale)
+    for part in parts(made_by, tmp_path):
         assert 0 < part.samples <= part.most
         found[part.spec] = part.missing  # problems may share their teachers
-    setting = getattr(study(name, scale), "setting", None)
+    setting = getattr(made_by, "setting", None)
     if setting is not None and setting.group == 1:  # who did not learn teaches nobody
         silent = data["teachers"]["trained"] - data["teachers"]["learned"]
         for spec in (s for s in found if s.kind == "student"):
             found[spec] -= silent
     assert sum(found.values()) in (len(made), len(made - extra))
-    computed = study(name, scale).computed
+    computed = made_by.computed
     assert made or (computed is not None and len(computed.pieces()) > 0)
 
 
