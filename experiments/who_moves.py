@@ -127,8 +127,7 @@ class WhoMoves(st.Study):
 
     @property
     def settings(self) -> Mapping[str, st.Setting]:
-        # Of the groups that processes share, a short one is last.
-        names = ("strings", "parity", "batches", "noisy")
+        names = ("parity", "batches", "noisy", "strings")
         return {n: s for n in names if (s := getattr(self, n)) is not None}
 
     def lanes(self, t: st.Teachers) -> list[st.Lane]:
@@ -318,11 +317,8 @@ def law(task: NextToken, model: Any, params: Any, seed: int) -> Law:
     log_n = np.log(np.asarray(task.arrays.level_length_distribution[0])[length])
     inside = np.isfinite(log_p)
     share = float(inside.mean())
-    gap = (
-        (log_q.astype(float) - log_p + log_n)[inside].mean() - np.log(share)
-        if share
-        else np.nan
-    )
+    each = (log_q.astype(float) - log_p + log_n)[inside]
+    gap = each.mean() - np.log(share) if share else np.nan
     return Law(share, float(gap))
 
 
