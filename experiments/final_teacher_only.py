@@ -53,7 +53,7 @@ CPU = replace(which_knowledge.CPU, hold=61_440)
 NAMES = {
     "ce": "labels (CE)",
     "one_shot": "its outputs (one-shot)",
-    "logits": "its logits, squares",
+    "logits": "logit matching",
     "features": "its features beside outputs",
     "extraction": "its features, then outputs",
     "components": "components, then outputs",
@@ -76,6 +76,17 @@ GROUPS = {
     "checkpoints": ("progressive", "two_shot", "blind"),
 }
 """Names of `style.FAMILIES`; the rest are other uses of the final teacher."""
+LEAKS = {
+    "middle checkpoint": ("middle checkpoint", "checkpoints"),
+    "outputs": ("outputs", "labels"),
+    "units_30": ("30% of units", "final"),
+    "units_10": ("10% of units", "final"),
+    "noise": ("noisy weights", "final"),
+    "biased, labels": ("biased, labels", "labels"),
+    "untrained": ("features of untrained", "labels"),
+    "other_support": ("features, other support", "labels"),
+}
+"""Words and family of what is taught, where its name and `final` are not."""
 GROWING = ("two_shot", "flips", "extraction", "units_30", "features")
 """Strategies whose exponent in d is measured."""
 SHADES = {
@@ -84,7 +95,7 @@ SHADES = {
     "flips": ("flips", DEGREE_COLORS[4], "s"),
     "extraction": ("features first", DEGREE_COLORS[0], "^"),
     "units_30": ("30% of units", DEGREE_COLORS[3], "v"),
-    "features": ("features beside", DEGREE_COLORS[1], "P"),
+    "features": ("features", DEGREE_COLORS[1], "P"),
 }
 """What the panel of exponents calls them, their colours and marks."""
 POINTS = 16_384
@@ -299,14 +310,14 @@ class FinalTeacherOnly(st.Study):
         """Samples and passes to .90 over the teacher's n90, and what leaks.
 
         (a) Samples of every student; the teacher was trained to three times its n90
-        before. A dot a student, a bar the median; triangles count students that were
-        not there by their cap. (b) Forward passes of both networks and backward ones of
-        the student (counted twice), in units of what the teacher took to its n90. (c)
-        Degree-1 correlations (of flips: influences) of what is taught, mean over
-        coordinates in the support (filled) and off it (open), medians of teachers. (d)
-        Samples to .90 against d, medians, and fitted powers; first stages of a fixed
-        length, of all but flips and features, flatten them. (e) Accuracy on masked
-        strings at the end, a dot a teacher.
+        before. A dot a student, a bar the median where it is within the cap; triangles
+        count students that were not there by then. (b) Forward passes of both networks
+        and backward ones of the student (counted twice), in units of what the teacher
+        took to its n90. (c) Degree-1 correlations (of flips: influences) of what is
+        taught, mean over coordinates in the support (filled) and off it (open), medians
+        of teachers. Where run: samples to .90 against d, medians, and fitted powers
+        (first stages of a fixed length, of all but flips and features, flatten them);
+        and accuracy on masked strings at the end, a dot a teacher.
         """
         p = r.parts["main"]
         rows = [n for n in NAMES if n in p.strategies]
@@ -362,7 +373,7 @@ class FinalTeacherOnly(st.Study):
             *(("flips", 0.5), ("features", 0.5), ("extraction", 0.5)),
             *(("units_30", 0.75), ("biased", 0.75)),
         ):
-            words = f"{NAMES[name]}: the final teacher alone beats the teacher's pace"
+            words = f"{NAMES[name]}: students of the final teacher outpace it"
             also = (sqrt(most), most**2)
             yield st.at_most(
                 f"F1.{name}", n90[name] / n90.teacher, most, words, also=also
@@ -439,14 +450,15 @@ def _largest(passes: Mapping[str, np.ndarray]) -> float:
 
 def _draw_leaks(ax: Axes, leaks: Mapping[str, np.ndarray]) -> None:
     """In (filled) and off (open) the support, a row a kind of teaching."""
-    color = FAMILIES["final"]
-    for i, v in enumerate(leaks.values()):
+    rows = [LEAKS.get(k, (k, "final")) for k in leaks]
+    for i, (v, (_, kind)) in enumerate(zip(leaks.values(), rows, strict=True)):
         inside, off = np.median(v, 0)
         ax.plot([inside, off], [i, i], "-", color="0.7", lw=0.8)
-        for x, mfc, word in ((inside, color, "in support"), (off, "white", "off")):
-            label = "_" if i else word
-            ax.plot(x, i, "o", color=color, mfc=mfc, ms=4, label=label)
-    plots.rows(ax, [k.replace("_", " ") for k in leaks])
+        for x, mfc in ((inside, FAMILIES[kind]), (off, "white")):
+            ax.plot(x, i, "o", color=FAMILIES[kind], mfc=mfc, ms=4)
+    for mfc, word in (("0.35", "in support"), ("white", "off")):
+        ax.plot([], [], "o", color="0.35", mfc=mfc, ms=4, label=word)
+    plots.rows(ax, [words for words, _ in rows])
     ax.set(xscale="log", xlabel="degree-1 correlation", title="What is taught leaks")
     ax.minorticks_off()
     ax.legend(loc="best", handletextpad=0.2)

@@ -1,4 +1,4 @@
-"""Every distillation method of our sources on the same tasks.
+"""Distillation methods of our sources on the same tasks.
 
     python -m experiments.methods smoke
     python -m experiments.methods cpu
@@ -7,7 +7,7 @@
 Each with one choice of its knobs, made before the run and not tuned: what a method does
 at its best, `which_knowledge`, `final_teacher_only`, `which_teacher` and `who_moves`
 ask. All learn sparse parity from the same teachers; those whose loss looks at rows
-together, in batches; those that need more than two classes, on trees; nine of them
+together, in batches; those that need more than two classes, on trees; some
 fill in masked tokens of strings. Methods that change the student (`dagfm`) stand beside
 labels on the same student.
 """
@@ -96,7 +96,7 @@ WORDS = {
     "adapter": "adapter (OKD)",
     "averaged": "moving average",
     "sure": "moving average, where sure",
-    "gpd": "GPD, r = 8",
+    "gpd": "GPD",
     "branched": "GPD, branches",
     "meta": "MetaDistil",
     "dagfm": "DAGFM student",
@@ -244,11 +244,11 @@ class Methods(st.Study):
         """Samples and passes to .90 over the teacher's, a row a method.
 
         (a) Samples of every student over its teacher's; a dot a student, a bar the
-        median, triangles count those not there by their cap. (b) Forward passes of both
-        networks and backward ones (counted twice) to .90, in units of what the teacher
-        took; an online teacher's own are counted in, a stored one's training is not.
-        Below: samples in batches of 16 and on trees of eight leaves, and accuracy at
-        the end on masked strings.
+        median where it is within the cap, triangles count those not there by then. (b)
+        Forward passes of both networks and backward ones (counted twice) to .90, in
+        units of what the teacher took; an online teacher's own are counted in, a stored
+        one's training is not. Below, where run: samples in batches of 16 and on trees
+        of eight leaves, and accuracy at the end on masked strings.
         """
         more = [name for name in ("batches", "trees", "strings") if name in r.parts]
         fig = Figure(figsize=(WIDE, 7.4 if more else 4.8), layout="constrained")
@@ -258,7 +258,9 @@ class Methods(st.Study):
         names = [n for n in ORDER if n in p.strategies]
         top = grid[0].subgridspec(1, 2)
         draw(fig.add_subplot(top[0]), fig.add_subplot(top[1]), p, names)
-        below = grid[-1].subgridspec(1, max(len(more), 1))
+        columns = max(len(more), 1)
+        wide = (1.4, 1, 1)[:columns]  # for the long axis of batches
+        below = grid[-1].subgridspec(1, columns, width_ratios=wide)
         for i, name in enumerate(more):
             ax, p = fig.add_subplot(below[i]), r.parts[name]
             rows = [n for n in ORDER if n in p.strategies]

@@ -281,7 +281,8 @@ class MultipleViews(st.Study):
         rows) and (c) on two parities that agree; a dot a data set, the mean over the
         networks of an arm, bars the medians; dotted, one view known and the other
         guessed. (b) Error on all test rows against the share of single-view ones,
-        medians with 95% intervals over data sets; dotted, what one view leaves.
+        medians with 95% intervals over five data sets or more, side by side at each
+        share; dotted, what one view leaves.
         """
         fig = Figure(figsize=(WIDE, 3.0), layout="constrained")
         a, b, c = fig.subplots(1, 3, width_ratios=(1.1, 1, 1.1))
@@ -294,7 +295,7 @@ class MultipleViews(st.Study):
         c.set_title(f"Parities, μ = {self.bits.mu:g}")
         n = len(r.measured[self.claimed]["single"])
         words = f"n = {n} data sets an arm, patches of {self.rows:,} rows"
-        st.note(fig, f"{words}; bars: medians (b: 95% intervals)")
+        st.note(fig, f"{words}; bars: medians" + " (b: 95% intervals)" * (n >= 5))
         return fig
 
     def _draw_arms(self, ax: Axes, r: st.Result, name: str) -> None:
@@ -313,8 +314,10 @@ class MultipleViews(st.Study):
             fmt = f"{'s^Do'[i]}-"
             estimates(ax, beside, found, color=color, label=words, fmt=fmt)
         left = mus / 2 * (1 - 1 / self.patches.n_classes)
-        ax.plot(mus, left, color="0.6", lw=0.8, ls=":", label="one view each")
-        ax.set(xticks=mus, xlabel="share μ of one-view rows")
+        ax.plot(
+            [0, *mus], [0, *left], color="0.6", lw=0.8, ls=":", label="one view each"
+        )
+        ax.set(xlim=(0, None), xticks=mus, xlabel="share μ of one-view rows")
         ax.set_ylabel("error on all rows")
         ax.set_title("Patches, by share")
 

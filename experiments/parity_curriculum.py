@@ -149,14 +149,14 @@ class ParityCurriculum(st.Study):
         """Candidate checkpoints, what they leak, and what they teach.
 
         (a) Accuracy of the teachers; below it a row a candidate checkpoint, a tick a
-        teacher, a mark at the median. (b) Mean |covariance| of the output p(1|x) with
-        monomials of a degree: of coordinates in the support, less the same off it
-        (chance is 0); it rises with the transition, and a teacher alone is shown around
-        it. (c) Accuracy of students that learn from a candidate first, then from the
-        final teacher (2-shot). Samples in units of each teacher's n90, its samples to
-        accuracy .90, where there are several; medians over the teachers that learned,
-        bands between quartiles (extremes of fewer than ten runs); marks only name the
-        curves. Open circles: the published curves.
+        teacher, a mark at the median. (b) Mean |correlation| (the covariance) of the
+        output p(1|x) with monomials of a degree: of coordinates in the support, less
+        the same off it (chance is 0); it rises with the transition, and a teacher alone
+        is shown around it. (c) Accuracy of students that learn from a candidate first,
+        then from the final teacher (2-shot). Samples in units of each teacher's n90,
+        its samples to accuracy .90, where there are several; medians over the teachers
+        that learned, bands between quartiles (extremes of fewer than ten runs); marks
+        only name the curves. Stars, at the published size alone: the published curves.
         """
         fig, axes = st.panels(1, 3, height=2.75)
         a, b, c = axes

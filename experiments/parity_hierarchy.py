@@ -105,13 +105,14 @@ class ParityHierarchy(st.Study):
 
         The class is the leaf that all of them lead to. (a) Accuracy on fresh inputs;
         samples in units of each teacher's n90, its samples to accuracy .90. It climbs
-        node by node. (b) A dot a run, a bar the median; a triangle counts the runs not
-        at .90 by their cap. (c) Accuracy of the teachers at each node, those of a level
-        in the order in which a teacher learns them; a tick a teacher where the node's
-        transition lies. (d) Mean |covariance| of a node's output with the coordinates
-        of its support, less that with the others, mean of five checkpoints; vertical
-        lines where the nodes are learned (medians). Lines are medians over the teachers
-        that learned, bands quartiles (extremes of fewer than ten).
+        node by node; bands of teacher, CE and progressive alone. (b) A dot a run, a bar
+        the median where it is within the cap; a triangle counts the runs not at .90 by
+        then. (c) Accuracy of the teachers at each node, those of a level in the order
+        in which a teacher learns them; a tick a teacher where the node's transition
+        lies. (d) Mean |correlation| (the covariance) of a node's output with the
+        coordinates of its support, less that with the others, mean of five checkpoints;
+        vertical lines where the nodes are learned (medians). Lines are medians over the
+        teachers that learned, bands quartiles (extremes of fewer than ten).
         """
         fig, ((a, b), (c, d)) = st.panels(2, 2, height=5.2)
         st.accuracy(a, r, shaded=("teacher", "ce", "progressive"))

@@ -111,9 +111,9 @@ class ParityMLP(st.Study):
         each teacher's n90, its samples to accuracy .90, where there are several.
         Medians over the teachers that learned, bands between quartiles (between
         extremes where there are fewer than ten runs); marks only name the curves, and
-        CE is drawn wide to show beneath others. (b) A dot a run, a bar the median; a
-        triangle counts the runs that were not at .90 by their cap. Open circles: the
-        published curves.
+        CE is drawn wide to show beneath others. (b) A dot a run, a bar the median where
+        it is within the cap; a triangle counts the runs that were not at .90 by then.
+        Stars, at the published size alone: the published curves.
         """
         fig, (a, b) = st.panels(1, 2, height=2.8, width_ratios=(1.35, 1))
         st.accuracy(a, r)

@@ -190,7 +190,9 @@ class ParityPlace(st.Study):
         degree, less sampling noise, median over teachers; filled where it is above
         three standard errors in at least half of them. (c) Students of the checkpoint
         that `half_rise` finds without labels, a row a problem (in brackets: how many
-        teachers have one), bars the medians, diamonds those of the older rule `blind`.
+        teachers have one), bars the medians, diamonds those of the older rule `blind`,
+        none where it is beyond the cap; who has no checkpoint counts as not there.
+        Dotted in a and c: the teacher's pace.
         """
         fig, (a, b, c) = st.panels(1, 3, height=2.9, width_ratios=(1, 1, 1.1))
         self._draw_places(a, r)
@@ -244,6 +246,7 @@ class ParityPlace(st.Study):
         log_levels(ax)
         ax.set(xlabel="place / middle", ylabel=r"rms cov$(p, \chi_A)$ in the support")
         ax.set_title("What places leak")
+        ax.legend()
 
     def _draw_problems(self, ax: Axes, r: st.Result) -> None:
         parts = [(d, k, r.parts[named(d, k)]) for d, k, _ in self.problems]
@@ -259,7 +262,7 @@ class ParityPlace(st.Study):
         old = [np.nanmedian(pace(p, "blind").values) for *_, p in parts]
         y = np.arange(len(parts))
         ax.plot(
-            np.minimum(old, budget.cap),
+            np.where(np.isinf(old), np.nan, old),
             y,
             "d",
             color=color_of("blind"),
@@ -267,6 +270,7 @@ class ParityPlace(st.Study):
             mfc="white",
             label="the older rule",
         )
+        ax.legend(handletextpad=0.2)
         ax.axvline(1, color="0.5", lw=0.8, ls=":")
         ax.set(xlabel="samples to .90 / n90 of teacher", ylabel="d, k (found)")
         ax.set_title("By a rule without labels")

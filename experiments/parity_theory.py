@@ -166,12 +166,14 @@ class ParityTheory(st.Study):
         first layer with the hinge loss, from labels (grey) or from the checkpoint of a
         teacher after its own first step (purple); dashed: closed forms, no fit. (a)
         Mean gradient from labels, the same at every neuron up to a sign, in the support
-        S and outside; bars two standard errors. (b) Degree-1 coefficients of twelve
-        checkpoints. (c) Share of a student's squared update in S; dotted: chance,
-        median and quartiles. (d) Batch at which half of it is. (e) Batch at which the k
-        largest coordinates are S, among the teachers whose exact coefficients allow it.
-        (f) Exponents in d fitted to single runs, censored ones included; dotted: k,
-        k - 1 and 1. Medians with 95% bootstrap intervals over seeds.
+        S and outside (those outside S at k are those in S at k + 2); bars two standard
+        errors. (b) Degree-1 coefficients of twelve checkpoints. (c) Share of a
+        student's squared update in S, median and quartiles; dotted: chance, horizontal:
+        half. (d) Batch at which half of it is. (e) Batch at which the k largest
+        coordinates are S, among the teachers whose exact coefficients allow it. (f)
+        Exponents in d fitted to single runs, censored ones included, a mark a
+        criterion; dotted: k, k - 1 and 1. Medians with 95% bootstrap intervals over
+        seeds.
         """
         fig, ((a, b, c), (e, f, g)) = st.panels(2, 3, height=4.9)
         self._draw_coefficients(a, r)

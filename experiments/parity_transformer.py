@@ -159,8 +159,8 @@ class ParityTransformer(ParityMLP):
         samples to accuracy .90, where there are several. Medians over the teachers that
         learned, bands between quartiles (extremes of fewer than ten runs); marks only
         name the curves, and CE is drawn wide to show beneath others. (b) A dot a run, a
-        bar the median; a triangle counts those not at .90 by their cap. Open circles:
-        the published curves.
+        bar the median where it is within the cap; a triangle counts those not at .90 by
+        then. Stars, at the published size alone: the published curves.
         """
         return super().figure(r)
 

@@ -188,7 +188,7 @@ class ParityWidth(st.Study):
                 ax.plot(ends, y, color="0.45", lw=0.9, ls=style, zorder=0, label=label)
             ax.legend(loc="upper left")
         ax.set(ylabel="width × samples to .90")
-        ax.set_title("What a hidden unit costs in samples")
+        ax.set_title("Width times samples")
 
     @property
     def _colors(self) -> list[str]:

@@ -207,7 +207,8 @@ class PcfgAccuracy(st.Study):
         First panels: top-1 accuracy at scored tokens of strings that no one was trained
         on, by temperature of the teacher. Last: differences within a seed. Lines are
         medians over seeds (and initialisations), bands quartiles (extremes of fewer
-        than ten). Open circles: published runs, each of its own length.
+        than ten). Stars, at the published size alone: published runs, each of its own
+        length.
         """
         fig, axes = st.panels(1, len(self.taus) + 1, squeeze=False)
         for ax, tau in zip(axes[0], self.taus, strict=False):

@@ -103,7 +103,8 @@ class PcfgAutoregressive(st.Study):
         """Accuracy over training in every setting.
 
         Top-1 accuracy at scored tokens of fresh strings; medians over seeds, bands
-        quartiles (extremes of fewer than ten).
+        quartiles (extremes of fewer than ten). The exact predictor is not computed for
+        next tokens.
         """
         fig, axes = st.panels(1, 3, height=2.7, sharey=True)
         for ax, (name, part) in zip(axes, r.parts.items(), strict=True):

@@ -266,7 +266,7 @@ class PcfgBayes(st.Study):
     def _draw_context(self, ax: Axes, r: st.Result, what: str, words: str) -> None:
         cases, x = self.exact.context_cases, self.exact.windows
         first = parts(next(iter(cases), ""))[0]
-        ax.set_title(f"{words}, {first}")
+        ax.set_title(words)
         ends: dict[str, float] = {}
         for case in cases:
             name, level = parts(case)

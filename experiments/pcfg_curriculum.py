@@ -146,7 +146,7 @@ class PcfgCurriculum(st.Study):
             middle = float(np.nanmedian(drop(r, "steepest")))
             ax.axvline(middle, color=color_of("two_shot"), lw=0.9, ls=":")
             log_steps(ax)
-            ends = r.setting.spacing, r.measured.ngrams.steps[-1]
+            ends = 0.85 * r.setting.spacing, r.measured.ngrams.steps[-1]
             ax.set(xlim=ends, xlabel="optimizer steps of the teacher")
         st.note(fig, f"{about(r.setting)}; {st.counts_text(r)}")
         return fig

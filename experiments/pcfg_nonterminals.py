@@ -35,7 +35,7 @@ KINDS = {"attention": "-", "linear": "--", "untrained/attention": ":"}
 KIND_WORDS = {
     "attention": "attention probe",
     "linear": "linear probe",
-    "untrained/attention": "untrained network",
+    "untrained/attention": "attention probe, untrained network",
 }
 
 ALSO = 0.6, 0.9
@@ -163,9 +163,9 @@ class PcfgNonterminals(st.Study):
 
         Accuracy of probes of the teachers' activations that tell (a) which nonterminal
         covers a token, (b) whether it ends there, both answers weighted alike; depth 0
-        is the root of a string. Medians over seeds, bands quartiles (extremes of fewer
-        than ten). (c) Nonterminals found in finished students, mean over levels; a dot
-        a student, bars the medians.
+        is the root of a string, which ends with it. Medians over seeds, bands quartiles
+        (extremes of fewer than ten). (c) Nonterminals found in finished students, mean
+        over levels; a dot a student, bars the medians.
         """
         fig, (a, b, c) = st.panels(1, 3, height=2.9)
         self._draw_along(a, r, "nonterminal", "Which nonterminal?")

@@ -365,7 +365,7 @@ class SampleComplexity(st.Study):
                 mfc = "white" if i or name == "after" else color
                 estimates(ax, x, fits, color=color, fmt="s" if i else "o", mfc=mfc)
         for who, name in (("labels", "ce"), ("checkpoint", "chosen")):
-            ax.plot(CLOSED_K, closed[who], "x:", color=_color(name), ms=4, lw=0.8)
+            ax.plot(CLOSED_K, closed[who], "x", color=_color(name), ms=4, mew=0.9)
         ax.plot(CLOSED_K, np.asarray(CLOSED_K) - 1, ":", color="0.35", lw=0.9)
         top = max(ks[-1], 4) + 0.5
         ax.set(xlim=(1.7, top), ylim=(-0.8, top + 0.5), xticks=range(2, int(top) + 1))

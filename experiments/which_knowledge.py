@@ -161,12 +161,14 @@ class WhichKnowledge(st.Study):
     def figure(self, r: st.Result) -> Figure:
         """Samples to .90 over the teacher's, for every part and every loss.
 
-        Top: plain parity, two classes; trees of eight leaves; accuracy at the end on
-        masked strings, three classes. A dot is a student, a bar the median; triangles
-        count students that were not there by their cap. Bottom: root mean square of the
-        three terms of the logit gradient of a fresh student taught by each checkpoint,
-        medians of teachers, bands quartiles (extremes of fewer than ten); universe and
-        domain are 0 for two classes.
+        Top: plain parity, two classes, where a label's own weight and the top two are
+        the same as progressive and left out; where run, trees of eight leaves, and
+        accuracy at the end on masked strings, three classes. A dot is a student, a bar
+        the median where it is within the cap; triangles count students that were not
+        there by then. Bottom: root mean square of the three terms of the logit gradient
+        of a fresh student taught by each checkpoint, medians of teachers, bands
+        quartiles (extremes of fewer than ten); universe and domain are 0 for two
+        classes.
         """
         fig, axes = st.panels(
             2, len(r.parts), height=5.0, squeeze=False, height_ratios=(2, 1)
@@ -176,8 +178,8 @@ class WhichKnowledge(st.Study):
                 marks = "osD"[i], i, len(TERMS)
                 found = r.measured[name][term]
                 plots.band(ax, *found, label=term, color=color, marks=marks)
-            ax.set(xlabel=p.abscissa_text, ylim=(0, None))
-        axes[1, 0].set(ylabel="gradient, rms", title="Terms of the gradient")
+            ax.set(xlabel=p.abscissa_text, ylim=(0, None), title="Its gradient")
+        axes[1, 0].set_ylabel("gradient, rms")
         axes[1, 0].legend()
         for ax in axes[1, 1:]:
             ax.legend().set_visible(False)
@@ -196,7 +198,8 @@ class WhichKnowledge(st.Study):
                 ax.tick_params(axis="y", labelleft=False)
         st.families(fig, map(family, names))
         each = ", ".join(str(st.learned(p)) for p in r.parts.values())
-        st.note(fig, f"n = {each} teachers (left to right); ▸ not by its cap")
+        order = " (left to right)" * (len(r.parts) > 1)
+        st.note(fig, f"n = {each} teachers{order}; ▸ not by its cap")
         return fig
 
     def claims(self, r: st.Result) -> Iterator[st.Claim]:

@@ -298,12 +298,14 @@ class WhichTeacher(st.Study):
         (a) Samples to .90 of 2-shot students over their teacher's, by the first
         checkpoint's place (medians and 95% intervals; a triangle at the cap counts as
         not there); dashed, on the right axis, accuracy at the end of students that it
-        teaches throughout. (b) Rank correlation, within each teacher, of a checkpoint's
-        score and how soon its 2-shot student learns; a dot a teacher, bars the medians;
-        1 is a perfect order. (c) Accuracy on clean labels at the cap of students that
+        teaches throughout; dotted, the teacher's pace. (b) Rank correlation, within
+        each teacher, of a checkpoint's score (of those with a minus, the least is best)
+        and how soon its 2-shot student learns; a dot a teacher, bars the medians; 1 is
+        a perfect order. Var p: variance of its output p, F: p in bins, Y: labels, p*:
+        the exact posterior. (c) Accuracy on clean labels at the cap of students that
         see so many rows with noisy labels again and again, medians and 95% intervals.
         (d) DisWOT of students of every width against the samples to .90 of progressive
-        ones, a dot a student.
+        ones, a mark a student, hollow at the cap where it was not there by then.
         """
         fig = Figure(figsize=(WIDE, 5.6), layout="constrained")
         (a, b), (c, d) = fig.subplots(2, 2, width_ratios=(1, 1.1))
@@ -363,9 +365,12 @@ class WhichTeacher(st.Study):
         for (n, p), (color, mark) in zip(parts.items(), styles, strict=True):
             values = r.measured.students[n]
             pace = (p.n90["progressive"] / p.n90.teacher).values.ravel()
-            most = np.minimum(pace, budget.cap)
-            style = {"color": color, "ms": 3.5, "mew": 0, "label": f"width {n}"}
-            ax.plot(1e3 * values, most, mark, **style)
+            late, x = np.isinf(pace), 1e3 * values
+            style = {"color": color, "ms": 3.5}
+            ax.plot(x[~late], pace[~late], mark, mew=0, label=f"width {n}", **style)
+            ax.plot(
+                x[late], np.full(late.sum(), budget.cap), mark, mfc="white", **style
+            )
         log_levels(ax)
         ax.set_yticks((1, 1.25, 1.5, 2, 3), ("1", "1.25", "1.5", "2", "3"))
         ax.set(ylabel="progressive: samples to .90 / teacher's")

@@ -74,7 +74,7 @@ ARMS = {
     "branched": ("GPD, branches", "moving"),
     "adapter": ("adapter (OKD)", "moving"),
     "averaged": ("moving average", "moving"),
-    "sure": ("average, where sure", "moving"),
+    "sure": ("moving average, where sure", "moving"),
     "meta": ("MetaDistil", "tuned"),
     "meta_still": ("its teacher, fixed", "tuned"),
     "meta_fresh": ("MetaDistil, fresh", "tuned"),
@@ -210,12 +210,13 @@ class WhoMoves(st.Study):
         """Samples and passes to .90 over the teacher's, a row an arm.
 
         (a) Samples of every student on plain parity over its teacher's; a dot a
-        student, a bar the median, triangles those not there by their cap. (b) Passes of
-        student and of whoever teaches, backward ones counted twice, in units of what
-        the teacher took; the path of a stored teacher was paid for before. Below: the
-        same samples for MetaDistil in batches, and under label noise; and strings that
-        students of next tokens write: the share that the grammar cannot make, against
-        accuracy on its own strings, a mark a student.
+        student, a bar the median where it is within the cap, triangles those not there
+        by then. (b) Passes of student and of whoever teaches, backward ones counted
+        twice, in units of what the teacher took; the path of a stored teacher was paid
+        for before. Below, where run: the same samples for MetaDistil in batches, and
+        under label noise; and strings that students of next tokens write: the share
+        that the grammar cannot make, against accuracy on its own strings, a mark a
+        student.
         """
         rest = [n for n in ("batches", "noisy", "strings") if n in r.parts]
         fig = Figure(figsize=(WIDE, 6.0 if rest else 3.4), layout="constrained")
@@ -230,8 +231,8 @@ class WhoMoves(st.Study):
             axes = grid[1].subgridspec(1, len(rest)).subplots(squeeze=False).ravel()
             for ax, name in zip(axes, rest, strict=True):
                 self._draw(ax, name, r)
-        shown = [n for part in r.parts.values() for n in part.strategies]
-        st.families(fig, [ARMS[n][1] for n in shown])
+        shown = {n for part in r.parts.values() for n in part.strategies}
+        st.families(fig, [ARMS[n][1] for n in shown - {"pruned"}])
         kept = np.nanmedian(p.at("pruned").values)
         words = f"pruned to the student's width, its teacher keeps accuracy {kept:.2f}"
         counts = st.counts_by_part(r.parts)

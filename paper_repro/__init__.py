@@ -21,7 +21,7 @@ STUDIES = {
     "final_teacher_only": "Is the curriculum in the final teacher, too? (F1 to F6)",
     "which_teacher": "Which score tells how well a checkpoint teaches? (T1 to T4)",
     "who_moves": "What if the teacher moves, at equal passes? (V1 to V7)",
-    "methods": "How do all our sources' methods do on the same tasks? (A)",
+    "methods": "How do our sources' methods do on the same tasks? (A)",
     "multi_view": "Why do ensembles and their students win? (E1 to E6)",
     "pcfg_bayes": "What can no model exceed on a grammar? (nothing is trained)",
 }

@@ -8,6 +8,7 @@ from jaxtyping import Float, Real
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from scipy.optimize import isotonic_regression
 
 FEW = 10
 """Curves below which quartiles say little, and a band is their whole range."""
@@ -182,8 +183,8 @@ def end_labels(
 ) -> None:
     """Names curves at their right ends, no two names on each other.
 
-    Called last, when the limits of the axis are set: a name is moved up to where the
-    one below it ends.
+    Called last, when the limits of the axis are set. Names keep the order of the ends,
+    each as near to its own as the others' height lets it.
 
     Args:
       ax: where.
@@ -192,11 +193,12 @@ def end_labels(
       words: one name a curve.
     """
     (low, high), dpi = ax.get_ylim(), ax.get_figure(root=True).dpi  # pyright: ignore
-    line, last = (high - low) * 8.5 * dpi / 72 / ax.get_window_extent().height, -np.inf
-    for value, word in sorted(zip(y, words, strict=True)):
-        last = max(float(value), last + line)
+    line = (high - low) * 8.5 * dpi / 72 / ax.get_window_extent().height
+    order, step = np.argsort(y, kind="stable"), line * np.arange(len(y))
+    places = isotonic_regression(np.asarray(y, float)[order] - step).x + step
+    for i, at in zip(order, places, strict=True):
         ax.annotate(
-            word, (x, last), (4, 0), textcoords="offset points", va="center",
+            words[i], (x, at), (4, 0), textcoords="offset points", va="center",
             fontsize=6.5, color="0.35", annotation_clip=False,
         )  # fmt: skip
 

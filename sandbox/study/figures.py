@@ -39,6 +39,7 @@ SHOWN, LINE, ROW = 4, 140, 120
 """Missing runs that are named below a figure; characters of a line there, and of a row
 of the legend above it."""
 LATE = "; ▸ not by its cap"
+PUBLISHED: dict[str, Any] = {"ms": 7, "mec": "white", "mew": 0.6, "zorder": 5}
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
 """Values read off a published figure: name -> (abscissa, value)."""
@@ -210,7 +211,7 @@ def accuracy(
 def published(
     ax: Axes, points: Points, names: Iterable[str], *, unit: float = 1.0
 ) -> None:
-    """Values read off a published figure, as open circles in the colour of each curve.
+    """Values read off a published figure, as stars in the colour of each curve.
 
     Those beyond the axis are left out. `unit` is a factor on the abscissa.
     """
@@ -218,11 +219,10 @@ def published(
     for name in names:
         for x, y in points.get(name, ()):
             if unit * x <= last:
-                style: dict[str, Any] = {"mec": color_of(name), "ms": 4.5, "zorder": 5}
-                ax.plot(unit * x, y, "o", mfc="none", **style)
+                ax.plot(unit * x, y, "*", color=color_of(name), **PUBLISHED)
                 ax.set_ylim(top=max(ax.get_ylim()[1], 1.02 * y))
     ax.set_xlim(right=last)
-    ax.plot([], [], "o", mfc="none", mec="0.3", ms=4.5, label="published")
+    ax.plot([], [], "*", color="0.3", label="published", **PUBLISHED)
 
 
 def paces(

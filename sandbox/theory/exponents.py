@@ -35,7 +35,7 @@ from scipy.special import log_ndtr
 
 from sandbox.errors import require
 from sandbox.text import number
-from sandbox.theory.sample_complexity import Estimate, percentiles
+from sandbox.theory.sample_complexity import LEAST, Estimate, percentiles
 
 Runs = Real[np.ndarray, " R"]
 Rows = Float[np.ndarray, "D R"]
@@ -116,13 +116,14 @@ def survival_estimate(
 ) -> Estimate:
     """Kaplan-Meier median with its bootstrap interval; arguments as `survival_median`.
 
-    An end of the interval is infinite where so many resamples do not arrive.
+    An end of the interval is infinite where so many resamples do not arrive; fewer than
+    five runs have none.
     """
     count = int((~np.isnan(n)).sum())
     if count == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
     ends, seen = (np.nan, np.nan), _observed(n, caps)
-    if count > 1:
+    if count >= LEAST:
         rows = _resample(np.ones(len(n)), draws, seed)
         ends = percentiles(_medians(*(a[rows] for a in seen)))
     return Estimate(survival_median(n, caps), *ends, count)
