@@ -479,7 +479,7 @@ def _draw_exponents(ax: Axes, m: Measured) -> None:
     plots.log_levels(ax)
     plots.log_ticks(ax, sizes.tolist())
     ax.set(xlabel="d", ylabel="samples to .90", title="Exponents in d")
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left", handlelength=1.2)
 
 
 if __name__ == "__main__":

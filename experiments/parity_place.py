@@ -231,7 +231,7 @@ class ParityPlace(st.Study):
         shown = np.nanmean(inside > 3 * error, 0) >= 0.5
         for i, a in enumerate(self.degrees):
             color, y = DEGREE_COLORS[i % len(DEGREE_COLORS)], size(inside)[:, i]
-            ax.plot(self.shares, y, "-", color=color, lw=1, label=f"degree {a}")
+            ax.plot(self.shares, y, "-", color=color, lw=1, label=f"{a}")
             for at, mfc in ((shown[:, i], color), (~shown[:, i], "white")):
                 ax.plot(
                     np.asarray(self.shares)[at],
@@ -241,12 +241,12 @@ class ParityPlace(st.Study):
                     color=color,
                     mfc=mfc,
                 )
-        style = {"color": DEGREE_COLORS[0], "lw": 1, "label": "degree 1, off support"}
+        style = {"color": DEGREE_COLORS[0], "lw": 1, "label": "1, off support"}
         ax.plot(self.shares, size(outside)[:, 0], ":", **style)
         log_levels(ax)
         ax.set(xlabel="place / middle", ylabel=r"rms cov$(p, \chi_A)$ in the support")
         ax.set_title("What places leak")
-        ax.legend()
+        ax.legend(title="degree", ncols=2, columnspacing=1.0)
 
     def _draw_problems(self, ax: Axes, r: st.Result) -> None:
         parts = [(d, k, r.parts[named(d, k)]) for d, k, _ in self.problems]

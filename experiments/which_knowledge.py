@@ -178,7 +178,8 @@ class WhichKnowledge(st.Study):
                 marks = "osD"[i], i, len(TERMS)
                 found = r.measured[name][term]
                 plots.band(ax, *found, label=term, color=color, marks=marks)
-            ax.set(xlabel=p.abscissa_text, ylim=(0, None), title="Its gradient")
+            ax.set(xlabel=p.abscissa_text, ylim=(0, None))
+            ax.set_title("Terms of the gradient")
         axes[1, 0].set_ylabel("gradient, rms")
         axes[1, 0].legend()
         for ax in axes[1, 1:]:

@@ -184,7 +184,7 @@ def end_labels(
     """Names curves at their right ends, no two names on each other.
 
     Called last, when the limits of the axis are set. Names keep the order of the ends,
-    each as near to its own as the others' height lets it.
+    each as near to its own as the others' height and the lower axis let it.
 
     Args:
       ax: where.
@@ -195,7 +195,8 @@ def end_labels(
     (low, high), dpi = ax.get_ylim(), ax.get_figure(root=True).dpi  # pyright: ignore
     line = (high - low) * 8.5 * dpi / 72 / ax.get_window_extent().height
     order, step = np.argsort(y, kind="stable"), line * np.arange(len(y))
-    places = isotonic_regression(np.asarray(y, float)[order] - step).x + step
+    places = isotonic_regression(np.asarray(y, float)[order] - step).x
+    places = np.maximum(places, low + line / 2) + step
     for i, at in zip(order, places, strict=True):
         ax.annotate(
             words[i], (x, at), (4, 0), textcoords="offset points", va="center",
