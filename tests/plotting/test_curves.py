@@ -136,3 +136,4 @@ def test_names_at_ends_do_not_lie_on_each_other():
     boxes = sorted((t.get_window_extent() for t in ax.texts), key=lambda b: b.y0)
     assert [t.get_text() for t in ax.texts] == ["c", "a", "d", "b"]
     assert all(a.y1 <= b.y0 + 1 for a, b in itertools.pairwise(boxes))
+    assert [t.xy[1] for t in ax.texts][::2] == pytest.approx([0.1, 0.505])  # c, d
