@@ -95,7 +95,7 @@ WORDS = {
     "online": "online teacher",
     "adapter": "adapter (OKD)",
     "averaged": "moving average",
-    "sure": "moving average, where sure",
+    "sure": "average, where sure",
     "gpd": "GPD",
     "branched": "GPD, branches",
     "meta": "MetaDistil",

@@ -74,7 +74,7 @@ ARMS = {
     "branched": ("GPD, branches", "moving"),
     "adapter": ("adapter (OKD)", "moving"),
     "averaged": ("moving average", "moving"),
-    "sure": ("moving average, where sure", "moving"),
+    "sure": ("average, where sure", "moving"),
     "meta": ("MetaDistil", "tuned"),
     "meta_still": ("its teacher, fixed", "tuned"),
     "meta_fresh": ("MetaDistil, fresh", "tuned"),
