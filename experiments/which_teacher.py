@@ -83,7 +83,7 @@ KINDS = {
     "bayes": ("exact posterior", "#000000", "o"),
     "final": ("final teacher", FAMILIES["final"], "^"),
     "middle": ("middle, throughout", FAMILIES["parts"], "v"),
-    "two_shot": ("middle, then final", FAMILIES["checkpoints"], "D"),
+    "two_shot": ("middle, then final", color_of("two_shot"), "D"),
 }
 """Teachers of few rows, and their colours."""
 POINTS = 16_384
