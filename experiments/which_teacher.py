@@ -51,7 +51,7 @@ from sandbox.store.bounds import Increasing
 from sandbox.tasks.data import Finite
 from sandbox.tasks.parity import NoisyParity
 from sandbox.theory.ranks import rank_correlation
-from sandbox.theory.sample_complexity import median_estimate
+from sandbox.theory.sample_complexity import LEAST, median_estimate
 from sandbox.train.teaching import init_key, task_key
 
 SMOKE = replace(parity_place.SMOKE, lanes=8, n_teachers=2, seed=0, student_every=256)
@@ -316,7 +316,8 @@ class WhichTeacher(st.Study):
         counts = {name: st.learned(r.parts[name]) for name in (PLACES, ROWS)}
         words = f"a, b, d: {self.places}, n = {counts[PLACES]} teachers"
         words += f"; c: {self.few}, n = {counts[ROWS]}"
-        st.note(fig, f"{words}; medians, bars: 95% intervals")
+        bars = ", bars: 95% intervals" * (min(counts.values()) >= LEAST)
+        st.note(fig, f"{words}; medians{bars}")
         return fig
 
     def _draw_places(self, ax: Axes, r: st.Result) -> None:
