@@ -197,7 +197,7 @@ def end_labels(
     order, step = np.argsort(y, kind="stable"), line * np.arange(len(y))
     places = isotonic_regression(np.asarray(y, float)[order] - step).x
     places = np.maximum(places, low + line / 2) + step
-    for i, at in zip(order, places, strict=True):
+    for i, at in zip(order.tolist(), places.tolist(), strict=True):
         ax.annotate(
             words[i], (x, at), (4, 0), textcoords="offset points", va="center",
             fontsize=6.5, color="0.35", annotation_clip=False,
