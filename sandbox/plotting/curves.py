@@ -194,10 +194,10 @@ def end_labels(
     """
     (low, high), dpi = ax.get_ylim(), ax.get_figure(root=True).dpi  # pyright: ignore
     line = (high - low) * 8.5 * dpi / 72 / ax.get_window_extent().height
-    order, step = np.argsort(y, kind="stable"), line * np.arange(len(y))
-    places = isotonic_regression(np.asarray(y, float)[order] - step).x
+    order, step = sorted(range(len(y)), key=y.__getitem__), line * np.arange(len(y))
+    places = isotonic_regression(np.asarray([y[i] for i in order]) - step).x
     places = np.maximum(places, low + line / 2) + step
-    for i, at in zip(order.tolist(), places.tolist(), strict=True):
+    for i, at in zip(order, places, strict=True):
         ax.annotate(
             words[i], (x, at), (4, 0), textcoords="offset points", va="center",
             fontsize=6.5, color="0.35", annotation_clip=False,
