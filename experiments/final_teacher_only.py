@@ -72,21 +72,22 @@ NAMES = {
     "blind": "2-shot, chosen blindly",
 }
 GROUPS = {
-    "labels": ("ce", "one_shot", "untrained", "other_support", "biased_labels"),
-    "checkpoints": ("progressive", "two_shot", "blind"),
+    "labels": (
+        *("ce", "one_shot", "untrained", "other_support", "biased_labels"),
+        *("outputs", "biased, labels"),
+    ),
+    "checkpoints": ("progressive", "two_shot", "blind", "middle checkpoint"),
 }
-"""Names of `style.FAMILIES`; the rest are other uses of the final teacher."""
+"""Strategies and leaks by name of `style.FAMILIES`; the rest are other uses of the
+final teacher."""
 LEAKS = {
-    "middle checkpoint": ("middle checkpoint", "checkpoints"),
-    "outputs": ("outputs", "labels"),
-    "units_30": ("30% of units", "final"),
-    "units_10": ("10% of units", "final"),
-    "noise": ("noisy weights", "final"),
-    "biased, labels": ("biased, labels", "labels"),
-    "untrained": ("features of untrained", "labels"),
-    "other_support": ("features, other support", "labels"),
+    "units_30": "30% of units",
+    "units_10": "10% of units",
+    "noise": "noisy weights",
+    "untrained": NAMES["untrained"],
+    "other_support": NAMES["other_support"],
 }
-"""Words and family of what is taught, where its name and `final` are not."""
+"""What the panel of leaks calls what is taught, where its name does not say it."""
 GROWING = ("two_shot", "flips", "extraction", "units_30", "features")
 """Strategies whose exponent in d is measured."""
 SHADES = {
@@ -450,15 +451,14 @@ def _largest(passes: Mapping[str, np.ndarray]) -> float:
 
 def _draw_leaks(ax: Axes, leaks: Mapping[str, np.ndarray]) -> None:
     """In (filled) and off (open) the support, a row a kind of teaching."""
-    rows = [LEAKS.get(k, (k, "final")) for k in leaks]
-    for i, (v, (_, kind)) in enumerate(zip(leaks.values(), rows, strict=True)):
-        inside, off = np.median(v, 0)
+    for i, (name, v) in enumerate(leaks.items()):
+        (inside, off), color = np.median(v, 0), row_color(name)
         ax.plot([inside, off], [i, i], "-", color="0.7", lw=0.8)
-        for x, mfc in ((inside, FAMILIES[kind]), (off, "white")):
-            ax.plot(x, i, "o", color=FAMILIES[kind], mfc=mfc, ms=4)
+        for x, mfc in ((inside, color), (off, "white")):
+            ax.plot(x, i, "o", color=color, mfc=mfc, ms=4)
     for mfc, word in (("0.35", "in support"), ("white", "off")):
         ax.plot([], [], "o", color="0.35", mfc=mfc, ms=4, label=word)
-    plots.rows(ax, [words for words, _ in rows])
+    plots.rows(ax, [LEAKS.get(name, name) for name in leaks])
     ax.set(xscale="log", xlabel="degree-1 correlation", title="What is taught leaks")
     ax.minorticks_off()
     ax.legend(loc="best", handletextpad=0.2)

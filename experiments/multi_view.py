@@ -36,7 +36,7 @@ from sandbox.plotting.style import FAMILIES, WIDE
 from sandbox.store.bounds import AtLeast, Increasing, MoreThan
 from sandbox.tasks.data import Data, Finite, Fresh
 from sandbox.tasks.multi_view import MultiView, TwoViews
-from sandbox.theory.sample_complexity import median_estimate
+from sandbox.theory.sample_complexity import LEAST, median_estimate
 from sandbox.train.optim import SGD, LearningRate
 from sandbox.train.run import Run
 from sandbox.train.spec import RunSpec, Stop, TeacherRef
@@ -58,7 +58,7 @@ BITS, TEST = "bits", 8192
 """Name of the second task; rows of the test."""
 INITS = 2
 """Students of each arm."""
-LEAST = 0.05
+SLIGHT = 0.05
 """Gain of an ensemble below which shares of it mean nothing."""
 
 
@@ -243,13 +243,13 @@ class MultipleViews(st.Study):
     def share(self, r: st.Result, name: str, *arms: str) -> st.Quantity:
         """Gain over single networks on such rows as a share of the ensemble's.
 
-        Of several arms the best; NaN where the ensemble gains less than `LEAST`.
+        Of several arms the best; NaN where the ensemble gains less than `SLIGHT`.
         """
         found = r.measured[name]
         single = found["single"][:, 0]
         own = np.max([found[arm][:, 0] for arm in arms], 0)
         gain = found["ensemble"][:, 0] - single
-        gain = np.where(gain >= LEAST, gain, np.nan)
+        gain = np.where(gain >= SLIGHT, gain, np.nan)
         text = f"share of the ensemble's gain: {ARMS[arms[0]][0]}, {_words(name)}"
         return st.of_teachers((own - single) / gain, text)
 
@@ -295,7 +295,7 @@ class MultipleViews(st.Study):
         c.set_title(f"Parities, μ = {self.bits.mu:g}")
         n = len(r.measured[self.claimed]["single"])
         words = f"n = {n} data sets an arm, patches of {self.rows:,} rows"
-        st.note(fig, f"{words}; bars: medians" + " (b: 95% intervals)" * (n >= 5))
+        st.note(fig, f"{words}; bars: medians" + " (b: 95% intervals)" * (n >= LEAST))
         return fig
 
     def _draw_arms(self, ax: Axes, r: st.Result, name: str) -> None:

@@ -40,6 +40,7 @@ SHOWN, LINE, ROW = 4, 140, 120
 of the legend above it."""
 LATE = "; ▸ not by its cap"
 PUBLISHED: dict[str, Any] = {"ms": 7, "mec": "white", "mew": 0.6, "zorder": 5}
+"""Stars of values read off a published figure."""
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
 """Values read off a published figure: name -> (abscissa, value)."""
