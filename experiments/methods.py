@@ -259,8 +259,7 @@ class Methods(st.Study):
         top = grid[0].subgridspec(1, 2)
         draw(fig.add_subplot(top[0]), fig.add_subplot(top[1]), p, names)
         columns = max(len(more), 1)
-        wide = (1.4, 1, 1)[:columns]  # for the long axis of batches
-        below = grid[-1].subgridspec(1, columns, width_ratios=wide)
+        below = grid[-1].subgridspec(1, columns)
         for i, name in enumerate(more):
             ax, p = fig.add_subplot(below[i]), r.parts[name]
             rows = [n for n in ORDER if n in p.strategies]

@@ -232,16 +232,35 @@ def short(v: float, _: object = None) -> str:
 
 
 class _Few(LogLocator):
-    """The roundest numbers that make three ticks, or two over many octaves."""
+    """The roundest numbers that make three ticks, or two over many octaves.
+
+    No third one where labels would touch.
+    """
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
-        ticks = np.empty(0)
+        ticks, shown = np.empty(0), np.empty(0)
         for subs in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
+            fewer, fewer_shown = ticks, shown
             self.set_params(subs=subs)
             ticks = np.asarray(super().tick_values(vmin, vmax))
-            if np.sum((vmin <= ticks) & (ticks <= vmax)) >= 3 - (vmax > 300 * vmin):
+            shown = ticks[(vmin <= ticks) & (ticks <= vmax)]
+            if len(fewer_shown) > 1 and not self._fit(shown, vmax / vmin):
+                return fewer
+            if len(shown) >= 3 - (vmax > 300 * vmin):
                 break
         return ticks
+
+    def _fit(self, ticks: np.ndarray, span: float) -> bool:
+        """Whether labels, of five points a character and ten high, lie apart."""
+        axis = self.axis
+        assert isinstance(axis, Axis)
+        fig, box = axis.get_figure(root=True), axis.axes.get_window_extent()
+        assert fig is not None
+        along, needed = box.height, 10.0
+        if axis is axis.axes.xaxis:
+            along, needed = box.width, 5.0 * max(len(short(t)) for t in ticks)
+        gaps = np.diff(np.log(ticks)) / np.log(span) * along * 72 / fig.dpi
+        return bool(np.min(gaps, initial=np.inf) > needed)
 
 
 def _few_labels(axis: Axis) -> None:

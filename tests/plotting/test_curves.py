@@ -11,6 +11,7 @@ from sandbox.plotting.curves import (
     end_labels,
     estimates,
     log_levels,
+    log_steps,
     stack_ragged,
     strips,
 )
@@ -114,6 +115,28 @@ def test_logarithmic_axes_have_a_few_round_labels(ends, labels):
         if ends[0] <= y <= ends[1]
     ]
     assert set(labels) <= set(shown) and len(shown) <= 8
+
+
+@pytest.mark.parametrize("ends", [(0.08, 6), (0.3, 400), (30, 110), (2e4, 3e6)])
+@pytest.mark.parametrize("size", [(1.2, 1.0), (2.0, 1.2), (6.75, 4.0)])
+def test_labels_of_logarithmic_axes_do_not_touch(ends, size):
+    with styled():
+        fig = Figure(figsize=size, layout="constrained")
+        ax = fig.subplots()
+        log_levels(ax)
+        log_steps(ax)
+        ax.set(xlim=ends, ylim=ends)
+    fig.draw_without_rendering()
+    for axis, side in ((ax.xaxis, 0), (ax.yaxis, 1)):
+        places, labels = axis.get_majorticklocs(), axis.get_ticklabels()
+        shown = [
+            label.get_window_extent().get_points()[:, side]
+            for x, label in zip(places, labels, strict=True)
+            if ends[0] <= x <= ends[1]
+        ]
+        assert len(shown) > 1
+        apart = 0.01 * fig.dpi  # inches
+        assert all(a[1] + apart < b[0] for a, b in itertools.pairwise(shown))
 
 
 def test_lines_join_neighbours_that_are_known_and_no_two_points():
