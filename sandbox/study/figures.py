@@ -104,11 +104,19 @@ def _legend(fig: Figure) -> None:
 
 def legend(fig: Figure, named: Mapping[str, Any]) -> None:
     """A legend above a figure, in as many rows as it needs: label -> handle."""
-    if named:
-        rows = -(-sum(len(label) + 7 for label in named) // ROW)
+    if not named:
+        return
+    where: dict[str, Any] = {"loc": "outside upper left"}
+    lines = [h for h in named.values() if isinstance(h, Line2D)]
+    marked = [h for h in lines if h.get_marker() not in ("", "None")]
+    if broken := any(h.get_linestyle() in ("--", "-.") for h in marked):
+        where["handlelength"] = 3.0  # dashes beside a mark
+    widths = [len(label) + (9 if broken else 7) for label in named]
+    rows, columns = 1, len(named)
+    while columns > 1 and sum(map(max, np.array_split(widths, columns))) > ROW:
+        rows += 1
         columns = -(-len(named) // rows)
-        where = {"loc": "outside upper left", "ncols": columns}
-        fig.legend(named.values(), named.keys(), **where)
+    fig.legend(named.values(), named.keys(), ncols=columns, **where)
 
 
 def families(fig: Figure, shown: Iterable[str]) -> None:

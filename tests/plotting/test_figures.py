@@ -99,7 +99,7 @@ STUDIES = [
     (ParityCurriculum, "cpu"),
     (ParityCurriculum, "paper"),
     (ParityCurriculum, "paper_zoom"),
-    (ParityTransformer, "cpu"),
+    (ParityTransformer, "first"),
     (Methods, "cpu"),
 ]
 
