@@ -188,7 +188,7 @@ class ParityTheory(st.Study):
         for k in self.theory.cases:
             handles.append(_mark(marker=MARKERS[k], ls="", label=f"k = {k}"))
         handles.append(_mark(ls="--", lw=1, label="closed form"))
-        fig.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+        st.legend(fig, {str(h.get_label()): h for h in handles})
         seeds = sorted({len(r.values[str(p)]["share"]) for p in self.theory.problems})
         each = " to ".join(f"{n}" for n in (seeds[0], seeds[-1])[: len(seeds)])
         words = "bars: 95% intervals (a: two standard errors), bands: quartiles"

@@ -140,7 +140,6 @@ class ParityWidth(st.Study):
             ax.set_xlabel("hidden units")
         self._draw_samples(left, r)
         self._draw_product(right, r)
-        fig.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5)
         task = f"Parity, d={self.task.d}, k={self.task.k}"
         each = f"n = {self.n_seeds} seed{'s' * (self.n_seeds > 1)} a width and rate"
         text = f"{task}; {each}; numbers: how many are not by the cap"

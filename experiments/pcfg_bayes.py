@@ -218,7 +218,7 @@ class PcfgBayes(st.Study):
         if len({parts(case)[0] for case in e.context_cases}) > 1:
             label = "other grammars from level 13"
             handles.append(Line2D([], [], color="0.7", label=label))
-        fig.legend(handles=handles, loc="outside upper left", ncols=4)
+        st.legend(fig, {str(h.get_label()): h for h in handles})
         few = any(parts(c)[1] == "22" for c in (*e.cases, *e.context_cases))
         n = (
             f"n = {e.strings} strings a point"
